@@ -1,0 +1,33 @@
+# `make demo` and `make test` are all a fresh machine needs: each sets up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test test-slow check format bench results clean
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,export]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/openset demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv demo .pytest_cache .ruff_cache .hypothesis .coverage build *.egg-info

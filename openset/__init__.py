@@ -1,0 +1,1 @@
+"""Open-set recognition and out-of-distribution detection for PyTorch."""

@@ -1,0 +1,70 @@
+"""The contract of every density: features in, surprise out; one model, or one per class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from openset.fitted import Fitted
+
+
+class Density(Fitted):
+    """From features to how surprising they are under one model, or under each class's own.
+
+    A subclass writes `fit_classes`, which fits one model per class, and `surprise`, the score under
+    the model of one class. A plain `fit` is the case of a single class.
+    """
+
+    def fit(self, batches: Iterable[Tensor]) -> Self:
+        """Fits one model to rows `[M, D]`; `batches` may be read several times."""
+        return self.fit_classes(_Unlabelled(batches), classes=1)
+
+    def fit_classes(self, batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> Self:
+        """Fits a model per class to (rows `[M, D]`, labels `[M]`), read once or several times.
+
+        Raises:
+            ValueError: Naming each class with too few rows for the model.
+        """
+        raise NotImplementedError
+
+    def surprise(self, x: Tensor, c: int) -> Tensor:
+        """Surprise `[M]` of rows `[M, D]` under class `c`; higher = more surprising."""
+        raise NotImplementedError
+
+    def table(self, x: Tensor) -> Tensor:
+        """Surprise of rows `[M, D]` under every class's model, `[M, C]`."""
+        return torch.stack([self.surprise(x, c) for c in range(self.classes)], dim=1)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Surprise `[M]` of rows `[M, D]`, each under the model of its own label `[M]`.
+
+        Without labels, under the only model.
+        """
+        if labels is None:
+            return self.surprise(x, 0)
+        if torch.compiler.is_exporting() or len(x) < self.classes:
+            return self.table(x).gather(1, labels[:, None]).squeeze(1)
+        score = x.new_empty(len(x))
+        for c in labels.unique().tolist():
+            chosen = labels == c
+            score[chosen] = self.surprise(x[chosen], c)
+        return score
+
+    @property
+    def classes(self) -> int:
+        """The number of fitted models."""
+        raise NotImplementedError
+
+
+class _Unlabelled:
+    """Rows with the label 0, re-iterable."""
+
+    def __init__(self, batches: Iterable[Tensor]):
+        self.batches = batches
+
+    def __iter__(self):
+        for x in self.batches:
+            yield x, torch.zeros(len(x), dtype=torch.long, device=x.device)

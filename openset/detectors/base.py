@@ -1,0 +1,133 @@
+"""The contract of every detector: activations in, one score out, higher = more unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from openset.activations import Activations
+from openset.fitted import Fitted
+from openset.tap import Tap
+
+
+class Detector(Fitted):
+    """From activations to a score per image or per pixel; higher means more unknown.
+
+    A subclass writes `score`, and `fit` if it learns something. It never sees the network: all that
+    it knows comes through the activations, so one forward pass serves every detector.
+
+    `layers` names the features that it reads: `()` for the logits alone, None for the default,
+    which `fit` replaces by the names it found.
+    """
+
+    layers: Sequence[str] | None = ()
+
+    def fit(self, batches: Iterable[Activations]) -> Self:
+        """Learns from activations of known training data; `batches` may be read several times."""
+        return self
+
+    def score(self, rows: Activations) -> Tensor:
+        """Scores `[M]` of M rows, each from its own row alone; higher = more unknown."""
+        raise NotImplementedError
+
+    def class_scores(self, rows: Activations) -> Tensor:
+        """What the label is the argmax of, `[M, K]`; the logits unless the method has its own."""
+        return rows.logits
+
+    def view(self, tap: Tap) -> nn.Module:
+        """The extractor whose activations `score` wants; the tap itself unless it must look again.
+
+        Detectors whose `view` is the same tap share its pass. `fit` always reads plain activations.
+        """
+        return tap
+
+    def forward(self, activations: Activations) -> Tensor:
+        """Scores `[N, *grid]` of a batch."""
+        score = self.score(activations.rows())
+        return score.view(len(activations), *activations.grid)
+
+
+class Rows:
+    """The known rows of activations as re-iterable (features `[M, D]`, labels `[M]`).
+
+    Args:
+        batches: Activations with labels; unknown and void rows are left out.
+        layers: The layers to put side by side, as `Activations.stacked` takes them.
+        correct: Keep only rows that the network classifies correctly.
+    """
+
+    def __init__(
+        self, batches: Iterable[Activations], layers: Sequence[str], *, correct: bool = False
+    ):
+        if iter(batches) is batches:
+            raise ValueError(
+                "fit got a generator, which can be read only once; pass a list, a Store or a loader"
+            )
+        self.batches, self.layers, self.correct = batches, layers, correct
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.batches:
+            rows = known(batch)
+            if self.correct:
+                rows = rows[rows.logits.argmax(1) == rows.labels]
+            assert rows.labels is not None
+            yield rows.stacked(self.layers), rows.labels
+
+    @property
+    def classes(self) -> int:
+        """The number of known classes, which is the number of logits."""
+        return peek(self.batches).logits.shape[1]
+
+
+def known(batch: Activations) -> Activations:
+    """The rows of known classes; their labels must lie in 0…K−1."""
+    if batch.labels is None:
+        raise ValueError("fit got activations without labels; extract them from labelled data")
+    rows = batch.rows()
+    assert rows.labels is not None
+    classes = rows.logits.shape[1]
+    if len(rows) and int(rows.labels.max()) >= classes:
+        raise ValueError(
+            f"label {int(rows.labels.max())} is outside 0…{classes - 1}: "
+            f"the network has {classes} classes; map the labels to them"
+        )
+    keep = rows.labels >= 0
+    return rows if bool(keep.all()) else rows[keep]
+
+
+def peek(batches: Iterable[Activations]) -> Activations:
+    """The first batch."""
+    for batch in batches:
+        return batch
+    raise ValueError("no activations: the data set or the loader gave no batch")
+
+
+def choose_layers(batches: Iterable[Activations], layers: Sequence[str] | None) -> tuple[str, ...]:
+    """The layers a detector reads: those named, or all stages, the penultimate and the logits.
+
+    Where the tap recorded layers that are no stages, all of them are taken instead.
+    """
+    features = peek(batches).features
+    if layers is not None:
+        return (layers,) if isinstance(layers, str) else tuple(layers)
+    stages = [name for name in features if name.startswith("stage")]
+    found = stages or [name for name in features if name != "penultimate"]
+    last = ["penultimate"] if "penultimate" in features else []
+    return (*found, *last, "logits")
+
+
+def need_fit(state: Tensor | None, who: Fitted) -> Tensor:
+    """The learned tensor, or the error that says that `fit` comes first."""
+    if state is None:
+        raise ValueError(f"{type(who).__name__} is not fitted; call fit(activations) first")
+    return state
+
+
+def log_uncertainty(logits: Tensor) -> Tensor:
+    """Log of 1 − max softmax, exact where the softmax saturates, `[M, K]` → `[M]`."""
+    top = logits.max(1, keepdim=True)
+    others = logits.scatter(1, top.indices, -torch.inf).logsumexp(1)
+    return nn.functional.logsigmoid(others - top.values.squeeze(1))

@@ -1,0 +1,104 @@
+"""One string names a thing and its settings: `gemos:components=4,density=pca`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """The sentence for a name that does not exist, with the nearest names that do."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}."
+    return f"unknown {kind} {name!r}: {hint}"
+
+
+def parse(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """Splits `name:first,key=value` into the name, the bare values and the keyed ones.
+
+    A value is read as int, float, bool or None where it looks like one; `a+b` is a tuple.
+
+    Example:
+        >>> parse("fusion:energy+knn,weights=1+2")
+        ('fusion', [('energy', 'knn')], {'weights': (1, 2)})
+    """
+    name, _, rest = spec.partition(":")
+    bare: list[Any] = []
+    keyed: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if equals:
+            keyed[key.strip().replace("-", "_")] = _value(value)
+        else:
+            bare.append(_value(part))
+    return name.strip(), bare, keyed
+
+
+def _value(text: str) -> Any:
+    text = text.strip()
+    constants = {"true": True, "false": False, "none": None}
+    if text.lower() in constants:
+        return constants[text.lower()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    if "+" in text:
+        return tuple(_value(part) for part in text.split("+"))
+    return text
+
+
+def build(kind: str, table: Mapping[str, Callable[..., Any]], spec: str, **given: Any) -> Any:
+    """Makes what `spec` names from a table of factories; `package.module:Name` imports one.
+
+    Args:
+        kind: What the table holds, for the error messages, such as "detector".
+        table: Name to class or function.
+        spec: The name with its settings.
+        given: Arguments that the caller supplies; only those that the factory takes are passed.
+
+    Raises:
+        ValueError: For an unknown name or setting, with the nearest ones that exist.
+    """
+    name, bare, keyed = parse(spec)
+    if name in table:
+        factory = table[name]
+    elif "." in name:
+        attribute, _, settings = spec.partition(":")[2].partition(":")
+        factory = import_factory(f"{name}:{attribute}")
+        _, bare, keyed = parse(f"{name}:{settings}")
+    else:
+        raise ValueError(unknown_name(kind, name, table))
+    return call(kind, name, factory, bare, keyed, given)
+
+
+def call(
+    kind: str, name: str, factory: Callable[..., Any], bare: list, keyed: dict, given: dict
+) -> Any:
+    """Calls a factory with settings from a spec, naming the setting that it does not take."""
+    parameters = inspect.signature(factory).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key in keyed:
+        if key not in parameters and not open_ended:
+            raise ValueError(unknown_name(f"setting of {kind} {name}", key, parameters))
+    given = {key: value for key, value in given.items() if key in parameters and key not in keyed}
+    try:
+        return factory(*bare, **keyed, **given)
+    except TypeError as error:
+        raise ValueError(f"{kind} {name}: {error}") from error
+
+
+def import_factory(path: str) -> Callable[..., Any]:
+    """What `package.module:Name` names, imported."""
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"cannot import {path!r}: {error}; give package.module:Name of something importable"
+        ) from error

@@ -1,0 +1,99 @@
+"""What every network here is made of: normalize → stem → stages → neck → head."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """(image − mean) / std per channel. It sits in the network, so that images stay in 0…1.
+
+    Args:
+        mean: One value per channel, in 0…1.
+        std: One value per channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Iterable[float], std: Iterable[float]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1))
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+
+    def forward(self, image: Tensor) -> Tensor:
+        return (image - self.mean) / self.std
+
+
+class Backbone(nn.Module):
+    """A classifier in named parts: normalize → stem → stage1 … stageN → neck → head.
+
+    Args:
+        channels: Channels of the image; `normalize` starts as (x − 0.5) / 0.5 on each.
+        stem: What comes before the first stage.
+        stages: The stages, early to late; they become `stage1`, `stage2`, …
+        neck: From the last stage's map to features `[N, D]`, such as pooling and flattening.
+        head: From features to logits `[N, K]`.
+    """
+
+    stages: tuple[str, ...]
+    spec: dict[str, Any] | None = None
+    """The factory and its arguments, by which a saved model builds the network again."""
+
+    def __init__(
+        self,
+        channels: int,
+        stem: nn.Module,
+        stages: Sequence[nn.Module],
+        neck: nn.Module,
+        head: nn.Module,
+    ):
+        super().__init__()
+        self.normalize = Normalize([0.5] * channels, [0.5] * channels)
+        self.stem = stem
+        for i, stage in enumerate(stages, start=1):
+            self.add_module(f"stage{i}", stage)
+        self.stages = tuple(f"stage{i}" for i in range(1, len(stages) + 1))
+        self.neck = neck
+        self.head = head
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(self.normalize(image))
+        for stage in self.stages:
+            x = self.get_submodule(stage)(x)
+        return self.head(self.neck(x))
+
+
+def described(factory: Callable[..., nn.Module]) -> Callable[..., Any]:
+    """Lets a factory note on each network how it was made, in `network.spec`."""
+    signature = inspect.signature(factory)
+
+    @functools.wraps(factory)
+    def build(*args: Any, **kwargs: Any) -> nn.Module:
+        network = factory(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        network.spec = {"name": factory.__name__.replace("_", "-"), **bound.arguments}
+        return network
+
+    return build
+
+
+def pooled_neck(*before: nn.Module) -> nn.Sequential:
+    """Global average pooling to `[N, D]`, after the given modules."""
+    return nn.Sequential(*before, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def named(**modules: nn.Module) -> nn.Sequential:
+    """A sequence whose parts have names."""
+    return nn.Sequential(OrderedDict(modules))

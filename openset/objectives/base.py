@@ -1,0 +1,46 @@
+"""The contract of every training method: what learns, from which loss, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor, nn
+
+from openset.fitted import Fitted
+
+
+class Objective(Fitted):
+    """A training method: a network, the modules that train beside it, and their losses.
+
+    One loop (`openset.train`) serves all. Each learner is a child module with an optimiser of its
+    own; `step` yields the learner's name with its loss, and the loop updates that learner before it
+    asks for the next pair. Whatever must survive a resume is a buffer.
+
+    Args:
+        network: From images `[N, C, H, W]` in 0…1 to logits.
+    """
+
+    network: nn.Module
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def learners(self) -> dict[str, nn.Module]:
+        """The modules that learn, by the name that `step` yields; each has its own optimiser."""
+        return {"network": self.network}
+
+    def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yields (learner, loss) for one batch of images `[N, C, H, W]` and labels `[N, *grid]`."""
+        raise NotImplementedError
+
+    def logits(self, image: Tensor) -> Tensor:
+        """The class scores used for the accuracy that is logged during training."""
+        return self.network(image)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called before each epoch, counted from 0."""
+
+    def finish(self, batches: Iterable[tuple[Tensor, Tensor]]) -> nn.Module:
+        """The network to keep, after a last look at the training data if the method needs one."""
+        return self.network

@@ -1,0 +1,212 @@
+"""From an image to its activations, through any network and without changing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openset.activations import Activations
+from openset.names import unknown_name
+
+
+class Tap(nn.Module):
+    """Reads a network's logits and layers in one forward pass.
+
+    Layers are named by their path in the network, or as `"stage1"`, `"stage2"`, … in order where
+    the network has stages (`find_stages`). Feature maps are averaged over space and token
+    sequences over tokens, unless the network labels pixels: then they keep a grid, the logits'.
+    The input of the head is always recorded, as `"penultimate"`. Hooks live only inside `forward`,
+    and the network runs in evaluation mode whatever mode it is in.
+
+    Args:
+        network: Any module from images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`.
+        layers: Names of the layers to record.
+        head: Path of the last linear map; None finds the last `nn.Linear` (or 1×1 convolution of a
+            network that labels pixels).
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> activations = Tap(network, layers=["1"])(torch.rand(5, 1, 2, 2))
+        >>> {name: tuple(x.shape) for name, x in activations.features.items()}
+        {'1': (5, 8), 'penultimate': (5, 8)}
+    """
+
+    def __init__(self, network: nn.Module, layers: Sequence[str] = (), head: str | None = None):
+        super().__init__()
+        self.network = network
+        self.layers = tuple(layer for layer in layers if layer not in ("logits", "penultimate"))
+        self.head = find_head(network) if head is None else head
+        self._paths = {layer: resolve(network, layer) for layer in self.layers}
+        if head is not None:
+            resolve(network, head)
+
+    def extra_repr(self) -> str:
+        return f"layers={list(self.layers)}, head={self.head!r}"
+
+    def forward(self, image: Tensor) -> Activations:
+        with evaluating(self.network), self._watch() as seen:
+            logits = self.network(image)
+        if not isinstance(logits, Tensor) or logits.dim() not in (2, 4):
+            raise ValueError(
+                f"the network gave {_describe(logits)}; expected logits [N, K] or [N, K, H, W]"
+            )
+        features = {layer: reduce(seen[layer], logits) for layer in self.layers}
+        if "penultimate" in seen:
+            features["penultimate"] = reduce(seen["penultimate"], logits)
+        return Activations(logits, features, head=self._linear(seen.get("head"), logits))
+
+    @contextmanager
+    def _watch(self) -> Iterator[dict[str, Tensor]]:
+        """Collects the layers' outputs, and the head's input and output, while it is open."""
+        seen: dict[str, Tensor] = {}
+
+        def record(name: str) -> Callable:
+            def hook(module, args, output):
+                seen[name] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        def record_head(module, args, output):
+            seen["penultimate"], seen["head"] = args[0], output
+
+        handles = [
+            self.network.get_submodule(path).register_forward_hook(record(layer))
+            for layer, path in self._paths.items()
+        ]
+        if self.head:
+            head = self.network.get_submodule(self.head)
+            handles.append(head.register_forward_hook(record_head))
+        try:
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _linear(self, output: Tensor | None, logits: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The head's weight and bias, if the head is linear and gives the logits themselves."""
+        if output is None or output is not logits:
+            return None
+        head = self.network.get_submodule(self.head or "")
+        if not isinstance(head, nn.Linear | nn.Conv2d):
+            return None
+        weight = head.weight.detach().flatten(1)
+        bias = torch.zeros_like(weight[:, 0]) if head.bias is None else head.bias.detach()
+        return weight, bias
+
+
+class Perturb(nn.Module):
+    """Looks again at an image moved one sign step so that its score falls (ODIN, Mahalanobis).
+
+    Known images move more than unknown ones, so the step widens the gap. The step for a zero
+    gradient is as for a positive one.
+
+    Args:
+        extractor: From an image to activations, such as a `Tap`.
+        score: From activations to one score per image, the thing to lower; usually a detector.
+        epsilon: Length of the step in pixel units (0…1), before division by `std`.
+        std: Each channel's standard deviation `[C]`; None for 1.
+    """
+
+    def __init__(
+        self,
+        extractor: nn.Module,
+        score: Callable[[Activations], Tensor],
+        epsilon: float,
+        std: Tensor | None = None,
+    ):
+        super().__init__()
+        self.extractor, self.epsilon = extractor, epsilon
+        self.score = score
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, image: Tensor) -> Activations:
+        if self.epsilon == 0:
+            return self.extractor(image)
+        with torch.enable_grad():
+            image = image.detach().requires_grad_()
+            score = self.score(self.extractor(image))
+            (gradient,) = torch.autograd.grad(score.sum(), image)
+        step = torch.where(gradient >= 0, self.epsilon, -self.epsilon).to(image.dtype)
+        if self.std is not None:
+            step = step / self.std.view(-1, 1, 1)
+        return self.extractor(image.detach() - step)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Runs a network in evaluation mode and restores each module's own mode afterwards."""
+    training = [module for module in network.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def reduce(x: Tensor, logits: Tensor) -> Tensor:
+    """Averages a layer's output `[N, D, H, W]` or tokens `[N, T, D]` to `[N, D]`, or to a grid."""
+    if logits.dim() == 4:
+        return (
+            x
+            if x.shape[2:] == logits.shape[2:]
+            else F.interpolate(x, logits.shape[2:], mode="bilinear")
+        )
+    if x.dim() == 4:
+        return x.mean((2, 3))
+    return x.mean(1) if x.dim() == 3 else x
+
+
+def find_head(network: nn.Module) -> str | None:
+    """The path of the last linear layer or 1×1 convolution, or None."""
+    head = None
+    for path, module in network.named_modules():
+        pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+        if isinstance(module, nn.Linear) or (pointwise and not _has_linear(network)):
+            head = path
+    return head
+
+
+def _has_linear(network: nn.Module) -> bool:
+    return any(isinstance(module, nn.Linear) for module in network.modules())
+
+
+def find_stages(network: nn.Module) -> tuple[str, ...]:
+    """Paths of a network's stages, early to late.
+
+    Read from `network.stages`, from timm's `feature_info`, or from torchvision's `layer1…layer4`;
+    empty where there are none.
+    """
+    declared = getattr(network, "stages", None)
+    if isinstance(declared, tuple):
+        return declared
+    info = getattr(network, "feature_info", None)
+    if isinstance(info, list):
+        return tuple(dict.fromkeys(stage["module"] for stage in info))
+    children = dict(network.named_children())
+    layers = tuple(name for name in ("layer1", "layer2", "layer3", "layer4") if name in children)
+    if layers or len(children) == 0:
+        return layers
+    nested = {name: find_stages(child) for name, child in children.items() if name == "network"}
+    return tuple(f"{name}.{path}" for name, paths in nested.items() for path in paths)
+
+
+def resolve(network: nn.Module, layer: str) -> str:
+    """The path in the network that a layer's name stands for."""
+    paths = dict(network.named_modules())
+    if layer in paths and layer:
+        return layer
+    stages = find_stages(network)
+    aliases = {f"stage{i}": path for i, path in enumerate(stages, start=1)}
+    if layer in aliases:
+        return aliases[layer]
+    raise ValueError(unknown_name("layer", layer, {*filter(None, paths), *aliases}))
+
+
+def _describe(x: object) -> str:
+    return f"a tensor {list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
