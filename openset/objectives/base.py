@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from openset.fitted import Fitted
@@ -29,6 +31,16 @@ class Objective(Fitted):
     def learners(self) -> dict[str, nn.Module]:
         """The modules that learn, by the name that `step` yields; each has its own optimiser."""
         return {"network": self.network}
+
+    def options(self) -> dict[str, dict[str, Any]]:
+        """Optimiser settings that differ from the run's, by learner: `{"flow": {"lr": 1e-3}}`."""
+        return {}
+
+    def order(
+        self, labels: Tensor, batch_size: int, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Yields the indices of each batch of one epoch; a random permutation unless overridden."""
+        yield from torch.randperm(len(labels), generator=generator).split(batch_size)
 
     def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yields (learner, loss) for one batch of images `[N, C, H, W]` and labels `[N, *grid]`."""
