@@ -16,6 +16,9 @@ class Fitted(nn.Module):
     Buffers get their shape from the data, so `load_state_dict` takes whatever shape comes.
     """
 
+    kind: ClassVar[str] = ""
+    """What family it belongs to, such as "detector"; set by the family's base class."""
+
     name: ClassVar[str] = ""
     """The kebab-case name used on the command line; made from the class's name if left out."""
 
@@ -37,6 +40,13 @@ class Fitted(nn.Module):
         parameters = inspect.signature(type(self).__init__).parameters
         return {name: getattr(self, name) for name in list(parameters)[1:]}
 
+    def spec(self) -> dict[str, Any]:
+        """Kind, name and settings as plain JSON values, by which a saved model is built again."""
+        own = type(self).__module__.startswith("openset.")
+        name = self.name if own else f"{type(self).__module__}:{type(self).__name__}"
+        settings = {key: _plain(value) for key, value in self.settings().items()}
+        return {"kind": self.kind, "name": name, "settings": settings}
+
     def extra_repr(self) -> str:
         shown = {k: v for k, v in self.settings().items() if not isinstance(v, nn.Module)}
         return ", ".join(f"{key}={value!r}" for key, value in shown.items())
@@ -48,3 +58,20 @@ class Fitted(nn.Module):
                 # A fitted shape is not known before loading, so the buffer takes the file's.
                 self.keep(**{name: torch.empty_like(state_dict[key])})
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON values; a nested module as its spec."""
+    if isinstance(value, Fitted):
+        return value.spec()
+    if isinstance(value, nn.Module):
+        return {"kind": "network", "spec": getattr(value, "spec", None)}
+    if isinstance(value, list | tuple | nn.ModuleList):
+        return [_plain(item) for item in value]
+    return value
+
+
+def by_name(namespace: dict[str, Any], family: type[Any]) -> dict[str, Any]:
+    """The classes of a family in a module's namespace, by their kebab-case names."""
+    members = [value for value in namespace.values() if isinstance(value, type)]
+    return {c.name: c for c in members if issubclass(c, family) and c is not family}

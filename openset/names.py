@@ -20,13 +20,17 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
 def parse(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
     """Splits `name:first,key=value` into the name, the bare values and the keyed ones.
 
-    A value is read as int, float, bool or None where it looks like one; `a+b` is a tuple.
+    A value is read as int, float, bool or None where it looks like one; `a+b` is a tuple. The name
+    of something to import keeps its own colon: `package.module:Name:key=value`.
 
     Example:
         >>> parse("fusion:energy+knn,weights=1+2")
         ('fusion', [('energy', 'knn')], {'weights': (1, 2)})
     """
     name, _, rest = spec.partition(":")
+    if "." in name:
+        attribute, _, rest = rest.partition(":")
+        name = f"{name}:{attribute}"
     bare: list[Any] = []
     keyed: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
@@ -54,7 +58,7 @@ def _value(text: str) -> Any:
 
 
 def build(kind: str, table: Mapping[str, Callable[..., Any]], spec: str, **given: Any) -> Any:
-    """Makes what `spec` names from a table of factories; `package.module:Name` imports one.
+    """Makes what `spec` names from a table of factories, or imports `package.module:Name`.
 
     Args:
         kind: What the table holds, for the error messages, such as "detector".
@@ -66,31 +70,30 @@ def build(kind: str, table: Mapping[str, Callable[..., Any]], spec: str, **given
         ValueError: For an unknown name or setting, with the nearest ones that exist.
     """
     name, bare, keyed = parse(spec)
-    if name in table:
-        factory = table[name]
-    elif "." in name:
-        attribute, _, settings = spec.partition(":")[2].partition(":")
-        factory = import_factory(f"{name}:{attribute}")
-        _, bare, keyed = parse(f"{name}:{settings}")
-    else:
-        raise ValueError(unknown_name(kind, name, table))
-    return call(kind, name, factory, bare, keyed, given)
-
-
-def call(
-    kind: str, name: str, factory: Callable[..., Any], bare: list, keyed: dict, given: dict
-) -> Any:
-    """Calls a factory with settings from a spec, naming the setting that it does not take."""
-    parameters = inspect.signature(factory).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    factory = look_up(kind, table, name)
+    own = parameters_of(factory)
     for key in keyed:
-        if key not in parameters and not open_ended:
-            raise ValueError(unknown_name(f"setting of {kind} {name}", key, parameters))
-    given = {key: value for key, value in given.items() if key in parameters and key not in keyed}
+        if key not in own:
+            raise ValueError(unknown_name(f"setting of {kind} {name}", key, own))
+    given = {key: value for key, value in given.items() if key in own and key not in keyed}
     try:
         return factory(*bare, **keyed, **given)
     except TypeError as error:
         raise ValueError(f"{kind} {name}: {error}") from error
+
+
+def look_up(kind: str, table: Mapping[str, Callable[..., Any]], name: str) -> Callable[..., Any]:
+    """The factory of that name, imported if the name is `package.module:Name`."""
+    if name in table:
+        return table[name]
+    if ":" in name:
+        return import_factory(name)
+    raise ValueError(unknown_name(kind, name, table))
+
+
+def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """A factory's parameters by name."""
+    return inspect.signature(factory).parameters
 
 
 def import_factory(path: str) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ class Density(Fitted):
     A subclass writes `fit_classes`, which fits one model per class, and `surprise`, the score under
     the model of one class. A plain `fit` is the case of a single class.
     """
+
+    kind: ClassVar[str] = "density"
 
     def fit(self, batches: Iterable[Tensor]) -> Self:
         """Fits one model to rows `[M, D]`; `batches` may be read several times."""

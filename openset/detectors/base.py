@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
 from openset.activations import Activations
@@ -23,10 +22,18 @@ class Detector(Fitted):
     which `fit` replaces by the names it found.
     """
 
+    kind: ClassVar[str] = "detector"
+    held_out: bool = False
+    """Whether `adjust` has something to learn from known data that no fit has seen."""
+
     layers: Sequence[str] | None = ()
 
     def fit(self, batches: Iterable[Activations]) -> Self:
         """Learns from activations of known training data; `batches` may be read several times."""
+        return self
+
+    def adjust(self, held_out: Iterable[Activations]) -> Self:
+        """Learns what must come from held-out known data: a temperature, ranks. After `fit`."""
         return self
 
     def score(self, rows: Activations) -> Tensor:
@@ -124,10 +131,3 @@ def need_fit(state: Tensor | None, who: Fitted) -> Tensor:
     if state is None:
         raise ValueError(f"{type(who).__name__} is not fitted; call fit(activations) first")
     return state
-
-
-def log_uncertainty(logits: Tensor) -> Tensor:
-    """Log of 1 − max softmax, exact where the softmax saturates, `[M, K]` → `[M]`."""
-    top = logits.max(1, keepdim=True)
-    others = logits.scatter(1, top.indices, -torch.inf).logsumexp(1)
-    return nn.functional.logsigmoid(others - top.values.squeeze(1))

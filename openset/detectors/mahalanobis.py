@@ -1,0 +1,102 @@
+"""Distance to the nearest class mean under one covariance shared by all classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from openset.activations import Activations
+from openset.detectors.base import Detector, Rows, choose_layers, need_fit
+from openset.moments import Moments
+from openset.tap import Perturb, Tap
+
+
+class Mahalanobis(Detector):
+    """The squared Mahalanobis distance of the features to the nearest class mean.
+
+    Lee et al., 2018, https://arxiv.org/abs/1807.03888. Every feature is first divided by its own
+    spread within the classes, so that layers of different scale can stand side by side; a feature
+    that is constant on the training data is left out. One pass, constant memory.
+
+    Args:
+        layers: The layers to read, side by side; None for all stages, penultimate and logits.
+        epsilon: Length of the input step that lowers the distance, in pixel units; 0 for none.
+        shrinkage: Share of the identity mixed into the correlation matrix, 0…1.
+
+    Example:
+        >>> x = torch.randn(60, 4) + torch.arange(3).repeat(20)[:, None] * 5
+        >>> batch = Activations(torch.zeros(60, 3), {"penultimate": x}, torch.arange(3).repeat(20))
+        >>> Mahalanobis().fit([batch]).score(batch).shape
+        torch.Size([60])
+    """
+
+    mean: Tensor
+    centre: Tensor
+    whitening: Tensor
+
+    def __init__(
+        self,
+        layers: Sequence[str] | None = ("penultimate",),
+        epsilon: float = 0.0,
+        shrinkage: float = 1e-6,
+    ):
+        super().__init__()
+        self.layers, self.epsilon, self.shrinkage = layers, epsilon, shrinkage
+        for name in ("mean", "centre", "whitening"):
+            self.register_buffer(name, None)
+
+    def fit(self, batches: Iterable[Activations]) -> Self:
+        self.layers = choose_layers(batches, self.layers)
+        rows = Rows(batches, self.layers)
+        moments = Moments.of(rows, rows.classes, "tied")
+        whitening = whiten(moments.covariance(), self.shrinkage)
+        mean = moments.mean[moments.count > 0]
+        centre = mean.mean(0)
+        self.keep(
+            mean=((mean - centre) @ whitening).float(),
+            centre=centre.float(),
+            whitening=whitening.float(),
+        )
+        return self
+
+    def score(self, rows: Activations) -> Tensor:
+        return self.distances(rows).min(1).values
+
+    def distances(self, rows: Activations) -> Tensor:
+        """Squared distances `[M, K]` to the mean of every class that had rows."""
+        whitening = need_fit(self.whitening, self)
+        x = rows.stacked(self.layers)
+        x = (x - self.centre.to(x.dtype)) @ whitening.to(x.dtype)
+        return squared_distances(x, self.mean.to(x.dtype))
+
+    def view(self, tap: Tap) -> nn.Module:
+        return tap if self.epsilon == 0 else Perturb(tap, self, self.epsilon)
+
+
+def whiten(covariance: Tensor, shrinkage: float) -> Tensor:
+    """A map `[D, D]` under which the covariance is the identity, regularised in correlation.
+
+    Constant features get a zero row. Directions without any spread left get none either, so that a
+    rank-deficient covariance acts as its pseudo-inverse does.
+    """
+    variance = covariance.diagonal()
+    alive = variance > variance.max() * 1e-12
+    scale = torch.where(alive, variance, torch.inf).rsqrt()
+    correlation = scale[:, None] * covariance * scale
+    identity = torch.eye(len(variance)).to(correlation)
+    values, vectors = torch.linalg.eigh((1 - shrinkage) * correlation + shrinkage * identity)
+    keep = values > values.max() * len(values) * torch.finfo(torch.float64).eps
+    inverse = torch.where(keep, values, torch.inf).rsqrt()
+    return scale[:, None] * vectors * inverse
+
+
+def squared_distances(x: Tensor, centres: Tensor) -> Tensor:
+    """Squared Euclidean distances of rows `[M, D]` to centres `[K, D]`, `[M, K]`."""
+    # Centred first: |x|² − 2x·c + |c|² cancels badly where all points lie far from the origin.
+    origin = centres.mean(0)
+    x, centres = x - origin, centres - origin
+    cross = x @ centres.T
+    return (x.square().sum(1, keepdim=True) - 2 * cross + centres.square().sum(1)).clamp_min(0)

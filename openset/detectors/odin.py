@@ -1,0 +1,52 @@
+"""ODIN: a softened softmax, read again after a small step that makes the network surer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from openset.activations import Activations
+from openset.detectors.base import Detector
+from openset.detectors.logits import log_unsure, positive
+from openset.tap import Perturb, Tap
+
+
+class ODIN(Detector):
+    """Max-softmax at a high temperature, on an image moved one step towards its predicted class.
+
+    Liang, Li & Srikant, 2018, https://arxiv.org/abs/1706.02690. The step is
+    x − ε·sign(−∇ log S_ŷ(x; T)); images that belong gain more from it than others.
+
+    Args:
+        temperature: T, divides the logits.
+        epsilon: ε in pixel units (0…1).
+        std: Channel standard deviations that ε is divided by, for a network that takes normalised
+            images; None for one that normalises inside, as those of openset do.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> odin = ODIN(epsilon=0.002)
+        >>> odin(odin.view(Tap(network))(torch.rand(5, 1, 2, 2))).shape
+        torch.Size([5])
+    """
+
+    name = "odin"
+
+    def __init__(
+        self,
+        temperature: float = 1000.0,
+        epsilon: float = 0.0014,
+        std: Sequence[float] | None = None,
+    ):
+        super().__init__()
+        self.temperature = positive(temperature, "temperature")
+        self.epsilon, self.std = epsilon, std
+
+    def score(self, rows: Activations) -> Tensor:
+        return log_unsure(rows.logits / self.temperature).exp()
+
+    def view(self, tap: Tap) -> nn.Module:
+        std = None if self.std is None else torch.tensor(self.std)
+        return Perturb(tap, self, self.epsilon, std)

@@ -1,0 +1,156 @@
+"""Activations on disk, and how they get there: one pass over the images for every detector."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from openset.activations import Activations
+from openset.data import batches
+
+
+class Store:
+    """Activations in a folder of safetensors shards, one batch each; read as often as needed.
+
+    Only the shard being read is in memory, so a fit from a store does not grow with the number of
+    images. A store that was not written to its end is refused.
+
+    Args:
+        folder: Where the shards are, or will be.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> store = Store(folder).write([Activations(torch.zeros(2, 3)), Activations(torch.ones(1, 3))])
+        >>> [len(batch) for batch in Store(folder)], len(store)
+        ([2, 1], 3)
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.folder = Path(folder)
+
+    def write(self, activations: Iterable[Activations]) -> Store:
+        """Writes batches as they come; the store counts as complete only at the end."""
+        if (self.folder / "index.json").exists():
+            raise ValueError(f"{self.folder} already holds a store; name another folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        counts = []
+        for i, batch in enumerate(activations):
+            _save(batch, self.folder / f"{i:05d}.safetensors")
+            counts.append(len(batch))
+        partial = self.folder / "index.json.partial"
+        partial.write_text(json.dumps({"counts": counts}))
+        partial.replace(self.folder / "index.json")
+        return self
+
+    @property
+    def complete(self) -> bool:
+        """Whether the store was written to its end."""
+        return (self.folder / "index.json").exists()
+
+    @property
+    def counts(self) -> list[int]:
+        """Samples in each shard."""
+        if not self.complete:
+            raise ValueError(
+                f"{self.folder} holds no complete store; extract the activations again"
+            )
+        return json.loads((self.folder / "index.json").read_text())["counts"]
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def __iter__(self) -> Iterator[Activations]:
+        for i in range(len(self.counts)):
+            yield _load(self.folder / f"{i:05d}.safetensors")
+
+
+def extract(
+    extractor: nn.Module,
+    source: object,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    batch_size: int = 256,
+) -> list[Activations] | Store:
+    """Runs an extractor over images once, for every detector that reads its activations.
+
+    Args:
+        extractor: A `Tap`, `Perturb` or any module from images to `Activations`.
+        source: An image set, a data set of (image, label), a loader, or a list of batches.
+        store: A folder to write to; None keeps the activations in memory.
+        batch_size: Images per pass.
+
+    Returns:
+        Batches of activations with labels, on the CPU, to be read as often as needed.
+
+    Raises:
+        ValueError: If images or the network's outputs hold NaN or infinite values.
+    """
+    activations = stream(extractor, source, batch_size)
+    return list(activations) if store is None else Store(store).write(activations)
+
+
+def stream(extractor: nn.Module, source: object, batch_size: int = 256) -> Iterator[Activations]:
+    """The activations of one batch of images after another, on the CPU."""
+    device = device_of(extractor)
+    for i, (image, label) in enumerate(batches(source, batch_size)):
+        with torch.no_grad():
+            seen = extractor(finite(image, f"batch {i} of the images").to(device)).to("cpu")
+        finite(seen.logits, f"the network's logits of batch {i}")
+        seen.labels = label
+        yield seen
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters lie; the CPU if it has none."""
+    for parameter in module.parameters():
+        return parameter.device
+    return torch.device("cpu")
+
+
+def finite(x: Tensor, what: str) -> Tensor:
+    """The tensor, if no value of it is NaN or infinite."""
+    if not x.isfinite().all():
+        bad = int((~x.isfinite()).flatten(1).any(1).sum())
+        raise ValueError(
+            f"{what} hold NaN or infinite values in {bad} of {len(x)} samples; "
+            "expected finite numbers; check the images and the network's weights"
+        )
+    return x
+
+
+def _save(batch: Activations, path: Path) -> None:
+    tensors = {"logits": batch.logits}
+    tensors |= {f"features.{name}": x for name, x in batch.features.items()}
+    tensors |= {f"extra.{name}": x for name, x in batch.extra.items()}
+    if batch.labels is not None:
+        tensors["labels"] = batch.labels
+    if batch.head is not None:
+        tensors["head.weight"], tensors["head.bias"] = batch.head
+    # safetensors sorts its keys, but the layers' order decides how they are stacked.
+    order = {"order": json.dumps(list(tensors))}
+    save_file({key: x.contiguous() for key, x in tensors.items()}, path, metadata=order)
+
+
+def _load(path: Path) -> Activations:
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in json.loads(file.metadata()["order"])}
+
+    def group(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
+
+    head = group("head.")
+    return Activations(
+        tensors["logits"],
+        group("features."),
+        tensors.get("labels"),
+        group("extra."),
+        (head["weight"], head["bias"]) if head else None,
+    )
