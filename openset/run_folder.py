@@ -17,7 +17,7 @@ from torch import nn
 class RunFolder:
     """A folder with one training run.
 
-    `run.json` says what the run is, `checkpoint.pt` holds its state, `log.jsonl` one line per
+    `training.json` says what the run is, `checkpoint.pt` holds its state, `log.jsonl` one line per
     epoch and `network.safetensors` the result. Each file is complete or absent.
 
     Args:
@@ -42,10 +42,10 @@ class RunFolder:
             self._refuse_other(before, description)
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(description, indent=2, ensure_ascii=False)
-        write_atomically(self.path / "run.json", text.encode())
+        write_atomically(self.path / "training.json", text.encode())
 
     def read_description(self) -> dict[str, Any] | None:
-        file = self.path / "run.json"
+        file = self.path / "training.json"
         return json.loads(file.read_text()) if file.exists() else None
 
     def _refuse_other(self, before: dict[str, Any], now: dict[str, Any]) -> None:
