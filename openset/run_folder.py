@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,20 @@ class RunFolder:
             )
         if before is not None:
             self._refuse_other(before, description)
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(description, indent=2, ensure_ascii=False)
         write_atomically(self.path / "training.json", text.encode())
 
     def read_description(self) -> dict[str, Any] | None:
+        """What `training.json` says, or None if there is no run here."""
         file = self.path / "training.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged ({error}); choose another folder") from error
 
     def _refuse_other(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         old, new = dict(_flat(before)), dict(_flat(now))
@@ -66,7 +74,12 @@ class RunFolder:
         if not file.exists():
             self._cut_log(0)
             return None
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"{file} is no checkpoint, or damaged; begin again in another folder"
+            ) from error
         self._cut_log(state["log_bytes"])
         return state
 
