@@ -67,7 +67,9 @@ def _unwrap(state: Any) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(x, Tensor) for x in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(x, Tensor) for key, x in state.items()
+    ):
         raise ValueError("the file holds no state_dict; save network.state_dict()")
     return dict(state)
 

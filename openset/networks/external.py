@@ -105,7 +105,7 @@ def torchvision(model: str, classes: int, channels: int = 3, pretrained: bool = 
     if channels != 3:
         raise ValueError(
             f"torchvision's networks take 3 channels, not {channels}; convert the images to "
-            f"colour, or take timm:NAME"
+            "colour, or take timm:NAME"
         )
     with _making(f"torchvision:{model}"):
         network = _torchvision_network(models, model, classes, pretrained)
@@ -145,7 +145,8 @@ def smp(
     architectures, encoders = library.MODEL_ARCHITECTURES_MAPPING, library.encoders.encoders
     if model not in architectures:
         raise ValueError(unknown_name("smp network", model, architectures))
-    if encoder not in encoders and not encoder.startswith("tu-"):
+    # "tu-NAME" is timm's NAME; with a colon in it timm would look on the hub.
+    if encoder not in encoders and (":" in encoder or not encoder.startswith("tu-")):
         raise ValueError(unknown_name("smp encoder", encoder, encoders))
     with _making(f"smp:{model}"):
         network = library.create_model(

@@ -126,7 +126,7 @@ def test_a_file_that_is_not_there(trained, tmp_path):
         load_weights(trained, tmp_path / "weights.pt")
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.zeros(2)])
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.zeros(2), {1: torch.zeros(2)}])
 def test_what_is_no_state_dict(trained, tmp_path, content):
     with pytest.raises(ValueError, match="holds no state_dict"):
         load_weights(trained, saved(content, tmp_path / "weights.pt"))

@@ -235,7 +235,7 @@ def test_real_networks_are_tapped_stage_by_stage(spec, side, widths):
     assert torch.equal(again(images), activations.logits)
 
 
-@installed("timm", "torchvision")
+@installed("timm", "torchvision", "segmentation_models_pytorch")
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
     ("spec", "said"),
@@ -244,6 +244,9 @@ def test_real_networks_are_tapped_stage_by_stage(spec, side, widths):
         ("timm:resnet18.no_tag", "cannot make timm:resnet18.no_tag"),
         ("torchvision:resnet19", "did you mean resnet18"),
         ("torchvision:resnet18,channels=1", "torchvision's networks take 3 channels, not 1"),
+        ("smp:unett", "did you mean unet"),
+        ("smp:unet,encoder=resnet19", "unknown smp encoder 'resnet19': did you mean resnet18"),
+        ("smp:unet,encoder=tu-hf-hub:someone/network", "unknown smp encoder"),
         ("timm:resnet18,pretraind=true", "did you mean pretrained"),
     ],
 )
