@@ -42,9 +42,13 @@ STYLE: dict[Any, Any] = {
 }
 
 BINS = 60
+"""Bars of a histogram."""
+
 POINTS = 300
-NUMBERED = 16
-NAMED = 60
+"""The most points of a ROC curve; more could not be seen and would only fill the page."""
+
+NUMBERED, NAMED = 16, 60
+"""The most classes whose cells of the confusion matrix are numbered, and whose names are shown."""
 
 
 def histogram(known: Scored, unknown: Scored, threshold: Cut | None) -> str:
@@ -53,7 +57,7 @@ def histogram(known: Scored, unknown: Scored, threshold: Cut | None) -> str:
     def draw() -> Figure:
         figure = Figure((3.4, 1.9))
         axes = figure.subplots()
-        figure.subplots_adjust(0.12, 0.23, 0.98, 0.97)
+        figure.subplots_adjust(0.15, 0.23, 0.98, 0.97)
         _draw_histogram(axes, known, unknown, threshold)
         return figure
 
@@ -64,17 +68,7 @@ def _draw_histogram(axes: Axes, known: Scored, unknown: Scored, threshold: Cut |
     pair = [np.asarray(scored.score.detach().cpu().double()) for scored in (known, unknown)]
     cuts = np.atleast_1d(np.asarray([] if threshold is None else threshold, dtype=float))
     cuts = cuts[np.isfinite(cuts)]
-    low, high = _span(pair, cuts)
-    centre, width = _bulk(pair[0])
-    if high - low > 30 * width:
-        # A far set would squeeze the known scores into one bar, so the ends are compressed.
-        forward, inverse = _compressing(centre, width)
-        edges = inverse(np.linspace(forward(low), forward(high), BINS + 1))
-        axes.set_xscale("function", functions=(forward, inverse))
-        axes.set_xticks(sorted({float(f"{x:.1g}") for x in edges[5::10]}))
-        axes.minorticks_off()
-    else:
-        edges = np.linspace(low, high, BINS + 1)
+    edges = _scale(axes, pair, cuts)
     for scores, colour in zip(pair, (KNOWN, SERIES[0]), strict=True):
         share = np.histogram(scores.clip(edges[0], edges[-1]), edges)[0] / len(scores)
         axes.stairs(share, edges, fill=True, color=colour, alpha=0.35)
@@ -87,6 +81,21 @@ def _draw_histogram(axes: Axes, known: Scored, unknown: Scored, threshold: Cut |
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(3))
     axes.set_xlabel("score →")
+
+
+def _scale(axes: Axes, pair: Sequence[np.ndarray], cuts: np.ndarray) -> np.ndarray:
+    """Edges of the bars, equally wide on the axis, whose far ends are compressed if need be."""
+    low, high = _span(pair, cuts)
+    centre, width = _bulk(pair[0])
+    if high - low <= 30 * width:
+        return np.linspace(low, high, BINS + 1)
+    # A far set would squeeze the known scores into a single bar.
+    forward, inverse = _compressing(centre, width)
+    edges = inverse(np.linspace(forward(low), forward(high), BINS + 1))
+    axes.set_xscale("function", functions=(forward, inverse))
+    axes.set_xticks(sorted({float(f"{x:.1g}") for x in edges[5::10]}))
+    axes.minorticks_off()
+    return edges
 
 
 def _span(pair: Sequence[np.ndarray], cuts: np.ndarray) -> tuple[float, float]:
@@ -182,7 +191,8 @@ def confusion(counts: np.ndarray, classes: Sequence[str], unknown: Sequence[str]
             for (row, column), count in np.ndenumerate(counts):
                 colour = "white" if share[row, column] > 0.6 else INK
                 if count:
-                    axes.text(column, row, f"{count}", ha="center", va="center", color=colour)
+                    middle = {"ha": "center", "va": "center", "fontsize": 9 if count < 1000 else 7}
+                    axes.text(column, row, f"{count}", color=colour, **middle)
         _name_ticks(axes, [*classes, *unknown], [*classes, "unknown"])
         return figure
 
