@@ -16,7 +16,7 @@ from openset import networks
 from openset.data import Data, ImageSet, mean_std
 from openset.evaluate import evaluate
 from openset.metrics import STANDARD, find
-from openset.model import OpenSet, layers_for
+from openset.model import layers_for
 from openset.names import build
 from openset.objectives import OBJECTIVES
 from openset.results import Results
