@@ -85,18 +85,20 @@ def write(records: Iterable[dict[str, Any]], path: Path) -> int:
 def write_csv(records: Iterable[dict[str, Any]], file: TextIO) -> int:
     """Writes records as CSV to an open text file; returns their number."""
     count, writer = 0, None
-    for count, record in enumerate(records, start=1):
+    for record in records:
         if writer is None:
             writer = csv.DictWriter(file, list(record), lineterminator="\n")
             writer.writeheader()
         writer.writerow(record)
+        count += 1
     return count
 
 
 def _write_lines(records: Iterable[dict[str, Any]], file: TextIO) -> int:
     count = 0
-    for count, record in enumerate(records, start=1):
+    for record in records:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        count += 1
     return count
 
 

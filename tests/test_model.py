@@ -98,7 +98,7 @@ def test_saving_again_replaces_a_model_but_nothing_else(network, known, tmp_path
     model.save(tmp_path / "m")
     model.save(tmp_path / "m")
     (tmp_path / "m" / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="already holds thesis.txt"):
+    with pytest.raises(ValueError, match=r"already holds thesis.txt"):
         model.save(tmp_path / "m")
     assert (tmp_path / "m" / "thesis.txt").read_text() == "mine"
 
@@ -138,7 +138,7 @@ def test_a_missing_file_is_named(folder):
 def test_a_truncated_file_is_refused(folder, keep):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(ValueError, match="truncated|not the file"):
+    with pytest.raises(ValueError, match=r"truncated|not the file"):
         OpenSet.load(folder)
 
 
@@ -148,7 +148,7 @@ def test_changed_weights_are_refused(folder):
         metadata = opened.metadata()
     tensors = {name: x + 1 if x.is_floating_point() else x for name, x in load_file(file).items()}
     save_file(tensors, file, metadata)
-    with pytest.raises(ValueError, match="is not the file that .*model.json describes"):
+    with pytest.raises(ValueError, match=r"is not the file that .*model.json describes"):
         OpenSet.load(folder)
 
 

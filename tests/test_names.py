@@ -44,5 +44,5 @@ def test_errors_name_the_nearest():
 def test_imports_what_is_named_in_full():
     node = build("thing", {}, "xml.dom.minidom:Element:tagName=br")
     assert node.tagName == "br"
-    with pytest.raises(ValueError, match="cannot import 'no.such:Thing'"):
+    with pytest.raises(ValueError, match=r"cannot import 'no.such:Thing'"):
         build("thing", {}, "no.such:Thing")

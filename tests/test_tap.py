@@ -53,9 +53,9 @@ def test_runs_in_evaluation_mode_and_gives_the_mode_back(network):
 
 
 def test_names_the_nearest_layer(network):
-    with pytest.raises(ValueError, match="unknown layer 'stage9'.*stage1"):
+    with pytest.raises(ValueError, match=r"unknown layer 'stage9'.*stage1"):
         Tap(network, ["stage9"])
-    with pytest.raises(ValueError, match="unknown layer 'hed'.*head"):
+    with pytest.raises(ValueError, match=r"unknown layer 'hed'.*head"):
         Tap(network, head="hed")
 
 
