@@ -75,10 +75,13 @@ def samples(source: Any, device: torch.device) -> Samples:
     Raises:
         ValueError: If there are no samples, or if they cannot be read by index.
     """
+    collate: Callable = default_collate
+    if isinstance(source, DataLoader):
+        source, collate = source.dataset, source.collate_fn
     if isinstance(source, Sized) and not len(source):
         raise ValueError("the training set is empty; check the data set's name, split and classes")
-    if isinstance(source, DataLoader):
-        return _by_item(source.dataset, device, source.collate_fn)
+    if collate is not default_collate:
+        return _by_item(source, device, collate)
     if hasattr(source, "take") and hasattr(source, "images"):
         return _of_image_set(source, device)
     if isinstance(source, TensorDataset):

@@ -43,7 +43,7 @@ class Settings:
     clip_norm: float | None = None
     """The largest norm of a learner's gradient; None leaves gradients as they are."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Arithmetic of the forward pass; weights stay float32."""
+    """Arithmetic of the forward pass; weights stay float32, and a CPU takes bf16 for fp16."""
     channels_last: bool = False
     """Whether images and weights lie channels-last, which convolutions prefer in bf16 and fp16."""
     augment: str | None = None

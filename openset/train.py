@@ -20,7 +20,7 @@ from openset.names import unknown_name
 from openset.objectives.base import Objective
 from openset.progress import Clock, Losses, progress_bar
 from openset.run_folder import RunFolder
-from openset.samples import Samples, samples
+from openset.samples import Batches, Samples, samples
 from openset.settings import Settings
 from openset.tap import evaluating
 
@@ -82,16 +82,13 @@ def train(
         raise ValueError("resume and max_minutes need a folder to keep checkpoints in")
     fabric = Fabric(accelerator=accelerator, devices=1, precision=settings.precision)
     images = samples(getattr(data, "train", data), fabric.device)
-    valid = getattr(data, "valid", None)
     fabric.to_device(objective)
-    _check_labels(objective, images, settings.augment)
+    judged = _judged(objective, images, getattr(data, "valid", None), settings.batch_size)
     run = None
     if folder is not None:
         run = RunFolder(folder, _describe(objective, data, images, settings), resume)
     with _own_randomness(fabric.device):
-        loop = _Loop(fabric, objective, images, settings, run)
-        if valid is not None and len(valid):
-            loop.valid = samples(valid, fabric.device)
+        loop = _Loop(fabric, objective, images, judged, settings, run)
         loop.restore()
         loop.run(Clock(checkpoint_minutes), end, progress)
         _seed(fabric.device, Seeds.of(settings.seed, settings.epochs).everything)
@@ -129,22 +126,32 @@ def _share_right(logits: Callable[[Tensor], Tensor], batches: Iterable) -> float
 
 
 @torch.no_grad()
-def _check_labels(objective: Objective, images: Samples, augment: str | None) -> None:
-    """Refuses labels that cannot be learned from, before the first step."""
+def _judged(
+    objective: Objective, images: Samples, valid: Any, batch_size: int
+) -> dict[str, Batches]:
+    """What the accuracy is logged of; checks the labels before the first step.
+
+    Nothing, if the objective does not score classes: what an autoencoder gives has another grid
+    than the labels.
+    """
     two, label = images.take(torch.arange(min(2, len(images))))
-    if label.dim() > 1 and augment not in (None, "none"):
-        raise ValueError(
-            f"augment {augment} moves pixels but not their labels; train on label maps without it"
-        )
     with evaluating(objective):
-        classes = objective.logits(two).shape[1]
-    labels = images.labels[images.labels != VOID]
-    wrong = labels[(labels < 0) | (labels >= classes)]
+        logits = objective.logits(two)
+    if logits.shape[2:] != label.shape[1:]:
+        return {}
+    classes = logits.shape[1]
+    wrong = images.labels[(images.labels < 0) | (images.labels >= classes)]
+    wrong = wrong[wrong != VOID]
     if len(wrong):
         raise ValueError(
             f"a training label is {int(wrong[0])}, but the network has {classes} classes; labels "
             f"must lie in 0…{classes - 1}, or be {VOID} to be left out"
         )
+    watched = torch.arange(0, len(images), max(10, len(images) // WATCHED))
+    judged = {"train": images.batches(batch_size, watched)}
+    if valid is not None and len(valid):
+        judged["valid"] = samples(valid, images.device).batches(batch_size)
+    return judged
 
 
 def _describe(
@@ -159,7 +166,7 @@ def _describe(
 
 
 def _augmentation(name: str | None) -> Callable[[Tensor, torch.Generator], Tensor] | None:
-    if name is None:
+    if name in (None, "none"):
         return None
     from openset.data.augment import AUGMENTATIONS  # Here, because few runs need openset.data.
 
@@ -176,12 +183,13 @@ class _Loop:
         fabric: Fabric,
         objective: Objective,
         images: Samples,
+        judged: dict[str, Batches],
         settings: Settings,
         run: RunFolder | None,
     ):
-        self.fabric, self.objective, self.images = fabric, objective, images
+        self.fabric, self.objective = fabric, objective
+        self.images, self.judged = images, judged
         self.settings, self.run_folder = settings, run
-        self.valid: Samples | None = None
         if settings.channels_last:
             objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.learners = objective.learners()
@@ -242,6 +250,10 @@ class _Loop:
         """One batch: each learner is updated as soon as the objective yields its loss."""
         image, label = self.images.take(batch)
         if self.augment is not None:
+            if label.dim() > 1:
+                raise ValueError(
+                    "augment moves pixels but not their labels; train on label maps without it"
+                )
             image = self.augment(image, self.generator)
         if self.settings.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
@@ -286,12 +298,8 @@ class _Loop:
             "images_per_second": round(self.seen / seconds, 1),
         }
         with evaluating(self.objective), self.fabric.autocast():
-            watched = torch.arange(0, len(self.images), max(10, len(self.images) // WATCHED))
-            batches = self.images.batches(self.settings.batch_size, watched)
-            record["train_accuracy"] = _share_right(self.objective.logits, batches)
-            if self.valid is not None:
-                batches = self.valid.batches(self.settings.batch_size)
-                record["valid_accuracy"] = _share_right(self.objective.logits, batches)
+            for part, batches in self.judged.items():
+                record[f"{part}_accuracy"] = _share_right(self.objective.logits, batches)
         now = time.monotonic()
         self.seconds += now - self.began
         self.began, self.seen = now, 0
