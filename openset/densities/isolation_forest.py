@@ -76,12 +76,12 @@ class IsolationForest(Density):
 
         def score(x: Tensor) -> Tensor:
             # scikit-learn's trees compare in float32.
-            x = x.float().to(threshold)
-            node = (x[:, feature[:, 0]] > threshold[:, 0]).long().T
+            x = x.float().to(threshold).T.contiguous()
+            node = (x[feature[:, 0]] > threshold[:, :1]).long()
             start = 1
             while (start := 2 * start) < path.shape[1]:
                 level = slice(start - 1, 2 * start - 1)
-                value = x.T.gather(0, feature[:, level].gather(1, node))
+                value = x.gather(0, feature[:, level].gather(1, node))
                 node = 2 * node + (value > threshold[:, level].gather(1, node))
             return torch.exp2(-path.gather(1, node).mean(0) / self.normal[c])
 

@@ -12,6 +12,9 @@ from torch import Tensor
 from openset.densities.base import Density, in_chunks, need_rows, padded
 from openset.densities.reservoir import reservoir
 
+FAR = 1e30
+"""Squared distance to the padding of a class with fewer rows; finite, as its share of 0 times it."""
+
 
 class LocalOutlierFactor(Density):
     """Says how much sparser the training rows are around a row than around its neighbours.
@@ -57,7 +60,7 @@ class LocalOutlierFactor(Density):
             rows=padded([x.double() - mean for x, mean in zip(rows, centre, strict=True)]).to(
                 *target
             ),
-            padding=padded([x.new_zeros(len(x)) for x in rows], torch.inf).to(*target),
+            padding=padded([x.new_zeros(len(x)) for x in rows], FAR).to(*target),
             reach=padded([reach for reach, _ in learned]).to(*target),
             density=padded([density for _, density in learned]).to(*target),
             share=padded([torch.full((self._near(x),), 1 / self._near(x)) for x in rows]).to(
@@ -86,14 +89,25 @@ class LocalOutlierFactor(Density):
 
         def score(x: Tensor) -> Tensor:
             x = x.to(rows) - self.centre[c]
-            # Equal for all training rows, x² does not change which of them are nearest.
-            index = torch.addmm(offset, x, rows.T, alpha=-2).topk(len(share), largest=False).indices
-            # The product above cancels for close rows, so the few distances are taken again.
-            distance = torch.linalg.vector_norm(x[:, None] - rows[index], dim=2)
-            reach = (distance.maximum(self.reach[c][index]) * share).sum(1)
+            norm = x.square().sum(1, keepdim=True)
+            # Equal for all training rows, |x|² does not change which of them are nearest.
+            nearest = torch.addmm(offset, x, rows.T, alpha=-2).topk(len(share), largest=False)
+            squares, index = nearest.values + norm, nearest.indices
+            # Close to a row the product cancels, and the distances are taken again.
+            close = (squares < 0.1 * norm).any(1)
+            if torch.compiler.is_exporting() or bool(close.all()):
+                squares = _squares(x, rows, index)
+            elif bool(close.any()):
+                squares[close] = _squares(x[close], rows, index[close])
+            reach = (squares.clamp_min(0).sqrt().maximum(self.reach[c][index]) * share).sum(1)
             return (self.density[c][index] * share).sum(1) / _reachability(reach)
 
         return in_chunks(score, x, 1024)
+
+
+def _squares(x: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+    """Squared distances `[M, k]` of rows `[M, D]` to the rows at `index` `[M, k]`."""
+    return (rows[index] - x[:, None]).square().sum(2)
 
 
 def _reachability(mean: Tensor) -> Tensor:
