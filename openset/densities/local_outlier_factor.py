@@ -13,7 +13,7 @@ from openset.densities.base import Density, in_chunks, need_rows, padded
 from openset.densities.reservoir import reservoir
 
 FAR = 1e30
-"""Squared distance to the padding of a class with fewer rows; finite, as its share of 0 times it."""
+"""Squared distance to padding; finite, because a share of 0 times infinity is no number."""
 
 
 class LocalOutlierFactor(Density):
@@ -60,7 +60,7 @@ class LocalOutlierFactor(Density):
             rows=padded([x.double() - mean for x, mean in zip(rows, centre, strict=True)]).to(
                 *target
             ),
-            padding=padded([x.new_zeros(len(x)) for x in rows], FAR).to(*target),
+            padding=padded([torch.zeros(len(x)) for x in rows], FAR).to(*target),
             reach=padded([reach for reach, _ in learned]).to(*target),
             density=padded([density for _, density in learned]).to(*target),
             share=padded([torch.full((self._near(x),), 1 / self._near(x)) for x in rows]).to(
