@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openset.fitted import Fitted
 
@@ -50,11 +50,11 @@ class Density(Fitted):
         if torch.compiler.is_exporting():
             # A graph cannot hold a loop over the labels that happen to come.
             return self.table(x).gather(1, labels[:, None]).squeeze(1)
-        score = x.new_empty(len(x))
-        for c in labels.unique().tolist():
-            chosen = labels == c
-            score[chosen] = self.surprise(x[chosen], c).to(score)
-        return score
+        order = labels.argsort(stable=True)
+        found, sizes = labels.unique(return_counts=True)
+        parts = x[order].split(sizes.tolist())
+        scores = [self.surprise(part, c) for c, part in zip(found.tolist(), parts, strict=True)]
+        return torch.cat(scores)[order.argsort()] if scores else self.surprise(x, 0)
 
     @property
     def classes(self) -> int:
@@ -71,6 +71,18 @@ def need_rows(counts: Tensor, least: int, density: Density, advice: str) -> None
         raise ValueError(
             f"{density.name} needs at least {least} rows of every class; {shown}{more}: {advice}"
         )
+
+
+def padded(rows: Sequence[Tensor], fill: float = 0.0) -> Tensor:
+    """Tensors that differ in length, `[C, longest, …]`, filled up."""
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=fill)
+
+
+def in_chunks(score: Callable[[Tensor], Tensor], x: Tensor, most: int = 4096) -> Tensor:
+    """Scores at most `most` rows at a time, so that memory does not grow with their number."""
+    if torch.compiler.is_exporting() or len(x) <= most:
+        return score(x)
+    return torch.cat([score(part) for part in x.split(most)])
 
 
 def width(batches: Iterable[tuple[Tensor, Tensor]]) -> int:

@@ -7,6 +7,7 @@ rows, so rows may come in any pieces: whole classes from memory, or batches from
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -83,9 +84,21 @@ class Mixtures:
         squares = []
         for k in range(self.mean.shape[1]):
             factor = self.factor[:, min(k, self.factor.shape[1] - 1)]
-            whitened = torch.baddbmm(-self.mean[:, k : k + 1] @ factor, x, factor)
-            squares.append(torch.linalg.vector_norm(whitened, dim=-1).square())
+            offset = -self.mean[:, k : k + 1] @ factor
+            squares.append(sum(self._block(x, factor, offset, *block) for block in self._blocks()))
         return torch.stack(squares, dim=-1)
+
+    def _blocks(self) -> list[tuple[int, int]]:
+        """Column ranges of the factor. It is triangular: a third of a large product is zeros."""
+        dim = self.mean.shape[-1]
+        edges = [dim * i // 4 for i in range(5)] if dim >= 128 else [0, dim]
+        return list(itertools.pairwise(edges))
+
+    @staticmethod
+    def _block(x: Tensor, factor: Tensor, offset: Tensor, low: int, high: int) -> Tensor:
+        factor, x = factor[:, :high, low:high], x[..., :high]
+        whitened = torch.baddbmm(offset[..., low:high], x, factor)
+        return torch.linalg.vector_norm(whitened, dim=-1).square()
 
     def expect(self, piece: Piece) -> tuple[Tensor, Tensor]:
         """Responsibilities `[B, n, K]` and each class's summed log-likelihood `[B]`."""
@@ -229,7 +242,8 @@ def fit_mixtures(
 
 def _nearest(piece: Piece, centres: Tensor) -> tuple[Tensor, Tensor]:
     """All responsibility to the nearest centre `[B, K, D]`."""
-    nearest = torch.cdist(piece.rows, centres).argmin(-1)
+    half = centres.square().sum(-1)[:, None] / 2
+    nearest = torch.baddbmm(half, piece.rows, centres.mT, alpha=-1).argmin(-1)
     share = torch.nn.functional.one_hot(nearest, centres.shape[1]) * piece.mask[..., None]
     return share.to(piece.rows.dtype), torch.zeros(len(centres)).to(centres.device).double()
 

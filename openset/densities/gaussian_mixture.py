@@ -18,7 +18,7 @@ from openset.densities.expectation_maximisation import (
     k_means,
 )
 from openset.densities.reservoir import reservoir
-from openset.moments import Moments
+from openset.densities.standardise import Standardise
 
 CHUNK = 2**24
 """How many numbers of padded rows or of covariances are worked on at once."""
@@ -64,9 +64,6 @@ class GaussianMixture(Density):
         True
     """
 
-    centre: Tensor
-    scale: Tensor
-    axes: Tensor
     weight: Tensor
     mean: Tensor
     factor: Tensor
@@ -96,6 +93,7 @@ class GaussianMixture(Density):
         self.shrinkage, self.jitter, self.reduce = shrinkage, jitter, reduce
         self.seeds, self.seed, self.memory = seeds, seed, memory
         self.iterations, self.tolerance = iterations, tolerance
+        self.standardise = Standardise(reduce)
 
     def fit_classes(self, batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> Self:
         most = int(self.memory * 2**30 / (4 * width(batches) * classes))
@@ -103,35 +101,11 @@ class GaussianMixture(Density):
         advice = "use fewer components, or give more images of it"
         need_rows(counts, max(2, self.components), self, advice)
         whole = all(len(x) == n for x, n in zip(rows, counts.tolist(), strict=True))
-        self._standardise_by(batches, torch.promote_types(rows[0].dtype, torch.float32))
-        rows = [self._standardised(x) for x in rows]
+        self.standardise.fit(batches)
+        rows = [self.standardise(x) for x in rows]
         stream = None if whole else _Stream(batches, self)
         self._fit_standardised(rows, stream)
         return self
-
-    def _standardise_by(self, batches: Iterable[tuple[Tensor, Tensor]], dtype: torch.dtype) -> None:
-        """Keeps the features' means, deviations and, if asked for, principal axes."""
-        moments = Moments.of(
-            ((x, labels.clamp_max(0)) for x, labels in batches),
-            1,
-            "full" if self.reduce else "diag",
-        )
-        covariance, centre = moments.covariance()[0], moments.mean[0]
-        variance = covariance.diagonal() if self.reduce else covariance
-        # A feature that never varies takes the scale of the average feature.
-        varies = variance > (1e-6 * centre).square()
-        usual = variance[varies].mean() if bool(varies.any()) else torch.ones(()).to(variance)
-        scale = torch.where(varies, variance, usual).sqrt()
-        self.keep(centre=centre.to(dtype), scale=scale.to(dtype))
-        if self.reduce:
-            if not 1 <= self.reduce <= len(scale):
-                raise ValueError(f"reduce must be in 1…{len(scale)} features; got {self.reduce}")
-            axes = torch.linalg.eigh(covariance / torch.outer(scale, scale)).eigenvectors
-            self.keep(axes=axes.flip(1)[:, : self.reduce].to(dtype))
-
-    def _standardised(self, x: Tensor) -> Tensor:
-        x = (x.to(self.centre) - self.centre) / self.scale
-        return x @ self.axes if self.reduce else x
 
     def _fit_standardised(self, rows: list[Tensor], stream: _Stream | None) -> None:
         """Fits in chunks of classes, or all at once to a stream that `rows` only sample."""
@@ -215,9 +189,8 @@ class GaussianMixture(Density):
 
     def _surprise(self, x: Tensor, index: slice) -> Tensor:
         """Surprise `[C, M]` under the classes of a slice."""
-        joint = self._mixtures(index).log_joint(self._standardised(x)[None])
-        volume = 0.0 if self.reduce else self.scale.log().sum()
-        return volume - joint.logsumexp(-1)
+        joint = self._mixtures(index).log_joint(self.standardise(x)[None])
+        return self.standardise.volume - joint.logsumexp(-1)
 
     def surprise(self, x: Tensor, c: int) -> Tensor:
         return self._surprise(x, slice(c, c + 1))[0]
@@ -238,4 +211,4 @@ class _Stream:
         for x, labels in self.batches:
             known = labels >= 0
             if bool(known.any()):
-                yield Piece.of(self.density._standardised(x[known]), labels[known])
+                yield Piece.of(self.density.standardise(x[known]), labels[known])
