@@ -7,105 +7,19 @@ rows, so rows may come in any pieces: whole classes from memory, or batches from
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from openset.densities.k_means import nearest
+from openset.densities.mixtures import Mixtures, Piece, blocks
+
 Covariance = Literal["full", "diag", "tied"]
 
 NEGLIGIBLE = 1e-10
 """A responsibility below this adds nothing to a sum over rows, and its row is skipped."""
-
-
-@dataclass
-class Piece:
-    """Rows `[B, n, D]` of the classes `which` `[B]`; `mask` `[B, n]` is False on padding."""
-
-    which: Tensor
-    rows: Tensor
-    mask: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor, labels: Tensor) -> Piece:
-        """Groups rows `[M, D]` by their labels `[M]`."""
-        which, inverse, sizes = labels.unique(return_inverse=True, return_counts=True)
-        rows = x[inverse.argsort(stable=True)].split(sizes.tolist())
-        mask = torch.arange(int(sizes.max()), device=x.device) < sizes[:, None]
-        return cls(which, torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True), mask)
-
-    def __getitem__(self, keep: Tensor) -> Piece:
-        if bool(keep.all()):
-            return self
-        return Piece(self.which[keep], self.rows[keep], self.mask[keep])
-
-
-@dataclass
-class Mixtures:
-    """Log weights `[B, K]`, means `[B, K, D]` and precision factors of B mixtures.
-
-    The factor P has Σ⁻¹ = P Pᵀ: `[B, K, D, D]` upper triangular for "full", `[B, 1, D, D]` for
-    "tied", and one over the standard deviations, `[B, K, D]`, for "diag".
-    """
-
-    weight: Tensor
-    mean: Tensor
-    factor: Tensor
-
-    def __getitem__(self, index) -> Mixtures:
-        return Mixtures(self.weight[index], self.mean[index], self.factor[index])
-
-    def __setitem__(self, index, other: Mixtures) -> None:
-        for name in ("weight", "mean", "factor"):
-            mine = getattr(self, name)
-            mine[index] = getattr(other, name).to(mine)
-
-    def log_joint(self, x: Tensor) -> Tensor:
-        """log π_k + log N(x | μ_k, Σ_k) of rows `[B, n, D]`, `[B, n, K]`."""
-        if self.factor.dim() == 3:
-            squares, half_log_det = self._diagonal(x), self.factor.log().sum(-1)
-        else:
-            squares = self._full(x)
-            half_log_det = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        constant = self.weight + half_log_det - x.shape[-1] / 2 * math.log(2 * math.pi)
-        return (constant[:, None] - squares / 2).to(x.dtype)
-
-    def _diagonal(self, x: Tensor) -> Tensor:
-        # Two products instead of all differences; float64, because they cancel.
-        x, precision, mean = x.double(), self.factor.double().square(), self.mean.double()
-        squares = x.square() @ precision.mT - 2 * x @ (mean * precision).mT
-        return (squares + (mean.square() * precision).sum(-1)[:, None]).clamp_min(0)
-
-    def _full(self, x: Tensor) -> Tensor:
-        squares = []
-        for k in range(self.mean.shape[1]):
-            factor = self.factor[:, min(k, self.factor.shape[1] - 1)]
-            offset = -self.mean[:, k : k + 1] @ factor
-            squares.append(sum(self._block(x, factor, offset, *block) for block in self._blocks()))
-        return torch.stack(squares, dim=-1)
-
-    def _blocks(self) -> list[tuple[int, int]]:
-        """Column ranges of the factor. It is triangular: a third of a large product is zeros."""
-        dim = self.mean.shape[-1]
-        edges = [dim * i // 4 for i in range(5)] if dim >= 128 else [0, dim]
-        return list(itertools.pairwise(edges))
-
-    @staticmethod
-    def _block(x: Tensor, factor: Tensor, offset: Tensor, low: int, high: int) -> Tensor:
-        factor, x = factor[:, :high, low:high], x[..., :high]
-        whitened = torch.baddbmm(offset[..., low:high], x, factor)
-        return torch.linalg.vector_norm(whitened, dim=-1).square()
-
-    def expect(self, piece: Piece) -> tuple[Tensor, Tensor]:
-        """Responsibilities `[B, n, K]` and each class's summed log-likelihood `[B]`."""
-        joint = self.log_joint(piece.rows)
-        total = joint.logsumexp(-1, keepdim=True)
-        share = (joint - total).exp() * piece.mask[..., None]
-        return share, (total.squeeze(-1).double() * piece.mask).sum(-1)
 
 
 class Sums:
@@ -145,7 +59,9 @@ class Sums:
         rows, share = rows[chosen].double(), share[chosen, None]
         weighted = rows * share
         self.first[c, k] += weighted.sum(0)
-        self.second[c, k] += weighted.T @ rows
+        # Symmetric, and read by its lower triangle alone: the blocks above it are left out.
+        for low, high in blocks(rows.shape[1]):
+            self.second[c, k, low:high, :high] += weighted[:, low:high].T @ rows[:, :high]
 
     def maximise(self, keep: Tensor, shrinkage: float, jitter: float, names: Tensor) -> Mixtures:
         """The M step for the classes at indices `keep`, with shrunk covariances."""
@@ -225,7 +141,7 @@ def fit_mixtures(
                 sums.add(piece, *expect(piece))
         return sums
 
-    first = gather(lambda piece: _nearest(piece, start[piece.which]))
+    first = gather(lambda piece: nearest(piece, start[piece.which]))
     mixtures = first.maximise(active.nonzero().flatten(), shrinkage, jitter, names)
     mixtures = Mixtures(*(x.to(start.dtype) for x in vars(mixtures).values()))
     for _ in range(iterations):
@@ -238,51 +154,3 @@ def fit_mixtures(
         if not bool(active.any()):
             break
     return mixtures, likelihood
-
-
-def _nearest(piece: Piece, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """All responsibility to the nearest centre `[B, K, D]`."""
-    half = centres.square().sum(-1)[:, None] / 2
-    nearest = torch.baddbmm(half, piece.rows, centres.mT, alpha=-1).argmin(-1)
-    share = torch.nn.functional.one_hot(nearest, centres.shape[1]) * piece.mask[..., None]
-    return share.to(piece.rows.dtype), torch.zeros(len(centres)).to(centres.device).double()
-
-
-def k_means(
-    piece: Piece, clusters: int, generator: torch.Generator, iterations: int = 100
-) -> Tensor:
-    """Cluster centres `[B, K, D]` of each class's rows: Lloyd's steps from k-means++.
-
-    Arthur & Vassilvitskii (2007), https://dl.acm.org/doi/10.5555/1283383.1283494, in the greedy
-    form that scikit-learn uses.
-    """
-    centres = _plus_plus(piece, clusters, generator)
-    for _ in range(iterations):
-        share = _nearest(piece, centres)[0]
-        count = share.sum(1)[..., None]
-        moved = torch.where(count > 0, share.mT @ piece.rows / count.clamp_min(1), centres)
-        shift = (moved - centres).square().sum((1, 2)).max()
-        centres = moved
-        if shift < 1e-4:
-            break
-    return centres
-
-
-def _plus_plus(piece: Piece, clusters: int, generator: torch.Generator) -> Tensor:
-    """Spread-out rows as first centres: of a few drawn by squared distance, the best each time."""
-    trials = 2 + int(math.log(clusters))
-    weight = piece.mask.to(piece.rows.dtype)
-    closest = weight
-    centres: list[Tensor] = []
-    for k in range(clusters):
-        chance = (closest.double() + 1e-12) * piece.mask
-        drawn = torch.multinomial(chance.cpu(), 1 if k == 0 else trials, True, generator=generator)
-        drawn = drawn.to(piece.rows.device)
-        candidates = piece.rows.gather(1, drawn[..., None].expand(-1, -1, piece.rows.shape[2]))
-        distance = torch.cdist(piece.rows, candidates).square() * weight[..., None]
-        if k > 0:
-            distance = torch.minimum(distance, closest[..., None])
-        best = distance.sum(1).argmin(1)[:, None]
-        closest = distance.gather(2, best[:, None].expand(-1, distance.shape[1], 1)).squeeze(2)
-        centres.append(candidates.gather(1, best[..., None].expand(-1, 1, candidates.shape[2])))
-    return torch.cat(centres, dim=1)

@@ -10,13 +10,9 @@ import torch
 from torch import Tensor
 
 from openset.densities.base import Density, need_rows, width
-from openset.densities.expectation_maximisation import (
-    Covariance,
-    Mixtures,
-    Piece,
-    fit_mixtures,
-    k_means,
-)
+from openset.densities.expectation_maximisation import Covariance, fit_mixtures
+from openset.densities.k_means import k_means
+from openset.densities.mixtures import Mixtures, Piece
 from openset.densities.reservoir import reservoir
 from openset.densities.standardise import Standardise
 

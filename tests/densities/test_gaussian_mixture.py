@@ -5,6 +5,7 @@ import torch
 from sklearn.mixture import GaussianMixture as Reference
 
 from openset.densities import GaussianMixture
+from openset.densities.mixtures import Mixtures, Piece
 
 
 def two_blobs(classes=3, rows=200, dim=5, dtype=torch.float64):
@@ -158,3 +159,29 @@ def test_a_generator_is_refused():
 def test_wrong_settings(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         GaussianMixture(**settings)
+
+
+def test_many_features_agree_with_scikit_learn():
+    """From 128 features on, blocks of products are skipped; nothing that counts may be."""
+    x = torch.randn(900, 140, dtype=torch.float64) @ torch.randn(140, 140, dtype=torch.float64)
+    x[:300] += 30
+    x[300:600, 130:] -= 60
+    x = (x - x.mean(0)) / x.std(0, correction=0)
+    density = GaussianMixture(3, shrinkage=0).fit([x[torch.randperm(900)]])
+    expected = reference(x, "full", 3, tol=1e-3)
+    assert -density(x).mean().item() == pytest.approx(expected.score(x.numpy()), rel=1e-6)
+
+
+def test_hopeless_components_have_no_share():
+    x = torch.randn(3, 200, 140, dtype=torch.float64)
+    x[:, :100] += 0.3
+    mean, factor = torch.randn(3, 4, 140) / 3, torch.randn(3, 4, 140, 140).triu() / 20
+    factor.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+    mixtures = Mixtures(torch.full((3, 4), 0.25).log().double(), mean.double(), factor.double())
+    piece = Piece(torch.arange(3), x, torch.rand(3, 200) > 0.1)
+    share, likelihood = mixtures.expect(piece)
+    joint = mixtures.log_joint(x)
+    torch.testing.assert_close(
+        share, joint.softmax(-1) * piece.mask[..., None], rtol=1e-9, atol=1e-12
+    )
+    torch.testing.assert_close(likelihood, (joint.logsumexp(-1) * piece.mask).sum(1))
