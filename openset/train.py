@@ -284,6 +284,7 @@ class _Loop:
             "loss": self.losses.means(),
             "lr": {name: o.param_groups[0]["lr"] for name, o in self.optimizers.items()},
             "images_per_second": round(self.seen / seconds, 1),
+            **self.objective.figures(),
         }
         with evaluating(self.objective), self.fabric.autocast():
             watched = torch.arange(0, len(self.images), max(10, len(self.images) // WATCHED))

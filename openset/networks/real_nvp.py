@@ -67,7 +67,7 @@ class RealNVP(nn.Module):
         self.last = Couplings(checkerboard, channels * self.stride, couplings + 1, *shape)
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        """See `encode`."""
+        """The same as `encode`."""
         return self.encode(image)
 
     def encode(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -107,8 +107,8 @@ class RealNVP(nn.Module):
 
         Args:
             image: `[N, C, H, W]` in 0…1, with 256 levels.
-            noise: Where in its grey level each pixel lies, 0…1. None draws it, which makes the
-                density a proper lower bound; 0.5 always gives the same answer.
+            noise: Where in its grey level each pixel lies, 0…1. None draws it, as training needs;
+                0.5 always gives the same answer, a little too favourable.
         """
         noise = torch.rand_like(image, dtype=self._dtype) if noise is None else noise
         latents, log_det = self.encode((255 * image.to(self._dtype) + noise) / 256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,6 +50,9 @@ class FlowOutliers(SyntheticOutliers):
         torch.Size([5, 1, 8, 8])
     """
 
+    nats: Tensor
+    """Sum of the surprise per dimension over the steps of the epoch, and their number."""
+
     def __init__(
         self,
         network: nn.Module,
@@ -68,6 +72,7 @@ class FlowOutliers(SyntheticOutliers):
         self.flow = flow or real_nvp(
             image_channels(network), squeezes, couplings, blocks, width, checkpoint
         )
+        self.keep(nats=torch.zeros(2))
 
     def learners(self) -> dict[str, nn.Module]:
         return {"network": self.network, "flow": self.flow}
@@ -77,6 +82,14 @@ class FlowOutliers(SyntheticOutliers):
 
     def draw(self, n: int, size: tuple[int, int], generator: torch.Generator | None) -> Tensor:
         return self.flow.sample(n, size, generator)
+
+    def start_epoch(self, epoch: int) -> None:
+        super().start_epoch(epoch)
+        self.nats.zero_()
+
+    def figures(self) -> dict[str, float]:
+        nats, steps = self.nats.tolist()
+        return {"bits_per_dimension": 8 + nats / steps / math.log(2)} if steps else {}
 
     def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
         height, width = image.shape[-2:]
@@ -90,6 +103,7 @@ class FlowOutliers(SyntheticOutliers):
         yield "network", cross_entropy + self.weight * divergence
 
         surprise = -self.flow.log_prob(image).mean() / image[0].numel()
+        self.nats += torch.stack([surprise.detach(), torch.ones_like(surprise)])
         if pull is not None:
             surprise = surprise + self.weight * carried(divergence, pull, outliers)
         yield "flow", surprise

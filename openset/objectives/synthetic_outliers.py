@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -76,10 +77,10 @@ class SyntheticOutliers(Objective):
 
     def _remember(self) -> None:
         if "image_shape" in self._buffers:
-            drawn = self.samples(SHOWN, torch.Generator().manual_seed(0))
+            drawn = self.samples(SHOWN, torch.Generator().manual_seed(0)).cpu()
             grid = (255 * drawn).round().to(torch.uint8)[None]
-            known = [self.history] if "history" in self._buffers else []
-            self.keep(history=torch.cat([*known, grid]))
+            before = [self.history.cpu()] if "history" in self._buffers else []
+            self.keep(history=torch.cat([*before, grid]))
 
 
 def uniform_divergence(logits: Tensor) -> Tensor:
@@ -87,8 +88,7 @@ def uniform_divergence(logits: Tensor) -> Tensor:
 
     It is 0 where all classes are equally probable, and grows without bound as one takes over.
     """
-    log_classes = torch.tensor(logits.shape[1], device=logits.device).log()
-    return -logits.float().log_softmax(1).mean(1) - log_classes
+    return -logits.float().log_softmax(1).mean(1) - math.log(logits.shape[1])
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Training with made-up outliers: who learns from which term, against autograd and slow loops."""
 
+import json
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from openset.objectives.flow_outliers import FlowOutliers
 from openset.objectives.gan_outliers import GANOutliers
 from openset.objectives.noise_outliers import NoiseOutliers
 from openset.objectives.synthetic_outliers import frozen, image_channels, uniform_divergence
+from openset.train import Paused, train
 
 OBJECTIVES = [FlowOutliers, GANOutliers, NoiseOutliers]
 
@@ -248,6 +250,8 @@ def test_bits_per_dimension_fall_and_nothing_breaks_in_bfloat16():
     image, label = batch(16)
     image = (image * 0.1 + 0.5).mul(255).round() / 255
     optimizers = adams(objective, lr=1e-2)
+    objective.start_epoch(0)
+    assert objective.figures() == {}
     before = objective.flow.bits_per_dimension(image, noise=0.5).mean().item()
     for _ in range(40):
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -255,6 +259,7 @@ def test_bits_per_dimension_fall_and_nothing_breaks_in_bfloat16():
         assert all(math.isfinite(loss) for loss in losses.values())
     after = objective.flow.bits_per_dimension(image, noise=0.5).mean().item()
     assert after < before - 0.5
+    assert after < objective.figures()["bits_per_dimension"] < before
     assert all(p.isfinite().all() for p in objective.parameters())
 
 
@@ -269,6 +274,25 @@ def test_samples_are_images_of_the_training_size(kind):
     assert 0 <= drawn.min() <= drawn.max() <= 1
     assert not drawn.requires_grad
     assert torch.equal(drawn, objective.samples(5, torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_a_resumed_run_ends_with_the_same_weights(kind, tmp_path):
+    """Through the real loop: every learner, what it draws, and the log of bits per dimension."""
+    data = [batch() for _ in range(3)]
+    settings = {"epochs": 3, "batch_size": 6, "optimizer": "adam", "lr": 1e-3, "progress": False}
+    whole = train(small(kind), data, folder=tmp_path / "whole", **settings)
+
+    torch.manual_seed(0)
+    data = [batch() for _ in range(3)]
+    with pytest.raises(Paused):
+        train(small(kind), data, folder=tmp_path / "cut", max_minutes=0, **settings)
+    resumed = train(small(kind), data, folder=tmp_path / "cut", resume=True, **settings)
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+    if kind is FlowOutliers:
+        lines = (tmp_path / "cut" / "log.jsonl").read_text().splitlines()
+        assert all(0 < json.loads(line)["bits_per_dimension"] < 12 for line in lines)
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
