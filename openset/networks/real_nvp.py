@@ -117,7 +117,7 @@ class RealNVP(nn.Module):
     def bits_per_dimension(self, image: Tensor, noise: Tensor | float | None = None) -> Tensor:
         """Bits that an ideal code spends on each value of the 8-bit image, `[N]`; lower is better.
 
-        Untrained it is about 8; arguments as for `log_prob`.
+        The arguments are those of `log_prob`.
         """
         return 8 - self.log_prob(image, noise) / (math.log(2) * image[0].numel())
 
