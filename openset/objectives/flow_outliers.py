@@ -21,7 +21,7 @@ class FlowOutliers(SyntheticOutliers):
     known classes, where the classifier learns to have no opinion:
 
         classifier:  CE(x, y) + λ KL(U ‖ p(y | f⁻¹(z)))
-        flow:        −log p(x) / dimensions + λ KL(U ‖ p(y | f⁻¹(z)))
+        flow:        −log p(x) / dimensions + border λ KL(U ‖ p(y | f⁻¹(z)))
 
     Both take the same samples and the same classifier, that from before its step. (The paper's
     Algorithm 1 prints ∇θ_C in the flow's update; it means ∇θ_R.)
@@ -32,7 +32,8 @@ class FlowOutliers(SyntheticOutliers):
     Args:
         network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]`.
         weight: λ, the weight of KL(U ‖ p) for both.
-        border: Off: the flow learns the images alone, not what the classifier is unsure of.
+        border: What the flow takes of that term, relative to its likelihood per dimension. 0 (or
+            False) trains it by likelihood alone; the sum that equation 3 prints is 1 / (C·H·W).
         count: Outliers per batch; None draws one for each image.
         couplings: Couplings with each kind of mask on each level of the flow.
         blocks: Residual blocks in each coupling.
@@ -57,7 +58,7 @@ class FlowOutliers(SyntheticOutliers):
         self,
         network: nn.Module,
         weight: float = 1.0,
-        border: bool = True,
+        border: float = 1.0,
         count: int | None = None,
         couplings: int = 3,
         blocks: int = 3,
@@ -93,19 +94,20 @@ class FlowOutliers(SyntheticOutliers):
 
     def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
         height, width = image.shape[-2:]
-        with torch.set_grad_enabled(self.border):
+        pulled = self.border != 0
+        with torch.set_grad_enabled(pulled):
             outliers = self.flow.sample(self.count or len(image), (height, width))
-        shown = outliers.detach().requires_grad_(self.border)
+        shown = outliers.detach().requires_grad_(pulled)
         cross_entropy, divergence = self.classify(image, label, shown)
         # Taken before the classifier steps, and as a gradient at the samples: the flow then needs
         # no second pass through the classifier, and no gradient of its loss can reach it.
-        pull = slope(divergence, shown) if self.border else None
+        pull = slope(divergence, shown) if pulled else None
         yield "network", cross_entropy + self.weight * divergence
 
         surprise = -self.flow.log_prob(image).mean() / image[0].numel()
         self.nats += torch.stack([surprise.detach(), torch.ones_like(surprise)])
         if pull is not None:
-            surprise = surprise + self.weight * carried(divergence, pull, outliers)
+            surprise = surprise + self.border * self.weight * carried(divergence, pull, outliers)
         yield "flow", surprise
 
 
