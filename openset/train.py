@@ -296,6 +296,7 @@ class _Loop:
             "loss": self.losses.means(),
             "lr": {name: o.param_groups[0]["lr"] for name, o in self.optimizers.items()},
             "images_per_second": round(self.seen / seconds, 1),
+            **self.objective.figures(),
         }
         with evaluating(self.objective), self.fabric.autocast():
             for part, batches in self.judged.items():

@@ -53,6 +53,10 @@ class Objective(Fitted):
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch, counted from 0."""
 
+    def figures(self) -> dict[str, float]:
+        """What the log shall say of the epoch that ends, beside losses and accuracy."""
+        return {}
+
     def finish(self, batches: Iterable[tuple[Tensor, Tensor]]) -> nn.Module:
         """The network to keep, after a last look at the training data if the method needs one."""
         return self.network

@@ -1,0 +1,91 @@
+"""Trains a classifier beside a GAN that draws outliers at the border of the known images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openset.networks.dcgan import Discriminator, Generator
+from openset.objectives.synthetic_outliers import (
+    SyntheticOutliers,
+    frozen,
+    image_channels,
+    uniform_divergence,
+)
+from openset.tap import evaluating
+
+
+class GANOutliers(SyntheticOutliers):
+    """A classifier and a GAN that learn together, the generator drawing the outliers.
+
+    In turn, the discriminator learns to tell images from samples; the generator to deceive it and
+    to draw what the classifier is unsure of; and the classifier the known classes, and to have no
+    opinion on fresh samples:
+
+        generator:   −log D(G(z)) + β KL(U ‖ p(y | G(z)))
+        classifier:  CE(x, y) + β KL(U ‖ p(y | G(z')))
+
+    Paper: Lee et al., "Training Confidence-calibrated Classifiers for Detecting
+    Out-of-Distribution Samples", 2018, https://arxiv.org/abs/1711.09325
+
+    Args:
+        network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]`.
+        weight: β, the weight of KL(U ‖ p); 0.1 for CIFAR-10 in the paper's code.
+        count: Outliers per batch; None draws one for each image.
+        width: Maps of the discriminator's first layer.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 3, 28), nn.Flatten())
+        >>> objective = GANOutliers(network, width=4)
+        >>> [who for who, _ in objective.step(torch.rand(2, 1, 28, 28), torch.tensor([0, 2]))]
+        ['discriminator', 'generator', 'network']
+    """
+
+    name = "gan-outliers"
+
+    def __init__(
+        self, network: nn.Module, weight: float = 0.1, count: int | None = None, width: int = 128
+    ):
+        super().__init__(network, weight, count)
+        self.width = width
+        self.generator = Generator(image_channels(network), width)
+        self.discriminator = Discriminator(image_channels(network), width)
+
+    def learners(self) -> dict[str, nn.Module]:
+        return {
+            "network": self.network,
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+        }
+
+    def options(self) -> dict[str, dict[str, Any]]:
+        adam = {"optimizer": "adam", "lr": 2e-4, "momentum": 0.5, "weight_decay": 0.0}
+        return {"generator": adam, "discriminator": adam}
+
+    def draw(self, n: int, size: tuple[int, int], generator: torch.Generator | None) -> Tensor:
+        with evaluating(self.generator):
+            return self.generator.sample(n, size, generator)
+
+    def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
+        height, width = image.shape[-2:]
+        n, size = self.count or len(image), (height, width)
+        drawn = self.generator.sample(n, size)
+        yield "discriminator", self._deceived(image, 1) + self._deceived(drawn.detach(), 0)
+
+        with frozen(self.network, self.discriminator):
+            divergence = uniform_divergence(self.network(drawn)).mean()
+            yield "generator", self._deceived(drawn, 1) + self.weight * divergence
+
+        with torch.no_grad():
+            fresh = self.generator.sample(n, size)
+        cross_entropy, divergence = self.classify(image, label, fresh)
+        yield "network", cross_entropy + self.weight * divergence
+
+    def _deceived(self, image: Tensor, real: int) -> Tensor:
+        """Cross-entropy of the discriminator's answer with all real (1) or all drawn (0)."""
+        logit = self.discriminator(image).float()
+        return F.binary_cross_entropy_with_logits(logit, torch.full_like(logit, real))

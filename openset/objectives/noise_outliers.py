@@ -1,0 +1,53 @@
+"""Trains a classifier to have no opinion on Gaussian noise: the plainest synthetic outlier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from openset.objectives.synthetic_outliers import SyntheticOutliers, image_channels
+
+
+class NoiseOutliers(SyntheticOutliers):
+    """Gaussian noise as outliers, the baseline that a learned outlier must beat.
+
+    Args:
+        network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]`.
+        weight: λ, the weight of KL(U ‖ p) on the noise.
+        mean: Mean of the noise, in 0…1.
+        std: Its standard deviation; values are clipped to 0…1. The default is the noise that
+            ODIN's authors test on, so a result on `gaussian-noise` is no test of this objective.
+        count: Outliers per batch; None draws one for each image.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 3, 4), nn.Flatten())
+        >>> objective = NoiseOutliers(network)
+        >>> [who for who, _ in objective.step(torch.rand(2, 1, 4, 4), torch.tensor([0, 2]))]
+        ['network']
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        weight: float = 1.0,
+        mean: float = 0.5,
+        std: float = 1.0,
+        count: int | None = None,
+    ):
+        super().__init__(network, weight, count)
+        self.mean, self.std = mean, std
+
+    def draw(self, n: int, size: tuple[int, int], generator: torch.Generator | None) -> Tensor:
+        device = next(self.network.parameters()).device
+        shape = (n, image_channels(self.network), *size)
+        source = device if generator is None else generator.device
+        noise = torch.randn(shape, generator=generator, device=source).to(device)
+        return (self.mean + self.std * noise).clamp(0, 1)
+
+    def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
+        height, width = image.shape[-2:]
+        outliers = self.draw(self.count or len(image), (height, width), None)
+        cross_entropy, divergence = self.classify(image, label, outliers)
+        yield "network", cross_entropy + self.weight * divergence

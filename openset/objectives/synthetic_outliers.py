@@ -1,0 +1,122 @@
+"""What training with made-up outliers has in common: one loss, whatever draws the outliers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openset.objectives.base import Objective
+from openset.tap import evaluating
+
+SHOWN = 8
+"""Outliers that are kept for the report each time."""
+
+
+class SyntheticOutliers(Objective):
+    """Cross-entropy on the images, and no opinion on outliers drawn beside each batch.
+
+    The classifier's loss is CE + weight · KL(U ‖ p), with U uniform over the classes. A subclass
+    writes `draw`, and `step` with the losses of whatever draws. A few outliers are kept before
+    epochs 1, 2, 4, 8, … and at the end, all from the same random seed, in the buffer `history`
+    `[times, 8, C, H, W]` (uint8), so that a report can show how they change.
+
+    Args:
+        network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]`.
+        weight: λ, the weight of the outliers' term.
+        count: Outliers per batch; None draws one for each image.
+    """
+
+    image_shape: Tensor
+    history: Tensor
+
+    def __init__(self, network: nn.Module, weight: float = 1.0, count: int | None = None):
+        super().__init__(network)
+        self.weight, self.count = weight, count
+
+    def draw(self, n: int, size: tuple[int, int], generator: torch.Generator | None) -> Tensor:
+        """`n` outliers `[n, C, H, W]` in 0…1, in evaluation mode and without gradients."""
+        raise NotImplementedError
+
+    def samples(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Outliers `[n, C, H, W]` of the size of the training images, on their device.
+
+        Raises:
+            ValueError: Before the first training step, when that size is not known.
+        """
+        if "image_shape" not in self._buffers:
+            raise ValueError("no training step yet, so no image size; train first, or call draw")
+        _, height, width = self.image_shape.tolist()
+        with torch.no_grad():
+            return self.draw(n, (height, width), generator)
+
+    def classify(self, image: Tensor, label: Tensor, outliers: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the images, and KL(U ‖ p) of the outliers.
+
+        Both go through the network as one batch: with batch norm, two passes would let it tell
+        them apart by their statistics, which a test image does not have.
+        """
+        if "image_shape" not in self._buffers:
+            self.keep(image_shape=torch.tensor(image.shape[1:], device=image.device))
+        logits = self.network(torch.cat([image, outliers.to(image.dtype)]))
+        known, unknown = logits[: len(image)], logits[len(image) :]
+        return F.cross_entropy(known.float(), label), uniform_divergence(unknown).mean()
+
+    def start_epoch(self, epoch: int) -> None:
+        power_of_two = epoch & (epoch - 1) == 0
+        if epoch and power_of_two:
+            self._remember()
+
+    def finish(self, batches: Iterable[tuple[Tensor, Tensor]]) -> nn.Module:
+        self._remember()
+        return self.network
+
+    def _remember(self) -> None:
+        if "image_shape" in self._buffers:
+            drawn = self.samples(SHOWN, torch.Generator().manual_seed(0)).cpu()
+            grid = (255 * drawn).round().to(torch.uint8)[None]
+            before = [self.history.cpu()] if "history" in self._buffers else []
+            self.keep(history=torch.cat([*before, grid]))
+
+
+def uniform_divergence(logits: Tensor) -> Tensor:
+    """KL(U ‖ p) = −mean over classes of log p − log K, in nats: `[N, K, *grid]` → `[N, *grid]`.
+
+    It is 0 where all classes are equally probable, and grows without bound as one takes over.
+    """
+    return -logits.float().log_softmax(1).mean(1) - math.log(logits.shape[1])
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Lets gradients pass through modules, in evaluation mode, without reaching their parameters.
+
+    It stays open over the backward pass, for networks that compute activations again there.
+    """
+    learning = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        with evaluating(nn.ModuleList(modules)):
+            yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def image_channels(network: nn.Module) -> int:
+    """The channels of the images that a network takes, read from its first layer."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    mean = getattr(getattr(network, "normalize", None), "mean", None)
+    if isinstance(mean, Tensor):
+        return len(mean)
+    raise ValueError(
+        f"cannot tell how many channels {type(network).__name__} takes: it has no convolution "
+        "and no `normalize`; give the flow, or the generator and discriminator, yourself"
+    )

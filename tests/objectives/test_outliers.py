@@ -1,0 +1,357 @@
+"""Training with made-up outliers: who learns from which term, against autograd and slow loops."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from openset.networks.base import Backbone, pooled_neck
+from openset.networks.real_nvp import real_nvp
+from openset.objectives.flow_outliers import FlowOutliers
+from openset.objectives.gan_outliers import GANOutliers
+from openset.objectives.noise_outliers import NoiseOutliers
+from openset.objectives.synthetic_outliers import frozen, image_channels, uniform_divergence
+from openset.train import Paused, train
+
+OBJECTIVES = [FlowOutliers, GANOutliers, NoiseOutliers]
+
+
+def classifier(channels=1, norm=True) -> Backbone:
+    """A small network of three classes, with batch norm and dropout or with neither."""
+    between = [nn.BatchNorm2d(6), nn.Dropout(0.1)] if norm else []
+    stage = nn.Sequential(nn.Conv2d(channels, 6, 3, 2), *between, nn.ReLU())
+    return Backbone(channels, nn.Identity(), [stage], pooled_neck(), nn.Linear(6, 3))
+
+
+def opinionated() -> Backbone:
+    """A classifier whose outlier term is large, so that its gradient is no rounding error."""
+    network = classifier(norm=False)
+    with torch.no_grad():
+        network.head.weight *= 30
+    return network
+
+
+def small(kind, network=None, **settings):
+    """An objective with as few maps as it can have."""
+    small = {} if kind is NoiseOutliers else {"width": 4}
+    if kind is FlowOutliers:
+        small |= {"blocks": 1, "couplings": 2}
+    objective = kind(network or classifier(), **{**small, **settings})
+    if kind is FlowOutliers:
+        for weight in objective.flow.parameters():
+            if not weight.any():
+                nn.init.normal_(weight, std=0.1)
+    return objective
+
+
+def batch(n=6, size=(8, 8)):
+    return torch.rand(n, 1, *size), torch.arange(n) % 3
+
+
+def gradients(module):
+    return [None if p.grad is None else p.grad.clone() for p in module.parameters()]
+
+
+def pairs(objective, image, label):
+    """Each learner's loss, and the gradients its backward pass left in every learner."""
+    found = {}
+    for who, loss in objective.step(image, label):
+        objective.zero_grad()
+        loss.backward()
+        found[who] = loss.item(), {n: gradients(m) for n, m in objective.learners().items()}
+    return found
+
+
+def learn(objective, image, label, optimizers):
+    """One step as the training loop takes it."""
+    losses = {}
+    for who, loss in objective.step(image, label):
+        optimizers[who].zero_grad()
+        loss.backward()
+        optimizers[who].step()
+        losses[who] = loss.item()
+    return losses
+
+
+def adams(objective, lr=2e-3):
+    return {who: torch.optim.Adam(m.parameters(), lr) for who, m in objective.learners().items()}
+
+
+def test_uniform_divergence_is_torchs_and_the_slow_loops():
+    logits = 4 * torch.randn(5, 7)
+    uniform = torch.distributions.Categorical(logits=torch.zeros(5, 7))
+    expected = torch.distributions.kl_divergence(
+        uniform, torch.distributions.Categorical(logits=logits)
+    )
+    torch.testing.assert_close(uniform_divergence(logits), expected)
+    p = logits[0].softmax(0).tolist()
+    slow = sum(1 / 7 * math.log((1 / 7) / pc) for pc in p)
+    assert uniform_divergence(logits)[0].item() == pytest.approx(slow, rel=1e-5)
+
+
+def test_uniform_divergence_per_pixel_and_at_its_ends():
+    logits = torch.randn(2, 3, 4, 5)
+    pixels = logits.permute(0, 2, 3, 1).reshape(-1, 3)
+    expected = uniform_divergence(pixels).view(2, 4, 5)
+    torch.testing.assert_close(uniform_divergence(logits), expected)
+    assert uniform_divergence(torch.ones(1, 4)).item() == pytest.approx(0, abs=1e-6)
+    certain = uniform_divergence(torch.tensor([[1e4, 0.0, 0.0]]))
+    assert certain.item() == pytest.approx(2e4 / 3 - math.log(3), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_no_loss_reaches_another_learner(kind):
+    objective = small(kind)
+    found = pairs(objective, *batch())
+    assert set(found) == set(objective.learners())
+    for who, (loss, reached) in found.items():
+        assert math.isfinite(loss)
+        for name, values in reached.items():
+            if name == who:
+                assert all(value is not None and value.isfinite().all() for value in values)
+                assert any(value.any() for value in values)
+            else:
+                assert all(value is None or not value.any() for value in values)
+
+
+def test_classifier_learns_from_equation_2():
+    """CE + λ KL on the samples, both from the classifier before its step; no likelihood."""
+    network = classifier(norm=False)
+    objective = small(FlowOutliers, network, weight=0.7, count=4)
+    image, label = batch()
+    torch.manual_seed(5)
+    loss, reached = pairs(objective, image, label)["network"]
+
+    torch.manual_seed(5)
+    drawn = objective.flow.sample(4, (8, 8)).detach()
+    expected = F.cross_entropy(network(image), label)
+    for x in drawn:
+        log_p = network(x[None])[0].log_softmax(0)
+        expected = expected + 0.7 / 4 * (-log_p.mean() - math.log(3))
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    reference = torch.autograd.grad(expected, list(network.parameters()))
+    for ours, theirs in zip(reached["network"], reference, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def flow_reference(objective, image, noise_seed, border):
+    """Algorithm 1's flow gradient, through the classifier itself."""
+    torch.manual_seed(noise_seed)
+    drawn = objective.flow.sample(len(image), (8, 8))
+    # The objective draws in this order: latents, then the noise of the grey levels.
+    loss = -objective.flow.log_prob(image).mean() / 64
+    if border:
+        loss = (
+            loss + border * objective.weight * uniform_divergence(objective.network(drawn)).mean()
+        )
+    return loss, torch.autograd.grad(loss, list(objective.flow.parameters()))
+
+
+@pytest.mark.parametrize("border", [1.0, 0.5, 0.0, False])
+def test_flow_learns_from_likelihood_and_the_border_term(border):
+    objective = small(FlowOutliers, opinionated(), weight=3.0, border=border)
+    image, label = batch()
+    expected, reference = flow_reference(objective, image, 5, border)
+    torch.manual_seed(5)
+    loss, reached = pairs(objective, image, label)["flow"]
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    for ours, theirs in zip(reached["flow"], reference, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_border_term_changes_the_flows_gradient():
+    objective = small(FlowOutliers, opinionated())
+    image, _ = batch()
+    _, on = flow_reference(objective, image, 5, 1.0)
+    _, off = flow_reference(objective, image, 5, 0.0)
+    difference = sum((a - b).norm() for a, b in zip(on, off, strict=True))
+    assert difference > 0.1 * sum(b.norm() for b in off)
+
+
+def test_flow_takes_the_classifier_from_before_its_step():
+    """Algorithm 1 takes both gradients of one loss: a classifier that moves is of no effect."""
+    results = []
+    for lr in (0.0, 1.0):
+        torch.manual_seed(3)
+        objective = small(FlowOutliers, opinionated())
+        image, label = batch()
+        for who, loss in objective.step(image, label):
+            objective.zero_grad()
+            loss.backward()
+            if who == "network":
+                with torch.no_grad():
+                    for p in objective.network.parameters():
+                        p -= lr * p.grad
+        results.append(gradients(objective.flow))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("kind", [FlowOutliers, GANOutliers])
+def test_step_of_what_draws_leaves_the_classifier_alone(kind):
+    """Weights, running statistics and `requires_grad`, with batch norm and dropout inside."""
+    objective = small(kind)
+    objective.network.stem.requires_grad_(False)
+    optimizers = adams(objective)
+    state = None
+    for who, loss in objective.step(*batch()):
+        optimizers[who].zero_grad()
+        loss.backward()
+        optimizers[who].step()
+        now = {k: v.clone() for k, v in objective.network.state_dict().items()}
+        if who != "network" and state is not None:
+            assert all(torch.equal(now[k], state[k]) for k in now)
+        state = now
+    assert all(p.requires_grad for p in objective.parameters())
+    assert all(m.training for m in objective.modules())
+
+
+def test_gan_losses_are_the_papers():
+    network = classifier(norm=False)
+    objective = small(GANOutliers, network, weight=0.3)
+    image, label = batch()
+    torch.manual_seed(5)
+    losses = {who: loss.item() for who, loss in objective.step(image, label)}
+
+    torch.manual_seed(5)
+    drawn = objective.generator.sample(6, (8, 8))
+    d = objective.discriminator
+    expected = -(F.logsigmoid(d(image)).mean() + F.logsigmoid(-d(drawn)).mean())
+    assert losses["discriminator"] == pytest.approx(expected.item(), rel=1e-4)
+    with frozen(network, d):
+        expected = -F.logsigmoid(d(drawn)).mean() + 0.3 * uniform_divergence(network(drawn)).mean()
+    assert losses["generator"] == pytest.approx(expected.item(), rel=1e-2)
+    fresh = objective.generator.sample(6, (8, 8))
+    expected = (
+        F.cross_entropy(network(image), label) + 0.3 * uniform_divergence(network(fresh)).mean()
+    )
+    assert losses["network"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_each_trains_the_classifier_and_flattens_its_outliers(kind):
+    objective = small(kind, weight=1.0)
+    image, label = batch(48)
+    image = image * 0.2 + 0.3 * label.view(-1, 1, 1, 1)
+    optimizers = adams(objective, lr=1e-2)
+    first = learn(objective, image, label, optimizers)["network"]
+    for _ in range(50):
+        last = learn(objective, image, label, optimizers)["network"]
+    assert last < first - 0.2
+    network = objective.finish([]).eval()
+    assert network is objective.network
+    right = (network(image).argmax(1) == label).float().mean()
+    assert right > 0.7
+
+
+def test_bits_per_dimension_fall_and_nothing_breaks_in_bfloat16():
+    objective = small(FlowOutliers)
+    image, label = batch(16)
+    image = (image * 0.1 + 0.5).mul(255).round() / 255
+    optimizers = adams(objective, lr=1e-2)
+    objective.start_epoch(0)
+    assert objective.figures() == {}
+    before = objective.flow.bits_per_dimension(image, noise=0.5).mean().item()
+    for _ in range(40):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses = learn(objective, image, label, optimizers)
+        assert all(math.isfinite(loss) for loss in losses.values())
+    after = objective.flow.bits_per_dimension(image, noise=0.5).mean().item()
+    assert after < before - 0.5
+    assert after < objective.figures()["bits_per_dimension"] < before
+    assert all(p.isfinite().all() for p in objective.parameters())
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_samples_are_images_of_the_training_size(kind):
+    objective = small(kind)
+    with pytest.raises(ValueError, match="train first"):
+        objective.samples(2)
+    list(objective.step(*batch(size=(8, 12))))
+    drawn = objective.samples(5, torch.Generator().manual_seed(1))
+    assert drawn.shape == (5, 1, 8, 12)
+    assert 0 <= drawn.min() <= drawn.max() <= 1
+    assert not drawn.requires_grad
+    assert torch.equal(drawn, objective.samples(5, torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_a_resumed_run_ends_with_the_same_weights(kind, tmp_path):
+    """Through the real loop: every learner, what it draws, and the log of bits per dimension."""
+    data = [batch() for _ in range(3)]
+    settings = {"epochs": 3, "batch_size": 6, "optimizer": "adam", "lr": 1e-3, "progress": False}
+    whole = train(small(kind), data, folder=tmp_path / "whole", **settings)
+
+    torch.manual_seed(0)
+    data = [batch() for _ in range(3)]
+    with pytest.raises(Paused):
+        train(small(kind), data, folder=tmp_path / "cut", max_minutes=0, **settings)
+    resumed = train(small(kind), data, folder=tmp_path / "cut", resume=True, **settings)
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+    if kind is FlowOutliers:
+        lines = (tmp_path / "cut" / "log.jsonl").read_text().splitlines()
+        assert all(0 < json.loads(line)["bits_per_dimension"] < 12 for line in lines)
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_history_and_learners_resume_together(kind):
+    objective = small(kind)
+    for epoch in range(5):
+        objective.start_epoch(epoch)
+        list(objective.step(*batch()))
+    assert objective.history.shape == (3, 8, 1, 8, 8)  # Before epochs 1, 2 and 4.
+    again = small(kind)
+    again.load_state_dict(objective.state_dict())
+    assert torch.equal(again.history, objective.history)
+    draw = [o.samples(2, torch.Generator().manual_seed(0)) for o in (objective, again)]
+    assert torch.equal(*draw)
+    again.finish([])
+    assert len(again.history) == 4
+
+
+def test_drawing_for_the_report_leaves_the_random_state_alone():
+    objective = small(FlowOutliers)
+    list(objective.step(*batch()))
+    state = torch.get_rng_state()
+    objective.start_epoch(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_noise_has_the_stated_moments_before_clipping():
+    objective = NoiseOutliers(classifier(), mean=0.4, std=0.05)
+    noise = objective.draw(20, (16, 16), torch.Generator().manual_seed(0))
+    assert noise.mean().item() == pytest.approx(0.4, abs=0.005)
+    assert noise.std().item() == pytest.approx(0.05, abs=0.005)
+    wide = NoiseOutliers(classifier()).draw(20, (16, 16), None)
+    assert (wide == 0).float().mean().item() == pytest.approx(0.3085, abs=0.03)  # Φ(−½)
+
+
+def test_a_flow_of_ones_own_and_settings_as_given():
+    flow = real_nvp(1, squeezes=1, width=4)
+    objective = FlowOutliers(classifier(), weight=0.1, flow=flow)
+    assert objective.flow is flow
+    assert objective.learners()["flow"] is flow
+    assert objective.settings()["weight"] == 0.1
+
+
+def test_channels_are_read_from_the_network():
+    assert image_channels(classifier(channels=3)) == 3
+    with pytest.raises(ValueError, match="how many channels"):
+        image_channels(nn.Linear(4, 2))
+
+
+def test_frozen_restores_what_was_frozen_before():
+    network = classifier()
+    network.head.requires_grad_(False)
+    network.stage1.eval()
+    with frozen(network):
+        assert not any(p.requires_grad for p in network.parameters())
+        assert not network.training
+    assert network.training
+    assert not network.stage1.training
+    assert not network.head.weight.requires_grad
+    assert network.stage1[0].weight.requires_grad
