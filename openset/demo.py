@@ -18,7 +18,7 @@ def demo(out: Path, seed: int = 0) -> Results:
     The folder gets `run`, `results.csv` and `report.html`; it is complete or absent.
     """
     settings = Settings(
-        epochs=15, batch_size=64, optimizer="adam", lr=0.005, weight_decay=0.0, seed=seed
+        epochs=40, batch_size=64, optimizer="adam", lr=0.002, weight_decay=1e-4, seed=seed
     )
     with complete_folder(out, owns=("run", *FILES)) as partial:
         train_run("digits", partial / "run", known_classes="0-5", valid=0.2, settings=settings)

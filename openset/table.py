@@ -259,7 +259,8 @@ class Summary:
 
 
 def _empty_table(heads: Iterable[str]) -> Table:
-    table = Table("detector")
+    table = Table()
+    table.add_column("detector", no_wrap=True, min_width=12)
     for head in heads:
-        table.add_column(Text(head), justify="right", no_wrap=True)
+        table.add_column(Text(head, overflow="fold"), justify="right", min_width=7)
     return table

@@ -216,7 +216,7 @@ def known_part(images: ImageSet) -> ImageSet:
 
 def unknown_part(images: ImageSet) -> ImageSet:
     """The images of the classes left out; none where labels are per pixel."""
-    name = f"{images.name} unknown classes"
+    name = f"{images.name} left out"
     if images.dense:
         return images.subset([], name)
     return images.subset(images.labels < 0, name)
