@@ -80,10 +80,10 @@ def _plain(value: Any) -> Any:
     """A setting as JSON values; a nested module as its spec."""
     if isinstance(value, Fitted):
         return value.spec()
-    if isinstance(value, nn.Module):
-        return {"kind": "network", "spec": getattr(value, "spec", None)}
     if isinstance(value, list | tuple | nn.ModuleList):
         return [_plain(item) for item in value]
+    if isinstance(value, nn.Module):
+        return {"kind": "network", "spec": getattr(value, "spec", None)}
     return value
 
 

@@ -62,14 +62,14 @@ class Density(Fitted):
         raise NotImplementedError
 
 
-def need_rows(counts: Tensor, least: int, density: Density, advice: str) -> None:
+def need_rows(counts: Tensor, least: int, who: Fitted, advice: str) -> None:
     """Raises ValueError naming each class that has fewer than `least` of the rows `[C]`."""
     few = (counts < least).nonzero().flatten().tolist()
     if few:
         shown = ", ".join(f"class {c} has {int(counts[c])}" for c in few[:10])
         more = f" and {len(few) - 10} more classes" if len(few) > 10 else ""
         raise ValueError(
-            f"{density.name} needs at least {least} rows of every class; {shown}{more}: {advice}"
+            f"{who.name} needs at least {least} rows of every class; {shown}{more}: {advice}"
         )
 
 

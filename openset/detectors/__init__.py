@@ -3,7 +3,10 @@
 from openset import names
 from openset.densities import DENSITIES
 from openset.detectors.base import Detector as Detector
+from openset.detectors.fusion import Fusion as Fusion
 from openset.detectors.gemos import GeMOS as GeMOS
+from openset.detectors.gen import GEN as GEN
+from openset.detectors.knn import KNN as KNN
 from openset.detectors.logits import Energy as Energy
 from openset.detectors.logits import Entropy as Entropy
 from openset.detectors.logits import MaxLogit as MaxLogit
@@ -11,6 +14,11 @@ from openset.detectors.logits import MaxSoftmax as MaxSoftmax
 from openset.detectors.logits import Temperature as Temperature
 from openset.detectors.mahalanobis import Mahalanobis as Mahalanobis
 from openset.detectors.odin import ODIN as ODIN
+from openset.detectors.openmax import OpenMax as OpenMax
+from openset.detectors.pytorch_ood import PytorchOOD as PytorchOOD
+from openset.detectors.react import ReAct as ReAct
+from openset.detectors.relative_mahalanobis import RelativeMahalanobis as RelativeMahalanobis
+from openset.detectors.vim import ViM as ViM
 from openset.fitted import by_name
 from openset.names import look_up, parameters_of, parse
 
@@ -20,7 +28,8 @@ DETECTORS: dict[str, type[Detector]] = by_name(globals(), Detector)
 def build(spec: str) -> Detector:
     """The detector that a string names: `"odin:epsilon=0.002"`, `"package.module:Class"`.
 
-    Settings that a detector does not take go to its density: `"gemos:density=pca,components=4"`.
+    Settings that a detector does not take go to its density, `"gemos:density=pca,components=4"`, or
+    to another library's detector, `"pytorch-ood:KNN,k=50"`.
 
     Example:
         >>> build("energy:temperature=2")
@@ -31,11 +40,13 @@ def build(spec: str) -> Detector:
     name, bare, keyed = parse(spec)
     own = parameters_of(look_up("detector", DETECTORS, name))
     inner = {key: value for key, value in keyed.items() if key not in own}
+    taken = {key: value for key, value in keyed.items() if key in own}
+    if inner and "options" in own:
+        return names.call("detector", name, DETECTORS[name], bare, {**taken, "options": inner}, {})
     if not inner or "density" not in own:
         return names.build("detector", DETECTORS, spec)
-    family = keyed.pop("density", own["density"].default)
-    keyed = {key: value for key, value in keyed.items() if key in own}
-    keyed["density"] = names.call(
+    family = taken.pop("density", own["density"].default)
+    taken["density"] = names.call(
         "density", family, look_up("density", DENSITIES, family), [], inner, {}
     )
-    return names.call("detector", name, DETECTORS[name], bare, keyed, {})
+    return names.call("detector", name, DETECTORS[name], bare, taken, {})

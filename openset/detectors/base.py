@@ -112,6 +112,16 @@ def peek(batches: Iterable[Activations]) -> Activations:
     raise ValueError("no activations: the data set or the loader gave no batch")
 
 
+def head_of(rows: Activations, detector: Detector) -> tuple[Tensor, Tensor]:
+    """Weight `[K, D]` and bias `[K]` of the layer from the penultimate features to the logits."""
+    if rows.head is None:
+        raise ValueError(
+            f"{detector.name} applies the network's last linear layer again, and none was found "
+            "that gives the logits; name it: Tap(network, head=…)"
+        )
+    return rows.head
+
+
 def choose_layers(batches: Iterable[Activations], layers: Sequence[str] | None) -> tuple[str, ...]:
     """The layers a detector reads: those named, or all stages, the penultimate and the logits.
 

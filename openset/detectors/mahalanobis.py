@@ -49,7 +49,11 @@ class Mahalanobis(Detector):
     def fit(self, batches: Iterable[Activations]) -> Self:
         self.layers = choose_layers(batches, self.layers)
         rows = Rows(batches, self.layers)
-        moments = Moments.of(rows, rows.classes, "tied")
+        self.learn(Moments.of(rows, rows.classes, "tied"))
+        return self
+
+    def learn(self, moments: Moments) -> None:
+        """Keeps what the tied moments of the training features say."""
         mean = moments.mean[moments.count > 0]
         centre = mean.mean(0)
         whitening = whiten(moments.covariance(), centre, self.shrinkage)
@@ -58,7 +62,6 @@ class Mahalanobis(Detector):
             centre=centre.float(),
             whitening=whitening.float(),
         )
-        return self
 
     def score(self, rows: Activations) -> Tensor:
         return self.distances(rows).min(1).values

@@ -53,3 +53,38 @@ def test_settings_on_the_command_line_reach_the_density():
 def test_a_wrong_setting_names_the_nearest():
     with pytest.raises(ValueError, match=r"'componets'.*components"):
         build("gemos:componets=3")
+
+
+def quantile(**given):
+    return GeMOS("gaussian-mixture:components=1", ["stage1"], "quantile", **given)
+
+
+def test_quantile_calibration_ranks_among_the_predicted_class():
+    detector = quantile().fit([batch()])
+    held_out = batch(seed=2)
+    detector.adjust([held_out[:100], held_out[100:]])
+    surprise, predicted = detector.surprise(held_out), held_out.logits.argmax(1)
+    expected = []
+    for s, c in zip(surprise, predicted, strict=True):
+        own = surprise[predicted == c]
+        expected.append(-np.log((1 + int((own >= s).sum())) / (len(own) + 1)))
+    np.testing.assert_allclose(detector.score(held_out), expected, rtol=1e-4)
+
+
+def test_only_quantile_calibration_learns_from_held_out_data():
+    assert not GeMOS().held_out
+    assert quantile().held_out
+    with pytest.raises(ValueError, match="call adjust"):
+        quantile().fit([batch()]).score(batch())
+
+
+def test_classes_with_too_few_held_out_rows_are_named():
+    detector = quantile().fit([batch()])
+    held_out = batch(wrong=0)
+    with pytest.raises(ValueError, match="class 2 has 0: hold out more"):
+        detector.adjust([held_out[held_out.labels != 2]])
+
+
+def test_an_unknown_calibration_is_refused():
+    with pytest.raises(ValueError, match="must be none or quantile; got 'ranks'"):
+        GeMOS(calibration="ranks")

@@ -1,0 +1,150 @@
+"""Several detectors as one, by how rare their scores are among known images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from math import log
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from openset.activations import Activations
+from openset.detectors.base import Detector, known
+from openset.detectors.ranks import TailRank
+from openset.names import unknown_name
+
+ACCEPTED = 0.95
+"""The share of known images on which a guard stays silent."""
+
+
+def fisher(surprise: Tensor, weights: Tensor) -> Tensor:
+    """Fisher, 1932: the mean of −log p. Detectors that are all somewhat surprised add up."""
+    return surprise @ weights
+
+
+def harmonic(surprise: Tensor, weights: Tensor) -> Tensor:
+    """Wilson, 2019, https://doi.org/10.1073/pnas.1814092116: −log of the harmonic mean p.
+
+    The most surprised detector decides, however much the detectors depend on one another.
+    """
+    return (surprise + weights.log()).logsumexp(1)
+
+
+def tippett(surprise: Tensor, weights: Tensor) -> Tensor:
+    """Tippett, 1931, weighted as Bonferroni's bound is: −log of the smallest p / weight."""
+    return (surprise + weights.log()).max(1).values
+
+
+def guard(surprise: Tensor, weights: Tensor) -> Tensor:
+    """The first detector's −log p; the others add theirs only beyond what 95 % of known have.
+
+    After the truncated product of Zaykin et al., 2002, https://doi.org/10.1002/gepi.0042: what the
+    others say within the usual is noise to the first, and far images lie beyond it.
+    """
+    beyond = (surprise[:, 1:] + log(1 - ACCEPTED)).clamp_min(0)
+    return surprise[:, 0] * weights[0] + beyond @ weights[1:]
+
+
+COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    rule.__name__: rule for rule in (fisher, harmonic, tippett, guard)
+}
+"""Rules from −log p `[M, detectors]` and weights that sum to 1 to a score `[M]`."""
+
+
+class Fusion(Detector):
+    """What several detectors say together: the mean of −log p over their ranks among known images.
+
+    Fisher, "Statistical Methods for Research Workers", 1932, on the p-values of Vovk et al., 2005,
+    https://arxiv.org/abs/2107.07511: p = (1 + #{known scores ≥ s}) / (n + 1) among held-out known
+    images, with a smooth tail (`TailRank`). Logits see that an image is like no one class, early
+    features that it is like no image; ranks bring both to one scale. No unknown image is used.
+
+    Args:
+        detectors: Members, as detectors or by name with settings; each must look only once.
+        weights: One for each member, scaled to sum 1; None for equal ones.
+        combine: "fisher", the mean; "harmonic" or "tippett", where the most surprised member
+            decides; "guard", where the members after the first count only beyond the usual.
+
+    Example:
+        >>> train, held_out = (Activations(torch.randn(50, 3), labels=torch.arange(50) % 3)
+        ...                    for _ in range(2))
+        >>> fusion = Fusion(("energy", "msp")).fit([train]).adjust([held_out])
+        >>> fusion.score(held_out).shape
+        torch.Size([50])
+    """
+
+    held_out = True
+
+    def __init__(
+        self,
+        detectors: Sequence[Detector | str] = ("energy", "gemos:layers=stage1+stage2,components=4"),
+        weights: Sequence[float] | None = None,
+        combine: str = "fisher",
+    ):
+        super().__init__()
+        if combine not in COMBINATIONS:
+            raise ValueError(unknown_name("combination", combine, COMBINATIONS))
+        self.detectors = nn.ModuleList(members(detectors))
+        self.weights, self.combine = weights, combine
+        if weights is not None and (len(weights) != len(self.detectors) or min(weights) <= 0):
+            raise ValueError(
+                f"weights must be above 0, one for each of {len(self.detectors)} detectors; "
+                f"got {list(weights)}"
+            )
+        self.ranks = TailRank()
+        self.layers = self._layers()
+
+    def _layers(self) -> tuple[str, ...] | None:
+        """The layers that some member reads; None if a member has yet to choose."""
+        wanted = [detector.layers for detector in self.detectors]
+        if None in wanted:
+            return None
+        return tuple(dict.fromkeys(layer for layers in wanted for layer in layers))
+
+    def fit(self, batches: Iterable[Activations]) -> Self:
+        for detector in self.detectors:
+            detector.fit(batches)
+        self.layers = self._layers()
+        return self
+
+    def adjust(self, held_out: Iterable[Activations]) -> Self:
+        for detector in self.detectors:
+            if detector.held_out:
+                detector.adjust(held_out)
+        scores = torch.cat([self._scores(known(batch)) for batch in held_out])
+        self.ranks.fit(scores.unbind(1))
+        return self
+
+    def _scores(self, rows: Activations) -> Tensor:
+        return torch.stack([detector.score(rows) for detector in self.detectors], dim=1)
+
+    def surprise(self, rows: Activations) -> Tensor:
+        """−log p of each member, `[M, detectors]`."""
+        return self.ranks(self._scores(rows))
+
+    def score(self, rows: Activations) -> Tensor:
+        surprise = self.surprise(rows)
+        weights = surprise.new_tensor(self.weights or [1.0] * len(self.detectors))
+        return COMBINATIONS[self.combine](surprise, weights / weights.sum())
+
+
+def members(detectors: Sequence[Detector | str]) -> list[Detector]:
+    """The detectors, those given by name built.
+
+    Raises:
+        ValueError: If there are fewer than two, or if one must look at the image again.
+    """
+    from openset.detectors import build  # The table of names holds Fusion itself.
+
+    if isinstance(detectors, str) or len(detectors) < 2:
+        raise ValueError(f"fusion needs at least two detectors, as energy+knn; got {detectors!r}")
+    found = [build(d) if isinstance(d, str) else d for d in detectors]
+    plain = nn.Identity()
+    for detector in found:
+        if detector.view(plain) is not plain:
+            raise ValueError(
+                f"{detector.name} looks at the image again, and the detectors of a fusion share "
+                "one look; leave it out, or set its epsilon to 0"
+            )
+    return found

@@ -1,0 +1,59 @@
+"""ReAct: the energy of an image whose strongest activations are clipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openset.activations import Activations
+from openset.densities.reservoir import reservoir
+from openset.detectors.base import Detector, Rows, head_of
+
+
+class ReAct(Detector):
+    """The energy after the penultimate features are clipped at what is usual in training.
+
+    Sun, Guo & Li, 2021, https://arxiv.org/abs/2111.12797. Unknown images often raise a few units
+    far above all others; clipped, they no longer make the classifier sure. One limit serves all
+    units: a quantile of all activations of the training images.
+
+    Args:
+        quantile: The share of training activations that lie below the limit.
+        max_rows: The most training images that the quantile is taken of, a seeded sample of all.
+        seed: Of the sample.
+
+    Example:
+        >>> x = torch.linspace(0, 1, 101)[:, None]
+        >>> head = torch.tensor([[1.0], [0.0]]), torch.zeros(2)
+        >>> batch = Activations(torch.zeros(101, 2), {"penultimate": x}, torch.zeros(101), head=head)
+        >>> round(ReAct().fit([batch]).limit.item(), 4)
+        0.9
+    """
+
+    name = "react"
+    layers = ("penultimate",)
+    limit: Tensor
+
+    def __init__(self, quantile: float = 0.9, max_rows: int = 10_000, seed: int = 0):
+        super().__init__()
+        if not 0 < quantile <= 1:
+            raise ValueError(f"quantile is a share above 0 and at most 1; got {quantile}")
+        self.quantile, self.max_rows, self.seed = quantile, max_rows, seed
+
+    def fit(self, batches: Iterable[Activations]) -> Self:
+        rows = ((x, labels.clamp_max(0)) for x, labels in Rows(batches, self.layers))
+        (kept,), _ = reservoir(rows, 1, self.max_rows, self.seed)
+        # torch.quantile takes at most 16 million values.
+        limit = np.quantile(kept.cpu().numpy(), self.quantile)
+        self.keep(limit=torch.tensor(limit, dtype=torch.float32, device=kept.device))
+        return self
+
+    def score(self, rows: Activations) -> Tensor:
+        x = rows.stacked(self.layers)
+        weight, bias = head_of(rows, self)
+        clipped = x.minimum(self.limit.to(x.dtype))
+        return -(clipped @ weight.to(x.dtype).T + bias.to(x.dtype)).logsumexp(1)

@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import torch
+
+from openset.activations import Activations
+from openset.detectors import Energy, Fusion, GeMOS, MaxSoftmax, Temperature, build
+from openset.model import restore
+
+GEMOS = "gaussian-mixture:components=1"
+
+
+def batch(n=300, seed=0, k=3):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % k
+    logits = torch.randn(n, k, generator=generator) + 6 * torch.eye(k)[labels]
+    features = torch.randn(n, 4, generator=generator) + 2 * labels[:, None]
+    return Activations(logits, {"stage1": features}, labels)
+
+
+def fitted(**settings):
+    detectors = (Energy(), GeMOS(GEMOS, layers=["stage1"]))
+    return Fusion(detectors, **settings).fit([batch()]).adjust([batch(100, 1), batch(99, 2)])
+
+
+def p_values(fusion, rows):
+    """(1 + #{known ≥ s}) / (n + 1) of the held-out scores themselves."""
+    found = []
+    for detector in fusion.detectors:
+        known = torch.cat([detector.score(batch(100, 1)), detector.score(batch(99, 2))])
+        found.append([(1 + int((known >= s).sum())) / 200 for s in detector.score(rows)])
+    return np.array(found)
+
+
+def test_is_the_mean_of_minus_log_p():
+    fusion, rows = fitted(), batch(100, 1)
+    expected = -np.log(p_values(fusion, rows)).mean(0)
+    np.testing.assert_allclose(fusion.score(rows), expected, rtol=1e-4)
+
+
+def test_weights_are_scaled_to_one():
+    fusion, rows = fitted(weights=[3, 1]), batch(100, 1)
+    first, second = -np.log(p_values(fusion, rows))
+    np.testing.assert_allclose(fusion.score(rows), 0.75 * first + 0.25 * second, rtol=1e-4)
+
+
+@pytest.mark.parametrize("weights", [None, [3, 1]])
+def test_other_combinations(weights):
+    rows, (a, b) = batch(100, 1), np.array(weights or [1, 1]) / sum(weights or [1, 1])
+    p, q = p_values(fitted(), rows)
+    expected = {
+        "harmonic": -np.log(1 / (a / p + b / q)),
+        "tippett": -np.log(np.minimum(p / a, q / b)),
+        "guard": -a * np.log(p) - b * np.log(np.minimum(1, q / 0.05)),
+    }
+    for combine, score in expected.items():
+        fusion = fitted(combine=combine, weights=weights)
+        np.testing.assert_allclose(fusion.score(rows), score, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("combine", ["fisher", "harmonic", "tippett", "guard"])
+def test_far_rows_rank_among_themselves(combine):
+    fusion, rows = fitted(combine=combine), batch(1)
+    far = [
+        Activations(rows.logits, {"stage1": rows.features["stage1"] + shift})
+        for shift in (5.0, 50.0, 500.0)
+    ]
+    scores = torch.cat([fusion.score(part) for part in far])
+    assert (scores.diff() > 0).all()
+
+
+def test_names_and_layers_come_from_the_command_line():
+    fusion = build("fusion:energy+knn+gemos,weights=2+1+1,combine=harmonic")
+    assert [d.name for d in fusion.detectors] == ["energy", "knn", "gemos"]
+    assert fusion.layers is None
+    assert build("fusion").layers == ("stage1", "stage2")
+    assert build("fusion:energy+mahalanobis+msp").layers == ("penultimate",)
+
+
+def test_is_restored_with_its_members_settings():
+    fusion, rows = fitted(weights=[2, 1]), batch(50, 3)
+    again = restore(fusion.spec())
+    again.load_state_dict(fusion.state_dict())
+    assert torch.equal(again.score(rows), fusion.score(rows))
+    assert again.detectors[1].density.components == 1
+
+
+def test_a_members_own_held_out_learning_comes_first():
+    fusion = Fusion([Temperature(), MaxSoftmax()]).fit([batch()]).adjust([batch(200, 1)])
+    alone = Temperature().fit([batch(200, 1)])
+    assert torch.equal(fusion.detectors[0].temperature, alone.temperature)
+
+
+def test_a_detector_that_looks_again_is_refused():
+    with pytest.raises(ValueError, match="odin looks at the image again"):
+        Fusion(["energy", "odin"])
+
+
+def test_a_fusion_without_held_out_scores_says_so():
+    with pytest.raises(ValueError, match="call adjust"):
+        Fusion(["energy", "msp"]).fit([batch()]).score(batch())
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"detectors": ["energy"]}, "at least two detectors"),
+        ({"detectors": "energy"}, "at least two detectors"),
+        ({"detectors": ["energy", "msp"], "weights": [1]}, "one for each of 2 detectors"),
+        ({"detectors": ["energy", "msp"], "weights": [1, 0]}, "must be above 0"),
+        ({"combine": "fishers"}, "did you mean fisher"),
+        ({"detectors": ["energy", "kn"]}, "did you mean knn"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Fusion(**settings)
