@@ -8,11 +8,14 @@ from typing import Any
 from torch import nn
 
 from openset import names
+from openset.networks.autoencoder import autoencoder
 from openset.networks.base import Backbone, Normalize, described
 from openset.networks.checkpoint import load_weights
 from openset.networks.cnn import cnn, plain_cnn
+from openset.networks.latent import latent
 
 NETWORKS: dict[str, Callable[..., Any]] = {
+    "autoencoder": autoencoder,
     "cnn": cnn,
     "plain-cnn": plain_cnn,
 }
@@ -21,7 +24,9 @@ NETWORKS: dict[str, Callable[..., Any]] = {
 LIBRARIES: dict[str, Callable[..., Any]] = {}
 """Factories `(model, classes, channels=3, …)` of other libraries' networks: `timm:resnet18`."""
 
-HEADS: dict[str, Callable[..., Any]] = {}
+HEADS: dict[str, Callable[..., Any]] = {
+    "latent": latent,
+}
 """Functions `(network, …) -> network` that put other heads on a network, by name."""
 
 __all__ = [
@@ -30,10 +35,12 @@ __all__ = [
     "NETWORKS",
     "Backbone",
     "Normalize",
+    "autoencoder",
     "build",
     "cnn",
     "described",
     "from_spec",
+    "latent",
     "load_weights",
     "plain_cnn",
 ]
