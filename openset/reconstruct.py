@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from openset.activations import Activations
-from openset.tap import Tap, evaluating
+from openset.tap import Tap, evaluating, resolve
 
 
 class Reconstruct(nn.Module):
@@ -27,14 +27,17 @@ class Reconstruct(nn.Module):
         >>> import torch
         >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3))
         >>> look = Reconstruct(Tap(network), nn.Identity(), layer="0")
-        >>> look(torch.rand(2, 1, 8, 8)).extra
-        {'reconstruction': tensor([0., 0.])}
+        >>> look(torch.rand(2, 1, 8, 8)).extra["reconstruction"].tolist()
+        [0.0, 0.0]
     """
 
     def __init__(self, tap: Tap, autoencoder: nn.Module, layer: str = "stage1"):
         super().__init__()
         self.tap, self.autoencoder, self.layer = tap, autoencoder, layer
         self.shallow = Tap(tap.network, [layer])
+        path = resolve(tap.network, layer)
+        same = [name for name in tap.layers if resolve(tap.network, name) == path]
+        self.recorded = same[0] if same else None
 
     def forward(self, image: Tensor) -> Activations:
         activations = self.tap(image)
@@ -45,8 +48,10 @@ class Reconstruct(nn.Module):
                 f"the autoencoder gave {list(image_again.shape)} for images {list(image.shape)}; "
                 "both must agree, so train it on images of this size and these channels"
             )
-        before = activations.features.get(self.layer)
-        before = self._pooled(image) if before is None else before
+        if self.recorded is None:
+            before = self._pooled(image)
+        else:
+            before = activations.values(self.recorded)
         difference = (before - self._pooled(image_again)).square().mean(1)
         return replace(activations, extra={**activations.extra, "reconstruction": difference})
 

@@ -52,3 +52,14 @@ def test_an_autoencoder_of_another_size_is_an_error():
     look = Reconstruct(Tap(network()), nn.AvgPool2d(2), layer="1")
     with pytest.raises(ValueError, match="must agree"):
         look(torch.rand(2, 1, 6, 6))
+
+
+def test_a_layer_the_tap_records_is_not_computed_again():
+    model, calls = network(), []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    model.stages = ("1",)
+    image = torch.rand(2, 1, 6, 6)
+    for layers, passes in ((["1"], 2), ([], 3)):
+        calls.clear()
+        Reconstruct(Tap(model, layers), Darker(), layer="stage1")(image)
+        assert len(calls) == passes

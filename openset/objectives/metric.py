@@ -114,7 +114,6 @@ class VMDLS(Objective):
 
     def start_epoch(self, epoch: int) -> None:
         """The class means of the epoch that ended become the targets of this one."""
-        _sum_over_ranks(self.totals, self.counts)
         self.targets.copy_(self._means(self.targets))
         self.ready |= self.counts > 0
         self.totals.zero_()
@@ -261,9 +260,3 @@ def balanced(
         if rounds:
             batches[turns] = own[torch.cat(rounds)[:need]].view(-1, images_per_class)
     return batches.flatten(1)
-
-
-def _sum_over_ranks(*tensors: Tensor) -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        for tensor in tensors:
-            torch.distributed.all_reduce(tensor)
