@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from openset.activations import Activations
-from openset.detectors.base import Detector, Rows, known, need_fit, peek
+from openset.detectors.base import Detector, Rows, choose_layers, known, peek
 from openset.moments import Moments
 from openset.reconstruct import Reconstruct
 from openset.tap import Tap
@@ -27,8 +27,9 @@ class VMDLSb(Detector):
     Detection", https://proceedings.mlr.press/v180/dinari22a.html
 
     Args:
-        layers: Layers to put side by side; None takes every recorded feature. Of layers that are
-            the same tensor, as the last stage and the penultimate can be, `fit` keeps one.
+        layers: Layers to put side by side; None takes all stages, the last of which is μ in a
+            network with a latent space, and the penultimate. Of layers that are the same tensor, as
+            the last stage and the penultimate can be, `fit` keeps one.
         shrinkage: Share of each covariance replaced by the mean variance times the identity.
 
     Example:
@@ -39,17 +40,19 @@ class VMDLSb(Detector):
     """
 
     name = "vmdls-b"
-    mean: Tensor | None
+    mean: Tensor
     whitening: Tensor
     log_scale: Tensor
 
     def __init__(self, layers: Sequence[str] | None = None, shrinkage: float = 1e-3):
         super().__init__()
         self.layers, self.shrinkage = layers, shrinkage
-        self.register_buffer("mean", None)
 
     def fit(self, batches: Iterable[Activations]) -> Self:
-        self.layers = distinct(peek(batches), self.layers)
+        layers = choose_layers(batches, self.layers)
+        if self.layers is None:
+            layers = tuple(layer for layer in layers if layer != "logits")
+        self.layers = distinct(peek(batches), layers)
         rows = Rows(batches, self.layers)
         moments = Moments.of(rows, rows.classes)
         few = (moments.count < 2).nonzero().flatten().tolist()
@@ -69,12 +72,10 @@ class VMDLSb(Detector):
 
     def class_scores(self, rows: Activations) -> Tensor:
         """log p_c(t) of every class, `[M, C]`."""
-        mean = need_fit(self.mean, self)
         t = rows.stacked(self.layers)
+        mean, whitening = self.mean.to(t.dtype), self.whitening.to(t.dtype)
         # Class by class, as [M, C, D] at once would not fit for many classes.
-        squared = [
-            ((t - m) @ w.T).square().sum(1) for m, w in zip(mean, self.whitening, strict=True)
-        ]
+        squared = [((t - m) @ w.T).square().sum(1) for m, w in zip(mean, whitening, strict=True)]
         return -torch.stack(squared, dim=1) / 2 - self.log_scale
 
     def score(self, rows: Activations) -> Tensor:
@@ -83,6 +84,8 @@ class VMDLSb(Detector):
 
 class VMDLS(VMDLSb):
     """`VMDLSb` weighted by how badly an autoencoder of the training images reconstructs the image.
+
+    Dinari & Freifeld 2022, section 3.3, https://proceedings.mlr.press/v180/dinari22a.html
 
     Score w · (l_ref − l), where l is the largest log-likelihood, l_ref the largest of the training
     data plus 1, and w what `Reconstruct` adds to the activations; l above l_ref counts as l_ref.
@@ -95,6 +98,15 @@ class VMDLS(VMDLSb):
         layers: As for `VMDLSb`.
         shrinkage: As for `VMDLSb`.
         layer: The early layer on which image and reconstruction are compared.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 2))
+        >>> tap, image = Tap(network, ["0"]), torch.rand(40, 1, 8, 8)
+        >>> train = tap(image)
+        >>> train.labels = torch.arange(40) % 2
+        >>> detector = VMDLS(autoencoder=nn.AvgPool2d(3, 1, padding=1), layer="0").fit([train])
+        >>> detector(detector.view(tap)(image)).shape
+        torch.Size([40])
     """
 
     name = "vmdls"
@@ -130,18 +142,13 @@ class VMDLS(VMDLSb):
         return Reconstruct(tap, self.autoencoder, self.layer)
 
 
-def distinct(batch: Activations, layers: Sequence[str] | None) -> tuple[str, ...]:
-    """The named layers, or all features, without those that repeat an earlier one."""
-    names = (layers,) if isinstance(layers, str) else tuple(layers or batch.features)
-    if not names:
-        raise ValueError(
-            "these activations hold no features; name layers: Tap(network, layers=[…])"
-        )
+def distinct(batch: Activations, layers: Sequence[str]) -> tuple[str, ...]:
+    """The layers without those that repeat an earlier one."""
     kept: list[str] = []
-    for name in names:
-        x = batch.values(name)
+    for layer in layers:
+        x = batch.values(layer)
         if not any(_equal(x, batch.values(other)) for other in kept):
-            kept.append(name)
+            kept.append(layer)
     return tuple(kept)
 
 

@@ -2,6 +2,7 @@
 
 from openset.objectives.base import Objective as Objective
 from openset.objectives.cross_entropy import CrossEntropy as CrossEntropy
+from openset.objectives.metric import VMDLS as VMDLS
 
 OBJECTIVES: dict[str, type[Objective]] = {
     value.name: value

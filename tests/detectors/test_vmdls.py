@@ -96,7 +96,7 @@ def test_layers_that_repeat_another_are_dropped():
     train = data()
     nearly = train.features["stage2"] * (1 + 1e-7)
     repeated = replace(train, features={**train.features, "penultimate": nearly})
-    assert distinct(repeated, None) == ("stage1", "stage2")
+    assert distinct(repeated, ["stage1", "stage2", "penultimate"]) == ("stage1", "stage2")
     assert distinct(repeated, ["penultimate", "logits"]) == ("penultimate", "logits")
     detector = VMDLSb().fit([repeated])
     assert detector.layers == ("stage1", "stage2")
@@ -105,14 +105,20 @@ def test_layers_that_repeat_another_are_dropped():
 
 def test_constant_features_do_not_make_the_fit_singular():
     train = data()
-    train.features["dead"] = torch.zeros(200, 4)
+    train.features["stage3"] = torch.zeros(200, 4)
     assert VMDLSb().fit([train])(train).isfinite().all()
+
+
+def test_without_layers_it_reads_stages_and_penultimate_but_no_logits():
+    train = data()
+    train.features["penultimate"] = torch.randn(200, 3)
+    train.features["other"] = torch.randn(200, 3)
+    assert VMDLSb().fit([train]).layers == ("stage1", "stage2", "penultimate")
+    assert VMDLSb(layers=["stage2", "logits"]).fit([train]).layers == ("stage2", "logits")
 
 
 def test_errors_say_what_to_do():
     train = data()
-    with pytest.raises(ValueError, match="not fitted"):
-        VMDLSb().score(train)
     with pytest.raises(ValueError, match="view"):
         VMDLS(nn.Identity()).fit([train]).score(replace(train, extra={}))
     with pytest.raises(ValueError, match=r"classes \[2\]"):
