@@ -49,11 +49,11 @@ class VMDLSb(Detector):
         self.layers, self.shrinkage = layers, shrinkage
 
     def fit(self, batches: Iterable[Activations]) -> Self:
+        rows = Rows(batches, ())
         layers = choose_layers(batches, self.layers)
         if self.layers is None:
             layers = tuple(layer for layer in layers if layer != "logits")
-        self.layers = distinct(peek(batches), layers)
-        rows = Rows(batches, self.layers)
+        self.layers = rows.layers = distinct(peek(batches), layers)
         moments = Moments.of(rows, rows.classes)
         few = (moments.count < 2).nonzero().flatten().tolist()
         if few:

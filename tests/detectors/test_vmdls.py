@@ -119,6 +119,8 @@ def test_without_layers_it_reads_stages_and_penultimate_but_no_logits():
 
 def test_errors_say_what_to_do():
     train = data()
+    with pytest.raises(ValueError, match="read only once"):
+        VMDLSb().fit(batch for batch in [train])
     with pytest.raises(ValueError, match="view"):
         VMDLS(nn.Identity()).fit([train]).score(replace(train, extra={}))
     with pytest.raises(ValueError, match=r"classes \[2\]"):
