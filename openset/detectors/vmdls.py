@@ -59,7 +59,12 @@ class VMDLSb(Detector):
         if few:
             raise ValueError(f"classes {few} have fewer than 2 training rows; leave them out")
         covariance = shrunk(moments.covariance(), self.shrinkage)
-        factor = torch.linalg.cholesky(covariance)
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        if failed.any():
+            raise ValueError(
+                f"the covariance of classes {failed.nonzero().flatten().tolist()} is singular; "
+                f"raise shrinkage, which is {self.shrinkage}, or read fewer layers"
+            )
         identity = torch.eye(factor.shape[1]).to(factor).expand_as(factor)
         log_scale = factor.diagonal(dim1=1, dim2=2).log().sum(1)
         log_scale = log_scale + factor.shape[1] / 2 * math.log(2 * math.pi)

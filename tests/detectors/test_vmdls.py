@@ -121,6 +121,8 @@ def test_errors_say_what_to_do():
     train = data()
     with pytest.raises(ValueError, match="read only once"):
         VMDLSb().fit(batch for batch in [train])
+    with pytest.raises(ValueError, match="singular; raise shrinkage"):
+        VMDLSb(shrinkage=0).fit([train[:6]])
     with pytest.raises(ValueError, match="view"):
         VMDLS(nn.Identity()).fit([train]).score(replace(train, extra={}))
     with pytest.raises(ValueError, match=r"classes \[2\]"):
