@@ -27,9 +27,9 @@ class VMDLSb(Detector):
     Detection", https://proceedings.mlr.press/v180/dinari22a.html
 
     Args:
-        layers: Layers to put side by side; None takes all stages, the last of which is μ in a
-            network with a latent space, and the penultimate. Of layers that are the same tensor, as
-            the last stage and the penultimate can be, `fit` keeps one.
+        layers: Layers to put side by side; None takes all stages, the penultimate and, of a network
+            with a latent space, μ (`"mean"`, which is also the last of its stages). Of layers that
+            are the same tensor, as the last stage and the penultimate can be, `fit` keeps one.
         shrinkage: Share of each covariance replaced by the mean variance times the identity.
 
     Example:
@@ -51,9 +51,11 @@ class VMDLSb(Detector):
     def fit(self, batches: Iterable[Activations]) -> Self:
         rows = Rows(batches, ())
         layers = choose_layers(batches, self.layers)
+        first = peek(batches)
         if self.layers is None:
-            layers = tuple(layer for layer in layers if layer != "logits")
-        self.layers = rows.layers = distinct(peek(batches), layers)
+            latent = ("mean",) if "mean" in first.features else ()
+            layers = (*(layer for layer in layers if layer != "logits"), *latent)
+        self.layers = rows.layers = distinct(first, layers)
         moments = Moments.of(rows, rows.classes)
         few = (moments.count < 2).nonzero().flatten().tolist()
         if few:

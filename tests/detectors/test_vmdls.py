@@ -109,11 +109,15 @@ def test_constant_features_do_not_make_the_fit_singular():
     assert VMDLSb().fit([train])(train).isfinite().all()
 
 
-def test_without_layers_it_reads_stages_and_penultimate_but_no_logits():
+def test_without_layers_it_reads_stages_penultimate_and_mean_but_no_logits():
     train = data()
     train.features["penultimate"] = torch.randn(200, 3)
     train.features["other"] = torch.randn(200, 3)
     assert VMDLSb().fit([train]).layers == ("stage1", "stage2", "penultimate")
+    train.features["mean"] = torch.randn(200, 3)
+    assert VMDLSb().fit([train]).layers == ("stage1", "stage2", "penultimate", "mean")
+    train.features["stage3"] = train.features["mean"]
+    assert VMDLSb().fit([train]).layers == ("stage1", "stage2", "stage3", "penultimate")
     assert VMDLSb(layers=["stage2", "logits"]).fit([train]).layers == ("stage2", "logits")
 
 
