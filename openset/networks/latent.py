@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openset.networks.base import Normalize, described
+from openset.networks.base import Normalize
 from openset.tap import find_head, find_stages
 
 
@@ -69,7 +69,6 @@ class Latent(nn.Module):
         return self.nearest(self.mean(self.network(image)))
 
 
-@described
 def latent(network: nn.Module, size: int = 32, variance: float = 0.1) -> Latent:
     """Replaces a network's classifier by a Gaussian latent space; see `Latent`.
 
@@ -81,4 +80,8 @@ def latent(network: nn.Module, size: int = 32, variance: float = 0.1) -> Latent:
         >>> network(torch.rand(2, 1, 8, 8)).shape, network.stages
         (torch.Size([2, 10]), ('network.stage1', 'mean'))
     """
-    return Latent(network, size, variance)
+    inner = getattr(network, "spec", None)
+    wrapped = Latent(network, size, variance)
+    if inner is not None:
+        wrapped.spec = {"name": "latent", "network": inner, "size": size, "variance": variance}
+    return wrapped

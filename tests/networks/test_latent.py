@@ -44,6 +44,13 @@ def test_the_spec_makes_the_network_again():
     assert again.normalize is again.network.normalize
 
 
+def test_a_network_of_ones_own_needs_no_spec():
+    network = latent(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), size=2)
+    assert network(torch.rand(5, 1, 2, 2)).shape == (5, 3)
+    assert network.spec is None
+    assert network.stages == ("mean",)
+
+
 def test_a_network_without_a_linear_head_is_an_error():
     with pytest.raises(ValueError, match=r"last nn\.Linear"):
         latent(nn.Sequential(nn.Conv2d(1, 3, 1)))
