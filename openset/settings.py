@@ -27,7 +27,7 @@ class Settings:
     momentum: float = 0.9
     """Of SGD, and the first decay rate of Adam."""
     nesterov: bool = False
-    """Whether SGD looks ahead (Nesterov momentum)."""
+    """Whether SGD looks ahead (Nesterov); the others take no notice."""
     weight_decay: float = 5e-4
     """The L2 penalty; decoupled with adamw."""
     schedule: Literal["constant", "cosine", "step", "one-cycle"] = "cosine"
@@ -43,7 +43,7 @@ class Settings:
     clip_norm: float | None = None
     """The largest norm of a learner's gradient; None leaves gradients as they are."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Arithmetic of the forward pass; weights stay float32."""
+    """Arithmetic of the forward pass; weights stay float32, and a CPU takes bf16 for fp16."""
     channels_last: bool = False
     """Whether images and weights lie channels-last, which convolutions prefer in bf16 and fp16."""
     augment: str | None = None
@@ -66,8 +66,8 @@ class Settings:
                 raise ValueError(f"{name} is {value}; it must be above 0, or None")
         if self.schedule == "step" and not self.milestones and not self.step_every:
             raise ValueError("the step schedule needs milestones, or step_every")
-        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
-            raise ValueError("nesterov needs optimizer sgd and a momentum above 0")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
 
     def changed(self, changes: dict[str, Any]) -> Settings:
         """These settings with some of them changed, by name."""

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 Picture = Image.Image | np.ndarray | Tensor
@@ -43,9 +43,10 @@ class Adapter:
     resample: str = "bilinear"
 
     def __post_init__(self):
-        object.__setattr__(self, "size", tuple(int(side) for side in self.size))
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size is {self.size}; give (height, width) of at least one pixel")
+        height, width = self.size  # a list where it comes from JSON
+        object.__setattr__(self, "size", (int(height), int(width)))
         if self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}; give 1 (grey) or 3 (RGB)")
         if self.resample.upper() not in Image.Resampling.__members__:
@@ -78,8 +79,9 @@ class Adapter:
         image = _plain(image, "L" if self.channels == 1 else "RGB")
         if self.invert:
             image = ImageOps.invert(image)
-        if image.size != self.size[::-1]:
-            image = image.resize(self.size[::-1], Image.Resampling[self.resample.upper()])
+        if image.size != (self.size[1], self.size[0]):
+            filter = Image.Resampling[self.resample.upper()]
+            image = image.resize((self.size[1], self.size[0]), filter)
         pixels = torch.from_numpy(np.array(image))
         return pixels[None] if self.channels == 1 else pixels.permute(2, 0, 1)
 
@@ -97,34 +99,29 @@ class Adapter:
             raise ValueError(
                 f"a mask has mode {picture.mode}; give one channel whose values are classes"
             )
-        if picture.size != self.size[::-1]:
-            picture = picture.resize(self.size[::-1], Image.Resampling.NEAREST)
+        if picture.size != (self.size[1], self.size[0]):
+            picture = picture.resize((self.size[1], self.size[0]), Image.Resampling.NEAREST)
         return torch.from_numpy(np.array(picture, dtype=np.uint8))
 
 
 def open_picture(file: str | Path | bytes, name: str = "") -> Image.Image:
     """A picture read wholly, upright as its EXIF says; `name` stands for bytes in errors."""
     name = name or (f"an image of {len(file)} bytes" if isinstance(file, bytes) else str(file))
+    data = b""
     try:
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        data = file if isinstance(file, bytes) else Path(file).read_bytes()
+        image = Image.open(io.BytesIO(data))
         image.load()
         return ImageOps.exif_transpose(image) if "exif" in image.info else image
     except FileNotFoundError:
         raise ValueError(f"no such image: {name}") from None
     except Exception as error:  # decoders raise whatever they stumble on
+        reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "it is no image that Pillow knows" if data else "the file is empty"
         raise ValueError(
-            f"cannot read {name}: {_reason(file, error)}; repair or remove it, or skip bad images"
+            f"cannot read {name}: {reason}; repair or remove it, or skip bad images"
         ) from error
-
-
-def _reason(file: str | Path | bytes, error: Exception) -> str:
-    path = None if isinstance(file, bytes) else Path(file)
-    empty = not file if path is None else path.is_file() and not path.stat().st_size
-    if empty:
-        return "the file is empty"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "it is no image that Pillow knows"
-    return str(error) or type(error).__name__
 
 
 def to_pil(array: np.ndarray | Tensor) -> Image.Image:
@@ -144,7 +141,7 @@ def to_pil(array: np.ndarray | Tensor) -> Image.Image:
     return Image.fromarray(to_uint8(array))
 
 
-def to_uint8(array: np.ndarray) -> np.ndarray:
+def to_uint8(array: np.ndarray, name: str = "a picture") -> np.ndarray:
     """Pixels as uint8: floats in 0…1 are scaled, 16-bit ones keep their upper bits."""
     if array.dtype == np.uint8:
         return array
@@ -153,12 +150,13 @@ def to_uint8(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint16:
         return (array >> 8).astype(np.uint8)
     if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"pixels are {array.dtype}; give uint8 in 0…255 or floats in 0…1")
+        raise ValueError(f"{name} holds {array.dtype}; give uint8 in 0…255 or floats in 0…1")
     if not np.isfinite(array).all():
-        raise ValueError("a picture holds NaN or infinite pixels; give floats in 0…1")
+        raise ValueError(f"{name} holds NaN or infinite pixels; give floats in 0…1")
     if array.size and (array.min() < 0 or array.max() > 1):
         raise ValueError(
-            f"pixels lie in {array.min():g}…{array.max():g}; give floats in 0…1 or uint8 in 0…255"
+            f"{name} holds pixels in {array.min():g}…{array.max():g}; give floats in 0…1 or "
+            "uint8 in 0…255"
         )
     return np.rint(array * 255).astype(np.uint8)
 

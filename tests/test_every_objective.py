@@ -1,0 +1,175 @@
+"""What every objective promises, checked on each one; a new objective is picked up by its name."""
+
+import copy
+
+import pytest
+import torch
+
+from openset import networks
+from openset.objectives import OBJECTIVES
+from openset.train import Paused, accuracy, train
+
+CLASSES = 3
+
+
+def images(n=96, seed=0):
+    """Three classes of noisy images, each brighter in another corner."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.arange(n) % CLASSES
+    image = torch.rand(n, 1, 16, 16, generator=generator) * 0.4
+    for c, (i, j) in enumerate([(0, 0), (0, 8), (8, 0)]):
+        image[label == c, :, i : i + 8, j : j + 8] += 0.5
+    return image, label
+
+
+def small_network():
+    return networks.build("cnn", classes=CLASSES, channels=1, widths=(4, 8), hidden=16)
+
+
+@pytest.fixture(params=sorted(OBJECTIVES))
+def objective(request):
+    """Each objective around a small network, with nothing else given."""
+    made = OBJECTIVES[request.param](small_network()).train()
+    made.start_epoch(0)
+    return made
+
+
+def weights(module):
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+
+def changed(module, before):
+    return {name for name, value in module.named_parameters() if not value.equal(before[name])}
+
+
+def test_a_step_yields_losses_of_its_learners(objective):
+    yielded = set()
+    for learner, loss in objective.step(*images(24)):
+        assert loss.shape == ()
+        assert loss.isfinite()
+        assert loss.requires_grad
+        yielded.add(learner)
+        loss.backward()
+    assert yielded
+    assert yielded <= set(objective.learners())
+
+
+def test_each_loss_reaches_every_part_of_its_learner(objective):
+    # A layer that starts at zero lets no gradient through to those before it, until it has moved.
+    train(objective, [images(48)], epochs=1, batch_size=24, lr=0.01)
+    objective.train().start_epoch(1)
+    reached = {}
+    for learner, loss in objective.step(*images(24)):
+        module = objective.learners()[learner]
+        module.zero_grad()
+        loss.backward()
+        parts = reached.setdefault(learner, set())
+        for name, value in module.named_parameters():
+            if value.grad is not None and value.grad.any():
+                assert value.grad.isfinite().all(), f"{learner}: {name}"
+                parts.add(name)
+    for learner, parts in reached.items():
+        module = objective.learners()[learner]
+        learning = {name for name, value in module.named_parameters() if value.requires_grad}
+        assert parts == learning, learner
+
+
+def test_a_learner_moves_alone(objective):
+    """Each update changes the weights of the learner that was named and of no other."""
+    learners = objective.learners()
+    optimizers = {
+        name: torch.optim.SGD(module.parameters(), 1e-3) for name, module in learners.items()
+    }
+    steps = objective.step(*images(24))
+    before = {name: weights(module) for name, module in learners.items()}
+    for learner, loss in steps:
+        optimizers[learner].zero_grad()
+        loss.backward()
+        optimizers[learner].step()
+        for name, module in learners.items():
+            assert bool(changed(module, before[name])) == (name == learner)
+        before = {name: weights(module) for name, module in learners.items()}
+
+
+def test_every_weight_that_learns_has_one_learner(objective):
+    owned = [id(p) for module in objective.learners().values() for p in module.parameters()]
+    assert len(owned) == len(set(owned))
+    assert {id(p) for p in objective.network.parameters()} <= set(owned)
+
+
+def test_learns_a_small_problem(objective):
+    image, label = images()
+    network = train(objective, [(image, label)], epochs=15, batch_size=24, lr=0.02)
+    assert accuracy(network, [images(seed=1)]) > 0.9
+
+
+def test_state_dict_round_trip(objective):
+    train(objective, [images(48)], epochs=1, batch_size=24, lr=0.01)
+    other = type(objective)(small_network())
+    other.load_state_dict(objective.state_dict())
+    image, _ = images(8, seed=2)
+    with torch.no_grad():
+        assert other.eval().logits(image).equal(objective.eval().logits(image))
+
+
+def test_finishes_with_a_network_that_can_be_rebuilt(objective):
+    network = train(objective, [images(48)], epochs=1, batch_size=24, lr=0.01)
+    image, _ = images(8, seed=2)
+    assert not network.training
+    with torch.no_grad():
+        logits = network(image)
+        assert logits.shape == (8, CLASSES)
+        again = networks.from_spec(network.spec)
+        again.load_state_dict(network.state_dict())
+        assert again.eval()(image).equal(logits)
+
+
+def test_logits_before_the_first_step(objective):
+    """The loop compares labels with the number of logits before it begins."""
+    with torch.no_grad():
+        assert objective.eval().logits(images(5)[0]).shape == (5, CLASSES)
+
+
+def test_order_gives_each_epoch_batches_of_known_indices(objective):
+    label = images(50)[1]
+
+    def order(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return [batch.tolist() for batch in objective.order(label, 12, generator)]
+
+    drawn = order(0)
+    assert drawn == order(0)
+    assert drawn != order(1)
+    assert all(0 <= index < 50 for batch in drawn for index in batch)
+
+
+def test_stops_and_goes_on_as_if_nothing_happened(objective, tmp_path):
+    """Whatever an objective must remember is in its state_dict."""
+    twin = copy.deepcopy(objective)
+    how = {"epochs": 2, "batch_size": 24, "lr": 0.01}
+    whole = train(objective, [images(72)], **how)
+    resumed = None
+    for _ in range(10):
+        try:
+            resumed = train(
+                copy.deepcopy(twin),
+                [images(72)],
+                folder=tmp_path / "run",
+                resume=True,
+                max_minutes=0,
+                **how,
+            )
+        except Paused:
+            continue
+        break
+    assert resumed is not None
+    for name, value in whole.state_dict().items():
+        assert value.equal(resumed.state_dict()[name]), name
+
+
+def test_is_documented(objective):
+    doc = type(objective).__doc__ or ""
+    assert "https://" in doc, "the docstring links the paper"
+    assert "Example:" in doc
+    assert type(objective).__name__ in repr(objective)
+    assert objective.name == type(objective).name
