@@ -39,12 +39,13 @@ class VMDLS(Objective):
             in place; or a `Latent`.
         size: Dimensions d of the latent space.
         variant: "paper" or "published".
-        kl_weight: Weight of the KL term; None takes the variant's.
+        kl_weight: Weight of the KL term. The equations have 1; None takes 0.1 / d, as the
+            published code has it, so that the push is not held back by the means it has moved from.
         margin_triplet: M_t.
         margin_push: M_d; None takes d.
-        margin_ramp: Epochs (or parts of one) over which M_d grows from 0.15; None takes the
-            variant's.
-        variance: s²; None takes the variant's.
+        margin_ramp: Epochs (or parts of one) over which M_d grows from 0.15; None takes 2 epochs,
+            or M_d epochs for the published variant.
+        variance: s²; None takes 0.1, or 0.01 for the published variant.
         classes_per_batch: Classes B_C in each batch, at least 2.
         images_per_class: Images B_N of each class in a batch.
         freeze_epochs: Epochs in which only the two heads learn, for a network that is trained.
