@@ -19,6 +19,7 @@ from openset.detectors.pytorch_ood import PytorchOOD as PytorchOOD
 from openset.detectors.react import ReAct as ReAct
 from openset.detectors.relative_mahalanobis import RelativeMahalanobis as RelativeMahalanobis
 from openset.detectors.vim import ViM as ViM
+from openset.detectors.vmdls import VMDLSb as VMDLSb
 from openset.fitted import by_name
 from openset.names import look_up, parameters_of, parse
 

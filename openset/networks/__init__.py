@@ -8,11 +8,13 @@ from typing import Any
 from torch import nn
 
 from openset import names
+from openset.networks.autoencoder import autoencoder
 from openset.networks.base import Backbone, Normalize, described
 from openset.networks.checkpoint import load_weights
 from openset.networks.cnn import cnn, plain_cnn
 from openset.networks.densenet import densenet_121, densenet_bc_100
 from openset.networks.external import smp, timm, torchvision
+from openset.networks.latent import latent
 from openset.networks.resnet import resnet18, resnet34
 from openset.networks.vgg import vgg, vgg13
 from openset.networks.wide_resnet import wrn_16_2, wrn_16_4, wrn_28_10
@@ -35,21 +37,29 @@ NETWORKS: dict[str, Callable[..., Any]] = {
 LIBRARIES: dict[str, Callable[..., Any]] = {"timm": timm, "torchvision": torchvision, "smp": smp}
 """Factories `(model, classes, channels=3, …)` of other libraries' networks: `timm:resnet18`."""
 
-HEADS: dict[str, Callable[..., Any]] = {}
+HEADS: dict[str, Callable[..., Any]] = {
+    "latent": latent,
+}
 """Functions `(network, …) -> network` that put other heads on a network, by name."""
 
+AUTOENCODERS: dict[str, Callable[..., Any]] = {"autoencoder": autoencoder}
+"""Factories `(channels, size, …) -> network` from images to images, by name."""
+
 __all__ = [
+    "AUTOENCODERS",
     "HEADS",
     "LIBRARIES",
     "NETWORKS",
     "Backbone",
     "Normalize",
+    "autoencoder",
     "build",
     "cnn",
     "densenet_121",
     "densenet_bc_100",
     "described",
     "from_spec",
+    "latent",
     "load_weights",
     "plain_cnn",
     "resnet18",
@@ -82,7 +92,7 @@ def build(spec: str | Mapping[str, Any], **given: Any) -> nn.Module:
         return _make(spec, (), given)
     name, _, rest = spec.partition(":")
     if "." not in name:
-        return names.build("network", NETWORKS | LIBRARIES, spec, **given)
+        return names.build("network", NETWORKS | LIBRARIES | AUTOENCODERS, spec, **given)
     attribute, _, settings = rest.partition(":")
     path = f"{name}:{attribute}"
     _, bare, keyed = names.parse(f"{name}:{settings}")
@@ -124,7 +134,7 @@ def _make(spec: Mapping[str, Any], trust: Sequence[str], given: dict[str, Any]) 
 
 def _trusted(name: str, trust: Sequence[str]) -> Callable[..., Any]:
     """The factory of that name; one outside openset only from a package in `trust`."""
-    table = NETWORKS | LIBRARIES | HEADS
+    table = NETWORKS | LIBRARIES | HEADS | AUTOENCODERS
     if name in table:
         return table[name]
     module = name.partition(":")[0]

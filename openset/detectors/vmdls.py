@@ -1,0 +1,171 @@
+"""VMDLS: class Gaussians on an ensemble of layers, weighted by a reconstruction error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from openset.activations import Activations
+from openset.detectors.base import Detector, Rows, choose_layers, known, peek
+from openset.moments import Moments
+from openset.reconstruct import Reconstruct
+from openset.tap import Tap
+
+
+class VMDLSb(Detector):
+    """The negative log-likelihood of the ensemble of layers under the likeliest class's Gaussian.
+
+    Each class has one full Gaussian over the pooled layers side by side, fitted to all its training
+    rows. Score −max_c log p_c(t), label argmax_c. The network is best trained by the objective
+    `vmdls`, but any will do. Twenty images per class are enough to fit, thanks to the shrinkage.
+
+    Dinari & Freifeld 2022, "Variational- and Metric-based Deep Latent Space for Out-of-Distribution
+    Detection", https://proceedings.mlr.press/v180/dinari22a.html
+
+    Args:
+        layers: Layers to put side by side; None takes all stages, the penultimate and, of a network
+            with a latent space, μ (`"mean"`, which is also the last of its stages). Of layers that
+            are the same tensor, as the last stage and the penultimate can be, `fit` keeps one.
+        shrinkage: Share of each covariance replaced by the mean variance times the identity.
+
+    Example:
+        >>> x = torch.randn(40, 3)
+        >>> data = Activations(torch.zeros(40, 2), {"stage1": x}, labels=torch.arange(40) % 2)
+        >>> VMDLSb().fit([data])(data).shape
+        torch.Size([40])
+    """
+
+    name = "vmdls-b"
+    mean: Tensor
+    whitening: Tensor
+    log_scale: Tensor
+
+    def __init__(self, layers: Sequence[str] | None = None, shrinkage: float = 1e-3):
+        super().__init__()
+        self.layers, self.shrinkage = layers, shrinkage
+
+    def fit(self, batches: Iterable[Activations]) -> Self:
+        rows = Rows(batches, ())
+        layers = choose_layers(batches, self.layers)
+        first = peek(batches)
+        if self.layers is None:
+            latent = ("mean",) if "mean" in first.features else ()
+            layers = (*(layer for layer in layers if layer != "logits"), *latent)
+        self.layers = rows.layers = distinct(first, layers)
+        moments = Moments.of(rows, rows.classes)
+        few = (moments.count < 2).nonzero().flatten().tolist()
+        if few:
+            raise ValueError(f"classes {few} have fewer than 2 training rows; leave them out")
+        covariance = shrunk(moments.covariance(), self.shrinkage)
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        if failed.any():
+            raise ValueError(
+                f"the covariance of classes {failed.nonzero().flatten().tolist()} is singular; "
+                f"raise shrinkage, which is {self.shrinkage}, or read fewer layers"
+            )
+        identity = torch.eye(factor.shape[1]).to(factor).expand_as(factor)
+        log_scale = factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        log_scale = log_scale + factor.shape[1] / 2 * math.log(2 * math.pi)
+        self.keep(
+            mean=moments.mean.float(),
+            whitening=torch.linalg.solve_triangular(factor, identity, upper=False).float(),
+            log_scale=log_scale.float(),
+        )
+        return self
+
+    def class_scores(self, rows: Activations) -> Tensor:
+        """log p_c(t) of every class, `[M, C]`."""
+        t = rows.stacked(self.layers)
+        mean, whitening = self.mean.to(t.dtype), self.whitening.to(t.dtype)
+        # Class by class, as [M, C, D] at once would not fit for many classes.
+        squared = [((t - m) @ w.T).square().sum(1) for m, w in zip(mean, whitening, strict=True)]
+        return -torch.stack(squared, dim=1) / 2 - self.log_scale
+
+    def score(self, rows: Activations) -> Tensor:
+        return -self.class_scores(rows).amax(1)
+
+
+class VMDLS(VMDLSb):
+    """`VMDLSb` weighted by how badly an autoencoder of the training images reconstructs the image.
+
+    Dinari & Freifeld 2022, section 3.3, https://proceedings.mlr.press/v180/dinari22a.html
+
+    Score w · (l_ref − l), where l is the largest log-likelihood, l_ref the largest of the training
+    data plus 1, and w what `Reconstruct` adds to the activations; l above l_ref counts as l_ref.
+    The paper's w · l ranks wrongly where l > 0, hence the shift; its code takes the shift from the
+    test data, this one does not.
+
+    Args:
+        autoencoder: From images to reconstructions, trained on the same training images, such as
+            `openset.networks.autoencoder` by the objective `reconstruction`.
+        layers: As for `VMDLSb`.
+        shrinkage: As for `VMDLSb`.
+        layer: The early layer on which image and reconstruction are compared.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 2))
+        >>> tap, image = Tap(network, ["0"]), torch.rand(40, 1, 8, 8)
+        >>> train = tap(image)
+        >>> train.labels = torch.arange(40) % 2
+        >>> detector = VMDLS(autoencoder=nn.AvgPool2d(3, 1, padding=1), layer="0").fit([train])
+        >>> detector(detector.view(tap)(image)).shape
+        torch.Size([40])
+    """
+
+    name = "vmdls"
+    largest: Tensor
+
+    def __init__(
+        self,
+        autoencoder: nn.Module,
+        layers: Sequence[str] | None = None,
+        shrinkage: float = 1e-3,
+        layer: str = "stage1",
+    ):
+        super().__init__(layers, shrinkage)
+        self.autoencoder, self.layer = autoencoder, layer
+
+    def fit(self, batches: Iterable[Activations]) -> Self:
+        super().fit(batches)
+        tops = [self.class_scores(known(batch)).flatten() for batch in batches]
+        self.keep(largest=torch.cat(tops).max() + 1)
+        return self
+
+    def score(self, rows: Activations) -> Tensor:
+        if "reconstruction" not in rows.extra:
+            raise ValueError(
+                "VMDLS needs activations with extra['reconstruction']; extract them with "
+                "detector.view(tap) in place of the tap"
+            )
+        likelihood = self.class_scores(rows).amax(1)
+        return rows.extra["reconstruction"] * (self.largest - likelihood).clamp_min(0)
+
+    def view(self, tap: Tap) -> Reconstruct:
+        """The tap, with a second look through the autoencoder."""
+        return Reconstruct(tap, self.autoencoder, self.layer)
+
+
+def distinct(batch: Activations, layers: Sequence[str]) -> tuple[str, ...]:
+    """The layers without those that repeat an earlier one."""
+    kept: list[str] = []
+    for layer in layers:
+        x = batch.values(layer)
+        if not any(_equal(x, batch.values(other)) for other in kept):
+            kept.append(layer)
+    return tuple(kept)
+
+
+def _equal(x: Tensor, y: Tensor) -> bool:
+    # Two ways of pooling round differently, so the last stage equals the penultimate nearly.
+    return x.shape == y.shape and torch.allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
+def shrunk(covariance: Tensor, share: float) -> Tensor:
+    """(1 − share) · covariance + share · mean variance · identity, for each class `[C, D, D]`."""
+    variance = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
+    identity = torch.eye(covariance.shape[1]).to(covariance)
+    return (1 - share) * covariance + share * variance[:, None, None] * identity

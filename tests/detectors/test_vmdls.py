@@ -1,0 +1,146 @@
+"""The VMDLS detectors against scipy's Gaussians, and against leaks between images."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+from torch import nn
+
+from openset.activations import Activations
+from openset.detectors.vmdls import VMDLS, VMDLSb, distinct
+from openset.networks.autoencoder import autoencoder
+from openset.reconstruct import Reconstruct
+from openset.tap import Tap
+
+
+def data(rows=200, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(rows) % 3
+    spread = torch.randn(5, 5, generator=generator)
+    x = torch.randn(rows, 5, generator=generator) @ spread + 3 * labels[:, None]
+    return Activations(
+        logits=torch.zeros(rows, 3),
+        features={"stage1": x[:, :2], "stage2": x[:, 2:]},
+        labels=labels,
+        extra={"reconstruction": torch.rand(rows, generator=generator)},
+    )
+
+
+def reference(train, test, shrinkage):
+    """log p_c of the shrunk maximum-likelihood Gaussians, by scipy."""
+    x, t = (a.stacked().double().numpy() for a in (train, test))
+    table = []
+    for c in range(3):
+        own = x[train.labels.numpy() == c]
+        covariance = np.cov(own.T, bias=True)
+        covariance = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / 5 * np.eye(5)
+        table.append(multivariate_normal(own.mean(0), covariance).logpdf(t))
+    return np.stack(table, axis=1)
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 1e-3, 0.3])
+def test_class_scores_are_the_log_densities_of_shrunk_gaussians(shrinkage):
+    train, test = data(), data(40, seed=1)
+    detector = VMDLSb(shrinkage=shrinkage).fit([train[:77], train[77:]])
+    expected = reference(train, test, shrinkage)
+    np.testing.assert_allclose(detector.class_scores(test), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(detector(test), -expected.max(1), rtol=1e-4, atol=1e-4)
+
+
+def test_vmdls_weights_the_distance_to_the_largest_training_likelihood():
+    train, test = data(), data(40, seed=1)
+    detector = VMDLS(nn.Identity()).fit([train[:77], train[77:]])
+    top = reference(train, train, 1e-3).max() + 1
+    expected = test.extra["reconstruction"].numpy() * (top - reference(train, test, 1e-3).max(1))
+    np.testing.assert_allclose(detector(test), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_likelihood_above_that_of_the_training_data_scores_zero():
+    train = data()
+    detector = VMDLS(nn.Identity()).fit([train])
+    detector.keep(largest=detector.largest - 1e6)
+    assert (detector(train) == 0).all()
+
+
+@pytest.mark.parametrize("detector", [VMDLSb(), VMDLS(nn.Identity())], ids=["vmdls-b", "vmdls"])
+def test_a_score_depends_on_no_other_image_and_leaves_no_trace(detector):
+    train, test = data(), data(40, seed=1)
+    detector.fit([train])
+    state = {key: value.clone() for key, value in detector.state_dict().items()}
+    together = detector(test)
+    alone = torch.cat([detector(test[i : i + 1]) for i in range(40)])
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
+    moved = replace(test, features={k: v.clone() for k, v in test.features.items()})
+    moved.features["stage1"][1:] += 1000
+    torch.testing.assert_close(detector(moved)[0], together[0], rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(state[key], value) for key, value in detector.state_dict().items())
+
+
+def test_unlabelled_and_unknown_rows_do_not_move_the_fit():
+    train = data()
+    far = replace(
+        train,
+        features={k: v + 1e4 for k, v in train.features.items()},
+        labels=torch.full((200,), -1),
+    )
+    for make in (VMDLSb, lambda: VMDLS(nn.Identity())):
+        one, two = make().fit([train]), make().fit([train, far])
+        assert one.state_dict().keys() == two.state_dict().keys()
+        for key, value in one.state_dict().items():
+            torch.testing.assert_close(value, two.state_dict()[key])
+
+
+def test_layers_that_repeat_another_are_dropped():
+    train = data()
+    nearly = train.features["stage2"] * (1 + 1e-7)
+    repeated = replace(train, features={**train.features, "penultimate": nearly})
+    assert distinct(repeated, ["stage1", "stage2", "penultimate"]) == ("stage1", "stage2")
+    assert distinct(repeated, ["penultimate", "logits"]) == ("penultimate", "logits")
+    detector = VMDLSb().fit([repeated])
+    assert detector.layers == ("stage1", "stage2")
+    torch.testing.assert_close(detector(repeated), VMDLSb().fit([train])(train))
+
+
+def test_constant_features_do_not_make_the_fit_singular():
+    train = data()
+    train.features["stage3"] = torch.zeros(200, 4)
+    assert VMDLSb().fit([train])(train).isfinite().all()
+
+
+def test_without_layers_it_reads_stages_penultimate_and_mean_but_no_logits():
+    train = data()
+    train.features["penultimate"] = torch.randn(200, 3)
+    train.features["other"] = torch.randn(200, 3)
+    assert VMDLSb().fit([train]).layers == ("stage1", "stage2", "penultimate")
+    train.features["mean"] = torch.randn(200, 3)
+    assert VMDLSb().fit([train]).layers == ("stage1", "stage2", "penultimate", "mean")
+    train.features["stage3"] = train.features["mean"]
+    assert VMDLSb().fit([train]).layers == ("stage1", "stage2", "stage3", "penultimate")
+    assert VMDLSb(layers=["stage2", "logits"]).fit([train]).layers == ("stage2", "logits")
+
+
+def test_errors_say_what_to_do():
+    train = data()
+    with pytest.raises(ValueError, match="read only once"):
+        VMDLSb().fit(batch for batch in [train])
+    with pytest.raises(ValueError, match="singular; raise shrinkage"):
+        VMDLSb(shrinkage=0).fit([train[:6]])
+    with pytest.raises(ValueError, match="view"):
+        VMDLS(nn.Identity()).fit([train]).score(replace(train, extra={}))
+    with pytest.raises(ValueError, match=r"classes \[2\]"):
+        VMDLSb().fit([train[train.labels < 2]])
+
+
+def test_view_adds_the_reconstruction_and_a_loaded_detector_scores_alike():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3))
+    tap, image = Tap(network, ["0"]), torch.rand(30, 1, 8, 8)
+    detector = VMDLS(autoencoder(size=8), layer="0")
+    detector.fit([replace(tap(image), labels=torch.arange(30) % 3)])
+    view = detector.view(tap)
+    assert isinstance(view, Reconstruct)
+    again = VMDLS(autoencoder(size=8), layers=detector.layers, layer="0")
+    again.load_state_dict(detector.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(again(again.view(tap)(image)), detector(view(image)))
