@@ -1,0 +1,115 @@
+"""Networks by name, and back from what a saved model says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from openset import names
+from openset.networks.base import Backbone, Normalize, described
+from openset.networks.checkpoint import load_weights
+from openset.networks.cnn import cnn, plain_cnn
+
+NETWORKS: dict[str, Callable[..., Any]] = {
+    "cnn": cnn,
+    "plain-cnn": plain_cnn,
+}
+"""Factories `(classes, channels=3, …) -> network`, by name."""
+
+LIBRARIES: dict[str, Callable[..., Any]] = {}
+"""Factories `(model, classes, channels=3, …)` of other libraries' networks: `timm:resnet18`."""
+
+HEADS: dict[str, Callable[..., Any]] = {}
+"""Functions `(network, …) -> network` that put other heads on a network, by name."""
+
+__all__ = [
+    "HEADS",
+    "LIBRARIES",
+    "NETWORKS",
+    "Backbone",
+    "Normalize",
+    "build",
+    "cnn",
+    "described",
+    "from_spec",
+    "load_weights",
+    "plain_cnn",
+]
+
+
+def build(spec: str | Mapping[str, Any], **given: Any) -> nn.Module:
+    """Makes the network that a string names, such as `"cnn"` or `"cnn:widths=16+32,hidden=64"`.
+
+    Args:
+        spec: A name of `NETWORKS` with its settings, `timm:NAME`, `torchvision:NAME`, `smp:NAME`,
+            or `package.module:factory` for your own; or a mapping like `network.spec`.
+        given: What the caller knows, such as `classes` and `channels`; a factory gets those that
+            it takes and that `spec` does not set.
+
+    Raises:
+        ValueError: For a name or setting that does not exist, with the nearest ones that do.
+
+    Example:
+        >>> build("cnn:hidden=64", classes=6, channels=1).head
+        Linear(in_features=64, out_features=6, bias=True)
+    """
+    if not isinstance(spec, str):
+        return from_spec({**given, **spec})
+    name, _, rest = spec.partition(":")
+    if "." not in name:
+        return names.build("network", NETWORKS | LIBRARIES, spec, **given)
+    attribute, _, settings = rest.partition(":")
+    path = f"{name}:{attribute}"
+    _, bare, keyed = names.parse(f"{name}:{settings}")
+    return names.call("network", path, _imported(path), bare, keyed, given)
+
+
+def from_spec(spec: Mapping[str, Any], trust: Sequence[str] = ()) -> nn.Module:
+    """Makes again the network that `network.spec` describes; its weights are loaded separately.
+
+    Args:
+        spec: The name and every argument; an argument that is itself a spec is a network.
+        trust: Packages whose factories may be imported. A spec that comes from a file could name
+            any function, so none outside openset runs unless its package is listed here.
+
+    Raises:
+        ValueError: For a factory of a package that is not trusted, or an unknown name.
+
+    Example:
+        >>> network = cnn(classes=6, channels=1)
+        >>> again = from_spec(network.spec)
+        >>> again.load_state_dict(network.state_dict())
+        <All keys matched successfully>
+    """
+    settings = {
+        key: from_spec(value, trust) if isinstance(value, Mapping) and "name" in value else value
+        for key, value in spec.items()
+    }
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        raise ValueError(f"a network's spec needs a name; got {dict(spec)}")
+    if name in LIBRARIES:
+        settings["pretrained"] = False  # The weights come from the saved model.
+    return names.call("network", name, _trusted(name, trust), [], settings, {})
+
+
+def _trusted(name: str, trust: Sequence[str]) -> Callable[..., Any]:
+    """The factory of that name; one outside openset only from a package in `trust`."""
+    table = NETWORKS | LIBRARIES | HEADS
+    if name in table:
+        return table[name]
+    module = name.partition(":")[0]
+    if "." not in module:
+        raise ValueError(names.unknown_name("network", name, table))
+    if not any(f"{module}.".startswith(f"{package}.") for package in trust):
+        raise ValueError(
+            f"the network is made by {name}, which is code outside openset and runs when it is "
+            f"imported; if you trust it, pass trust=[{module.partition('.')[0]!r}]"
+        )
+    return _imported(name)
+
+
+def _imported(path: str) -> Callable[..., Any]:
+    return described(names.import_factory(path), path)

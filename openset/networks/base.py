@@ -32,6 +32,12 @@ class Normalize(nn.Module):
         return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
 
     def forward(self, image: Tensor) -> Tensor:
+        if image.shape[-3] != len(self.mean):
+            # Broadcasting would take a grey image for a coloured one without a word.
+            raise ValueError(
+                f"images have {image.shape[-3]} channels, the network expects {len(self.mean)}; "
+                "convert them or build the network with that many channels"
+            )
         return (image - self.mean) / self.std
 
 
@@ -74,16 +80,29 @@ class Backbone(nn.Module):
         return self.head(self.neck(x))
 
 
-def described(factory: Callable[..., nn.Module]) -> Callable[..., Any]:
-    """Lets a factory note on each network how it was made, in `network.spec`."""
+def described(factory: Callable[..., nn.Module], name: str | None = None) -> Callable[..., Any]:
+    """Lets a factory note on each network how it was made, in `network.spec`.
+
+    A network among the arguments, as a factory of heads takes, is noted by its own spec.
+
+    Args:
+        factory: A function or class that makes a network.
+        name: The name under which it is found again; None for the factory's own in kebab-case.
+    """
     signature = inspect.signature(factory)
+    name = name or factory.__name__.replace("_", "-")
 
     @functools.wraps(factory)
     def build(*args: Any, **kwargs: Any) -> nn.Module:
         network = factory(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        network.spec = {"name": factory.__name__.replace("_", "-"), **bound.arguments}
+        arguments = dict(bound.arguments)
+        for key, parameter in signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments.update(arguments.pop(key, {}))
+        spec = {k: v.spec if isinstance(v, nn.Module) else v for k, v in arguments.items()}
+        network.spec = {"name": name, **spec}  # pyright: ignore[reportArgumentType]
         return network
 
     return build
@@ -97,3 +116,16 @@ def pooled_neck(*before: nn.Module) -> nn.Sequential:
 def named(**modules: nn.Module) -> nn.Sequential:
     """A sequence whose parts have names."""
     return nn.Sequential(OrderedDict(modules))
+
+
+def initialised(network: Backbone) -> Backbone:
+    """The network with He's initialisation: convolutions N(0, 2 / fan-out), every bias zero.
+
+    He et al. 2015, "Delving Deep into Rectifiers", https://arxiv.org/abs/1502.01852
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    return network
