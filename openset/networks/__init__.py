@@ -11,6 +11,7 @@ from openset import names
 from openset.networks.base import Backbone, Normalize, described
 from openset.networks.checkpoint import load_weights
 from openset.networks.cnn import cnn, plain_cnn
+from openset.networks.heads import binary_heads, bottleneck
 
 NETWORKS: dict[str, Callable[..., Any]] = {
     "cnn": cnn,
@@ -21,7 +22,10 @@ NETWORKS: dict[str, Callable[..., Any]] = {
 LIBRARIES: dict[str, Callable[..., Any]] = {}
 """Factories `(model, classes, channels=3, …)` of other libraries' networks: `timm:resnet18`."""
 
-HEADS: dict[str, Callable[..., Any]] = {}
+HEADS: dict[str, Callable[..., Any]] = {
+    "binary-heads": binary_heads,
+    "bottleneck": bottleneck,
+}
 """Functions `(network, …) -> network` that put other heads on a network, by name."""
 
 __all__ = [
@@ -30,6 +34,8 @@ __all__ = [
     "NETWORKS",
     "Backbone",
     "Normalize",
+    "binary_heads",
+    "bottleneck",
     "build",
     "cnn",
     "described",
