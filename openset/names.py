@@ -70,7 +70,13 @@ def build(kind: str, table: Mapping[str, Callable[..., Any]], spec: str, **given
         ValueError: For an unknown name or setting, with the nearest ones that exist.
     """
     name, bare, keyed = parse(spec)
-    factory = look_up(kind, table, name)
+    return call(kind, name, look_up(kind, table, name), bare, keyed, given)
+
+
+def call(
+    kind: str, name: str, factory: Callable[..., Any], bare: list, keyed: dict, given: dict
+) -> Any:
+    """Calls a factory with settings from a spec, naming the setting that it does not take."""
     own = parameters_of(factory)
     for key in keyed:
         if key not in own:

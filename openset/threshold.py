@@ -10,6 +10,8 @@ import torch
 from scipy.stats import beta
 from torch import Tensor
 
+from openset.metrics import Scored
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -56,6 +58,15 @@ class Threshold:
         groups = [scores] if classes is None else [scores[classes == c] for c in range(number)]
         values = [_quantile(group, accept, c, len(groups)) for c, group in enumerate(groups)]
         return cls(tuple(values), accept, tuple(len(group) for group in groups))
+
+    @classmethod
+    def of(cls, scored: Scored, accept: float = 0.95, *, per_class: bool = False) -> Self:
+        """The conformal threshold of held-out data; samples of no known class are left out."""
+        known = scored.label >= 0
+        if not per_class:
+            return cls.conformal(scored.score[known], accept)
+        number = int(max(scored.label.max(), scored.predicted.max())) + 1
+        return cls.conformal(scored.score[known], accept, scored.predicted[known], number)
 
     @property
     def ranks(self) -> tuple[int, ...]:

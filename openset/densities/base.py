@@ -47,7 +47,8 @@ class Density(Fitted):
         """
         if labels is None:
             return self.surprise(x, 0)
-        if torch.compiler.is_exporting() or len(x) < self.classes:
+        if torch.compiler.is_exporting():
+            # A graph cannot hold a loop over the labels that happen to come.
             return self.table(x).gather(1, labels[:, None]).squeeze(1)
         score = x.new_empty(len(x))
         for c in labels.unique().tolist():
@@ -61,10 +62,34 @@ class Density(Fitted):
         raise NotImplementedError
 
 
+def need_rows(counts: Tensor, least: int, density: Density, advice: str) -> None:
+    """Raises ValueError naming each class that has fewer than `least` of the rows `[C]`."""
+    few = (counts < least).nonzero().flatten().tolist()
+    if few:
+        shown = ", ".join(f"class {c} has {int(counts[c])}" for c in few[:10])
+        more = f" and {len(few) - 10} more classes" if len(few) > 10 else ""
+        raise ValueError(
+            f"{density.name} needs at least {least} rows of every class; {shown}{more}: {advice}"
+        )
+
+
+def width(batches: Iterable[tuple[Tensor, Tensor]]) -> int:
+    """The number of features D, for a fit that reads `batches` several times."""
+    if iter(batches) is batches:
+        raise ValueError(
+            "fit got a generator, which can be read only once; pass a list, a Store or a loader"
+        )
+    for x, _ in batches:
+        return x.shape[1]
+    raise ValueError("no rows: the data set or the loader gave no batch")
+
+
 class _Unlabelled:
-    """Rows with the label 0, re-iterable."""
+    """Rows with the label 0, re-iterable if the batches are."""
 
     def __init__(self, batches: Iterable[Tensor]):
+        if iter(batches) is batches:
+            raise ValueError("fit got a generator, which can be read only once; pass a list")
         self.batches = batches
 
     def __iter__(self):

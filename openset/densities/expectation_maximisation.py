@@ -1,0 +1,274 @@
+"""Mixtures of Gaussians of many classes by EM, as one tensor program over padded rows.
+
+Dempster, Laird & Rubin, "Maximum likelihood from incomplete data via the EM algorithm" (1977),
+https://doi.org/10.1111/j.2517-6161.1977.tb01600.x. Everything a pass must remember is a sum over
+rows, so rows may come in any pieces: whole classes from memory, or batches from a stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Covariance = Literal["full", "diag", "tied"]
+
+NEGLIGIBLE = 1e-10
+"""A responsibility below this adds nothing to a sum over rows, and its row is skipped."""
+
+
+@dataclass
+class Piece:
+    """Rows `[B, n, D]` of the classes `which` `[B]`; `mask` `[B, n]` is False on padding."""
+
+    which: Tensor
+    rows: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, labels: Tensor) -> Piece:
+        """Groups rows `[M, D]` by their labels `[M]`."""
+        which, inverse, sizes = labels.unique(return_inverse=True, return_counts=True)
+        rows = x[inverse.argsort(stable=True)].split(sizes.tolist())
+        mask = torch.arange(int(sizes.max()), device=x.device) < sizes[:, None]
+        return cls(which, torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True), mask)
+
+    def __getitem__(self, keep: Tensor) -> Piece:
+        if bool(keep.all()):
+            return self
+        return Piece(self.which[keep], self.rows[keep], self.mask[keep])
+
+
+@dataclass
+class Mixtures:
+    """Log weights `[B, K]`, means `[B, K, D]` and precision factors of B mixtures.
+
+    The factor P has Σ⁻¹ = P Pᵀ: `[B, K, D, D]` upper triangular for "full", `[B, 1, D, D]` for
+    "tied", and one over the standard deviations, `[B, K, D]`, for "diag".
+    """
+
+    weight: Tensor
+    mean: Tensor
+    factor: Tensor
+
+    def __getitem__(self, index) -> Mixtures:
+        return Mixtures(self.weight[index], self.mean[index], self.factor[index])
+
+    def __setitem__(self, index, other: Mixtures) -> None:
+        for name in ("weight", "mean", "factor"):
+            mine = getattr(self, name)
+            mine[index] = getattr(other, name).to(mine)
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """log π_k + log N(x | μ_k, Σ_k) of rows `[B, n, D]`, `[B, n, K]`."""
+        if self.factor.dim() == 3:
+            squares, half_log_det = self._diagonal(x), self.factor.log().sum(-1)
+        else:
+            squares = self._full(x)
+            half_log_det = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        constant = self.weight + half_log_det - x.shape[-1] / 2 * math.log(2 * math.pi)
+        return (constant[:, None] - squares / 2).to(x.dtype)
+
+    def _diagonal(self, x: Tensor) -> Tensor:
+        # Two products instead of all differences; float64, because they cancel.
+        x, precision, mean = x.double(), self.factor.double().square(), self.mean.double()
+        squares = x.square() @ precision.mT - 2 * x @ (mean * precision).mT
+        return (squares + (mean.square() * precision).sum(-1)[:, None]).clamp_min(0)
+
+    def _full(self, x: Tensor) -> Tensor:
+        squares = []
+        for k in range(self.mean.shape[1]):
+            factor = self.factor[:, min(k, self.factor.shape[1] - 1)]
+            whitened = torch.baddbmm(-self.mean[:, k : k + 1] @ factor, x, factor)
+            squares.append(torch.linalg.vector_norm(whitened, dim=-1).square())
+        return torch.stack(squares, dim=-1)
+
+    def expect(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        """Responsibilities `[B, n, K]` and each class's summed log-likelihood `[B]`."""
+        joint = self.log_joint(piece.rows)
+        total = joint.logsumexp(-1, keepdim=True)
+        share = (joint - total).exp() * piece.mask[..., None]
+        return share, (total.squeeze(-1).double() * piece.mask).sum(-1)
+
+
+class Sums:
+    """What one pass remembers, in float64: Σ r, Σ r x and Σ r x xᵀ per class and component."""
+
+    def __init__(self, classes: int, components: int, dim: int, covariance: Covariance, device):
+        shape = {"full": (components, dim, dim), "diag": (components, dim), "tied": (1, dim, dim)}
+        zeros = {"dtype": torch.float64, "device": device}
+        self.count = torch.zeros(classes, components, **zeros)
+        self.first = torch.zeros(classes, components, dim, **zeros)
+        self.second = torch.zeros(classes, *shape[covariance], **zeros)
+        self.likelihood = torch.zeros(classes, **zeros)
+        self.covariance: Covariance = covariance
+
+    def add(self, piece: Piece, share: Tensor, likelihood: Tensor) -> None:
+        """Adds rows by their responsibilities `[B, n, K]`."""
+        share = share.double()
+        self.likelihood.index_add_(0, piece.which, likelihood)
+        self.count.index_add_(0, piece.which, share.sum(1))
+        if self.covariance == "diag":
+            rows = piece.rows.double()
+            self.first.index_add_(0, piece.which, share.mT @ rows)
+            self.second.index_add_(0, piece.which, share.mT @ rows.square())
+            return
+        for b, c in enumerate(piece.which.tolist()):
+            if self.covariance == "tied":
+                rows = piece.rows[b][piece.mask[b]].double()
+                self.first[c] += share[b][piece.mask[b]].T @ rows
+                self.second[c, 0] += rows.T @ rows
+                continue
+            for k in range(share.shape[2]):
+                self._add_component(c, k, piece.rows[b], share[b, :, k])
+
+    def _add_component(self, c: int, k: int, rows: Tensor, share: Tensor) -> None:
+        # With many features nearly every row belongs to one component: the others skip it.
+        chosen = share > NEGLIGIBLE
+        rows, share = rows[chosen].double(), share[chosen, None]
+        weighted = rows * share
+        self.first[c, k] += weighted.sum(0)
+        self.second[c, k] += weighted.T @ rows
+
+    def maximise(self, keep: Tensor, shrinkage: float, jitter: float, names: Tensor) -> Mixtures:
+        """The M step for the classes at indices `keep`, with shrunk covariances."""
+        count, first, second = self.count[keep], self.first[keep], self.second[keep]
+        rows = count.sum(1, keepdim=True)
+        mean = first / count.clamp_min(NEGLIGIBLE)[..., None]
+        spread = self._class_variance(rows, first, second) * shrinkage + jitter
+        if self.covariance == "diag":
+            own = (second / count.clamp_min(NEGLIGIBLE)[..., None] - mean.square()).clamp_min(0)
+            variance = (1 - shrinkage) * own + spread[:, None, None]
+            _refuse_singular(variance.amin((1, 2)), names[keep])
+            return Mixtures((count / rows).log(), mean, variance.rsqrt())
+        covariance = self._scatter(count, mean, second).mul_(1 - shrinkage)
+        covariance.diagonal(dim1=-2, dim2=-1).add_(spread[:, None, None])
+        lower, failed = torch.linalg.cholesky_ex(covariance)
+        pivot = lower.diagonal(dim1=-2, dim2=-1).square().amin(-1).masked_fill(failed > 0, 0.0)
+        _refuse_singular(pivot.amin(1), names[keep])
+        eye = torch.eye(mean.shape[-1]).to(lower)
+        factor = torch.linalg.solve_triangular(lower, eye, upper=False).mT
+        return Mixtures((count / rows).log(), mean, factor)
+
+    def _scatter(self, count: Tensor, mean: Tensor, second: Tensor) -> Tensor:
+        """Covariance around the component means, `[B, K or 1, D, D]`."""
+        if self.covariance == "full":
+            outer = mean[..., :, None] * mean[..., None, :]
+            return (second / count.clamp_min(NEGLIGIBLE)[..., None, None]).sub_(outer)
+        between = (mean * count[..., None]).mT @ mean
+        return (second - between[:, None]) / count.sum(1)[:, None, None, None]
+
+    def _class_variance(self, rows: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Variance of a class's whole set of rows, averaged over features, `[B]`."""
+        diagonal = second if self.covariance == "diag" else second.diagonal(dim1=-2, dim2=-1)
+        variance = diagonal.sum(1) / rows - (first.sum(1) / rows).square()
+        return variance.mean(1).clamp_min(0)
+
+
+def _refuse_singular(pivot: Tensor, names: Tensor) -> None:
+    singular = names[(pivot <= 1e-12).nonzero().flatten().to(names.device)].tolist()
+    if singular:
+        raise ValueError(
+            f"the covariance of class {', '.join(map(str, singular))} is singular: features are "
+            "constant or collinear, or a component has fewer rows than features; "
+            "give shrinkage or jitter above 0, or reduce"
+        )
+
+
+def fit_mixtures(
+    pieces: Iterable[Piece],
+    start: Tensor,
+    covariance: Covariance,
+    *,
+    shrinkage: float,
+    jitter: float,
+    iterations: int,
+    tolerance: float,
+    names: Tensor,
+) -> tuple[Mixtures, Tensor]:
+    """Runs EM until each class's mean log-likelihood changes by less than `tolerance`.
+
+    Args:
+        pieces: The rows; read once per iteration.
+        start: Where the components start, `[C, K, D]`; rows first go to the nearest.
+        names: What the classes are called in errors, `[C]`.
+
+    Returns:
+        The mixtures, and each class's mean log-likelihood `[C]` before its last update.
+    """
+    classes, components, dim = start.shape
+    active = torch.ones(classes, dtype=torch.bool, device=start.device)
+    likelihood = torch.full((classes,), -torch.inf, dtype=torch.float64, device=start.device)
+
+    def gather(expect: Callable[[Piece], tuple[Tensor, Tensor]]) -> Sums:
+        sums = Sums(classes, components, dim, covariance, start.device)
+        for piece in pieces:
+            piece = piece[active[piece.which]]
+            if len(piece.which):
+                sums.add(piece, *expect(piece))
+        return sums
+
+    first = gather(lambda piece: _nearest(piece, start[piece.which]))
+    mixtures = first.maximise(active.nonzero().flatten(), shrinkage, jitter, names)
+    mixtures = Mixtures(*(x.to(start.dtype) for x in vars(mixtures).values()))
+    for _ in range(iterations):
+        sums = gather(lambda piece: mixtures[piece.which].expect(piece))
+        keep = active.nonzero().flatten()
+        mixtures[keep] = sums.maximise(keep, shrinkage, jitter, names)
+        now = sums.likelihood[keep] / sums.count[keep].sum(1)
+        active[keep] = (now - likelihood[keep]).abs() >= tolerance
+        likelihood[keep] = now
+        if not bool(active.any()):
+            break
+    return mixtures, likelihood
+
+
+def _nearest(piece: Piece, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """All responsibility to the nearest centre `[B, K, D]`."""
+    nearest = torch.cdist(piece.rows, centres).argmin(-1)
+    share = torch.nn.functional.one_hot(nearest, centres.shape[1]) * piece.mask[..., None]
+    return share.to(piece.rows.dtype), torch.zeros(len(centres)).to(centres.device).double()
+
+
+def k_means(
+    piece: Piece, clusters: int, generator: torch.Generator, iterations: int = 100
+) -> Tensor:
+    """Cluster centres `[B, K, D]` of each class's rows: Lloyd's steps from k-means++.
+
+    Arthur & Vassilvitskii (2007), https://dl.acm.org/doi/10.5555/1283383.1283494, in the greedy
+    form that scikit-learn uses.
+    """
+    centres = _plus_plus(piece, clusters, generator)
+    for _ in range(iterations):
+        share = _nearest(piece, centres)[0]
+        count = share.sum(1)[..., None]
+        moved = torch.where(count > 0, share.mT @ piece.rows / count.clamp_min(1), centres)
+        shift = (moved - centres).square().sum((1, 2)).max()
+        centres = moved
+        if shift < 1e-4:
+            break
+    return centres
+
+
+def _plus_plus(piece: Piece, clusters: int, generator: torch.Generator) -> Tensor:
+    """Spread-out rows as first centres: of a few drawn by squared distance, the best each time."""
+    trials = 2 + int(math.log(clusters))
+    weight = piece.mask.to(piece.rows.dtype)
+    closest = weight
+    centres: list[Tensor] = []
+    for k in range(clusters):
+        chance = (closest.double() + 1e-12) * piece.mask
+        drawn = torch.multinomial(chance.cpu(), 1 if k == 0 else trials, True, generator=generator)
+        drawn = drawn.to(piece.rows.device)
+        candidates = piece.rows.gather(1, drawn[..., None].expand(-1, -1, piece.rows.shape[2]))
+        distance = torch.cdist(piece.rows, candidates).square() * weight[..., None]
+        if k > 0:
+            distance = torch.minimum(distance, closest[..., None])
+        best = distance.sum(1).argmin(1)[:, None]
+        closest = distance.gather(2, best[:, None].expand(-1, distance.shape[1], 1)).squeeze(2)
+        centres.append(candidates.gather(1, best[..., None].expand(-1, 1, candidates.shape[2])))
+    return torch.cat(centres, dim=1)

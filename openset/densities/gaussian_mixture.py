@@ -1,0 +1,241 @@
+"""A mixture of Gaussians per class, the density that GeMOS found best."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from openset.densities.base import Density, need_rows, width
+from openset.densities.expectation_maximisation import (
+    Covariance,
+    Mixtures,
+    Piece,
+    fit_mixtures,
+    k_means,
+)
+from openset.densities.reservoir import reservoir
+from openset.moments import Moments
+
+CHUNK = 2**24
+"""How many numbers of padded rows or of covariances are worked on at once."""
+
+
+class GaussianMixture(Density):
+    """Says how unlikely features are under a mixture of Gaussians, in nats.
+
+    McLachlan & Peel, "Finite Mixture Models" (2000), https://doi.org/10.1002/0471721182; used on
+    activations by Vendramini et al., "Opening Deep Neural Networks with Generative Models" (2021),
+    https://arxiv.org/abs/2105.10013. The score is −log Σ_k π_k N(x; μ_k, Σ_k).
+
+    Features are standardised first, by their mean and deviation over all classes, and the
+    likelihood is put back into the original units. Shrinkage is therefore free of scale: logits
+    and pooled maps count alike. Every covariance is drawn towards a round one with its *class's*
+    mean variance, Σ_k ← (1 − s) S_k + s v I. The target does not collapse with a small component,
+    so 1,930 features from 1,250 rows fit, and a feature that never fires in a class costs a finite
+    surprise when it does. A fixed share is used and not an estimated one such as Ledoit & Wolf's,
+    whose independence of rows responsibilities break.
+
+    Rows that fit into `memory` are held and each class runs on its own; otherwise each EM pass
+    reads the batches again, and only the start is computed from a seeded sample.
+
+    Args:
+        components: Gaussians per class K.
+        covariance: "full", "diag", or "tied" (one for all components of a class).
+        shrinkage: The share s in 0…1; 0 is plain maximum likelihood, and warns where that is
+            singular.
+        reduce: Keep this many principal components of the standardised features; the surprise is
+            then that of the projection. None keeps all features.
+        seeds: How many starts are tried; each class keeps its most likely.
+        iterations: The most EM steps.
+        tolerance: EM stops where the mean log-likelihood changes by less.
+        jitter: Variance added to each feature, as a share of its variance over all classes;
+            scikit-learn's `reg_covar` on standardised features.
+        memory: GiB of rows held at once.
+        seed: Of the first start.
+
+    Example:
+        >>> x = torch.cat([torch.randn(50, 2), 9 + torch.randn(50, 2)])
+        >>> density = GaussianMixture(components=2).fit([x])
+        >>> bool(density(torch.tensor([[4.5, 4.5]])) > density(torch.tensor([[9.0, 9.0]])))
+        True
+    """
+
+    centre: Tensor
+    scale: Tensor
+    axes: Tensor
+    weight: Tensor
+    mean: Tensor
+    factor: Tensor
+
+    def __init__(
+        self,
+        components: int = 8,
+        covariance: Covariance = "full",
+        shrinkage: float = 0.1,
+        reduce: int | None = None,
+        seeds: int = 1,
+        iterations: int = 100,
+        tolerance: float = 1e-3,
+        jitter: float = 1e-6,
+        memory: float = 2.0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if covariance not in ("full", "diag", "tied"):
+            raise ValueError(f"covariance must be full, diag or tied; got {covariance!r}")
+        if not 0 <= shrinkage <= 1:
+            raise ValueError(f"shrinkage is a share in 0…1; got {shrinkage}")
+        if components < 1:
+            raise ValueError(f"components must be at least 1; got {components}")
+        self.components = components
+        self.covariance: Covariance = covariance
+        self.shrinkage, self.jitter, self.reduce = shrinkage, jitter, reduce
+        self.seeds, self.seed, self.memory = seeds, seed, memory
+        self.iterations, self.tolerance = iterations, tolerance
+
+    def fit_classes(self, batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> Self:
+        most = int(self.memory * 2**30 / (4 * width(batches) * classes))
+        rows, counts = reservoir(batches, classes, max(most, 64 * self.components), self.seed)
+        advice = "use fewer components, or give more images of it"
+        need_rows(counts, max(2, self.components), self, advice)
+        whole = all(len(x) == n for x, n in zip(rows, counts.tolist(), strict=True))
+        self._standardise_by(batches, torch.promote_types(rows[0].dtype, torch.float32))
+        rows = [self._standardised(x) for x in rows]
+        stream = None if whole else _Stream(batches, self)
+        self._fit_standardised(rows, stream)
+        return self
+
+    def _standardise_by(self, batches: Iterable[tuple[Tensor, Tensor]], dtype: torch.dtype) -> None:
+        """Keeps the features' means, deviations and, if asked for, principal axes."""
+        moments = Moments.of(
+            ((x, labels.clamp_max(0)) for x, labels in batches),
+            1,
+            "full" if self.reduce else "diag",
+        )
+        covariance, centre = moments.covariance()[0], moments.mean[0]
+        variance = covariance.diagonal() if self.reduce else covariance
+        # A feature that never varies takes the scale of the average feature.
+        varies = variance > (1e-6 * centre).square()
+        usual = variance[varies].mean() if bool(varies.any()) else torch.ones(()).to(variance)
+        scale = torch.where(varies, variance, usual).sqrt()
+        self.keep(centre=centre.to(dtype), scale=scale.to(dtype))
+        if self.reduce:
+            if not 1 <= self.reduce <= len(scale):
+                raise ValueError(f"reduce must be in 1…{len(scale)} features; got {self.reduce}")
+            axes = torch.linalg.eigh(covariance / torch.outer(scale, scale)).eigenvectors
+            self.keep(axes=axes.flip(1)[:, : self.reduce].to(dtype))
+
+    def _standardised(self, x: Tensor) -> Tensor:
+        x = (x.to(self.centre) - self.centre) / self.scale
+        return x @ self.axes if self.reduce else x
+
+    def _fit_standardised(self, rows: list[Tensor], stream: _Stream | None) -> None:
+        """Fits in chunks of classes, or all at once to a stream that `rows` only sample."""
+        classes, (k, dim) = len(rows), (self.components, rows[0].shape[1])
+        shape = {"full": (k, dim, dim), "diag": (k, dim), "tied": (1, dim, dim)}[self.covariance]
+        empty = rows[0].new_empty
+        mixtures = Mixtures(empty(classes, k), empty(classes, k, dim), empty(classes, *shape))
+        best = torch.full((classes,), -torch.inf, dtype=torch.float64)
+        for seed in range(self.seed, self.seed + self.seeds):
+            generator = torch.Generator().manual_seed(seed)
+            start = empty(classes, k, dim)
+            for names in self._chunks(rows):
+                piece = self._piece(rows, names)
+                start[names] = k_means(piece, k, generator)
+                if stream is None:
+                    self._improve(mixtures, best, [piece], start[names], names)
+            if stream is not None:
+                self._improve(mixtures, best, stream, start, torch.arange(classes))
+        self.keep(weight=mixtures.weight, mean=mixtures.mean, factor=mixtures.factor)
+        self._warn_singular()
+
+    def _chunks(self, rows: list[Tensor]) -> Iterator[Tensor]:
+        """Classes that are worked on together: alike in size, as many as a chunk holds."""
+        sizes = torch.tensor([len(x) for x in rows])
+        order, dim = sizes.argsort(descending=True, stable=True), rows[0].shape[1]
+        per_class = 0 if self.covariance == "diag" else self.components * dim**2
+        while len(order):
+            cost = max(int(sizes[order[0]]) * max(dim, self.components), per_class, 1)
+            take = max(1, CHUNK // cost)
+            yield order[:take]
+            order = order[take:]
+
+    def _piece(self, rows: list[Tensor], names: Tensor) -> Piece:
+        chosen = [rows[c] for c in names.tolist()]
+        labels = torch.arange(len(chosen)).repeat_interleave(torch.tensor([len(x) for x in chosen]))
+        x = torch.cat(chosen)
+        return Piece.of(x, labels.to(x.device))
+
+    def _improve(
+        self,
+        mixtures: Mixtures,
+        best: Tensor,
+        pieces: Iterable[Piece],
+        start: Tensor,
+        names: Tensor,
+    ) -> None:
+        """Runs EM for the named classes and keeps those that are more likely than so far."""
+        fitted, likelihood = fit_mixtures(
+            pieces,
+            start,
+            self.covariance,
+            shrinkage=self.shrinkage,
+            jitter=self.jitter,
+            iterations=self.iterations,
+            tolerance=self.tolerance,
+            names=names,
+        )
+        better = (likelihood.cpu() > best[names]).nonzero().flatten()
+        best[names[better]] = likelihood.cpu()[better]
+        mixtures[names[better]] = fitted[better]
+
+    def _warn_singular(self) -> None:
+        """Without shrinkage, says where only the jitter keeps a covariance from collapsing."""
+        diag = self.covariance == "diag"
+        inverse = self.factor if diag else self.factor.diagonal(dim1=-2, dim2=-1)
+        pivot = inverse.square().flatten(1).amax(1).reciprocal()
+        flat = (pivot <= 2 * self.jitter).nonzero().flatten().tolist()
+        if flat and self.shrinkage == 0:
+            warnings.warn(
+                f"the covariance of class {', '.join(map(str, flat[:10]))} is singular but for the "
+                f"jitter of {self.jitter:g}: give shrinkage above 0, or reduce",
+                stacklevel=4,
+            )
+
+    @property
+    def classes(self) -> int:
+        return len(self.weight)
+
+    def _mixtures(self, index) -> Mixtures:
+        return Mixtures(self.weight, self.mean, self.factor)[index]
+
+    def _surprise(self, x: Tensor, index: slice) -> Tensor:
+        """Surprise `[C, M]` under the classes of a slice."""
+        joint = self._mixtures(index).log_joint(self._standardised(x)[None])
+        volume = 0.0 if self.reduce else self.scale.log().sum()
+        return volume - joint.logsumexp(-1)
+
+    def surprise(self, x: Tensor, c: int) -> Tensor:
+        return self._surprise(x, slice(c, c + 1))[0]
+
+    def table(self, x: Tensor) -> Tensor:
+        if self.covariance == "diag":
+            return self._surprise(x, slice(None)).T
+        return super().table(x)
+
+
+class _Stream:
+    """Standardised pieces of batches, re-iterable."""
+
+    def __init__(self, batches: Iterable[tuple[Tensor, Tensor]], density: GaussianMixture):
+        self.batches, self.density = batches, density
+
+    def __iter__(self) -> Iterator[Piece]:
+        for x, labels in self.batches:
+            known = labels >= 0
+            if bool(known.any()):
+                yield Piece.of(self.density._standardised(x[known]), labels[known])

@@ -1,0 +1,158 @@
+"""All detectors on known and unknown images, with one pass for each view of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openset.activations import UNKNOWN, Activations
+from openset.detectors import Detector
+from openset.metrics import STANDARD, Scored, measure
+from openset.results import Results
+from openset.store import stream
+from openset.tap import Tap
+from openset.threshold import Threshold
+
+Detectors = Sequence[Detector] | Mapping[str, Detector]
+
+
+def score(
+    tap: Tap, detectors: Detectors, images: Any, *, batch_size: int = 256
+) -> dict[str, Scored]:
+    """Scores and predicted classes of images by every detector, from one pass for each view.
+
+    Only scores are kept, so memory does not grow with the features.
+
+    Args:
+        tap: Reads the network; its layers must cover those of the detectors.
+        detectors: Fitted detectors, by name or in a list.
+        images: An image set, a data set of (image, label), a loader or a list of batches.
+        batch_size: Images per pass.
+
+    Returns:
+        By the detector's name, score, label and predicted class of every image, or of every pixel
+        that is not void.
+    """
+    named = by_name(detectors)
+    scored: dict[str, Scored] = {}
+    for view, members in views(tap, named):
+        seen = stream(view, images, batch_size)
+        scored |= score_activations({name: named[name] for name in members}, seen)
+    return {name: scored[name] for name in named}
+
+
+def score_activations(
+    detectors: Mapping[str, Detector], batches: Iterable[Activations]
+) -> dict[str, Scored]:
+    """As `score`, for activations of the view that these detectors share."""
+    parts: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in detectors}
+    for batch in batches:
+        rows = batch.rows()
+        labels = rows.labels if rows.labels is not None else torch.full((len(rows),), UNKNOWN)
+        with torch.no_grad():
+            for name, detector in detectors.items():
+                predicted = detector.class_scores(rows).argmax(1)
+                parts[name].append((detector.score(rows), labels, predicted))
+    if not all(parts.values()):
+        raise ValueError("no images: the data set or the loader gave no batch")
+    return {
+        name: Scored(*(torch.cat(column) for column in zip(*found, strict=True)))
+        for name, found in parts.items()
+    }
+
+
+def evaluate(
+    tap: Tap,
+    detectors: Detectors,
+    known: Any,
+    unknown: Any,
+    *,
+    thresholds: Mapping[str, Threshold] | None = None,
+    metrics: Sequence[str] = STANDARD,
+    classes: Sequence[str] | None = None,
+    labels: Mapping[str, Any] | None = None,
+    batch_size: int = 256,
+) -> Results:
+    """Measures how well each detector tells known test images from unknown ones.
+
+    Args:
+        tap: Reads the network; its layers must cover those of the detectors.
+        detectors: Fitted detectors, by name or in a list.
+        known: Test images of the known classes, with labels.
+        unknown: Images of no known class, or several such sets by name.
+        thresholds: By detector, for the metrics and pictures that need one; without it the
+            threshold-free metrics are measured.
+        metrics: Names of `openset.metrics.METRICS`.
+        classes: Names of the known classes, for the report.
+        labels: What the results say of the run: protocol, seed, network, objective.
+        batch_size: Images per pass.
+
+    Returns:
+        The long table of DESIGN §6, with all scores and the most wrongly judged images.
+    """
+    named = by_name(detectors)
+    thresholds = thresholds or {}
+    sets = unknown if isinstance(unknown, Mapping) else {name_of(unknown, "unknown"): unknown}
+    known_name = name_of(known, "known")
+    seen = score(tap, named, known, batch_size=batch_size)
+    others = {name: score(tap, named, s, batch_size=batch_size) for name, s in sets.items()}
+    rows = [
+        {
+            **(labels or {}),
+            "detector": d,
+            "known": known_name,
+            "unknown": u,
+            "metric": m,
+            "value": v,
+        }
+        for d in named
+        for u in others
+        for m, v in measure(seen[d], others[u][d], _cut(thresholds.get(d)), metrics).items()
+    ]
+    return Results.of(
+        rows,
+        scored={d: {known_name: seen[d], **{u: others[u][d] for u in others}} for d in named},
+        thresholds={name: threshold.settings() for name, threshold in thresholds.items()},
+        classes=classes,
+        sources={known_name: known, **sets},
+    )
+
+
+def views(tap: Tap, detectors: Mapping[str, Detector]) -> list[tuple[nn.Module, list[str]]]:
+    """The extractors that the detectors want, each with the names of those that share it."""
+    groups: list[tuple[nn.Module, list[str]]] = []
+    for name, detector in detectors.items():
+        view = detector.view(tap)
+        for other, members in groups:
+            if other is view:
+                members.append(name)
+                break
+        else:
+            groups.append((view, [name]))
+    return groups
+
+
+def by_name(detectors: Detectors) -> dict[str, Detector]:
+    """Detectors by name; those of one kind are told apart by their settings."""
+    if isinstance(detectors, Mapping):
+        return dict(detectors)
+    kinds = [detector.name for detector in detectors]
+    named = {d.name if kinds.count(d.name) == 1 else repr(d): d for d in detectors}
+    if len(named) < len(detectors):
+        raise ValueError("two detectors are the same; give each a name: evaluate(tap, {name: …})")
+    return named
+
+
+def name_of(images: Any, otherwise: str) -> str:
+    """The name of a data set, if it has one."""
+    return str(getattr(images, "name", otherwise))
+
+
+def _cut(threshold: Threshold | None) -> Tensor | float | None:
+    if threshold is None:
+        return None
+    values = threshold.tensor()
+    return values if len(values) > 1 else float(values)

@@ -1,0 +1,93 @@
+"""Fitting and calibrating detectors on one pass over the known data."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from openset.activations import Activations
+from openset.detectors import Detector
+from openset.evaluate import score_activations, views
+from openset.model import OpenSet, layers_for
+from openset.store import extract
+from openset.tap import Tap
+from openset.threshold import Threshold
+
+
+def fit(
+    network: nn.Module,
+    detectors: Mapping[str, Detector],
+    train: Any,
+    held_out: Any,
+    *,
+    accept: float = 0.95,
+    per_class: bool = False,
+    batch_size: int = 256,
+    store: str | None = None,
+) -> dict[str, OpenSet]:
+    """Fits detectors on training images and calibrates them on held-out known ones.
+
+    The training images pass the network once, for all detectors; their activations go through a
+    store on disk, so memory does not grow with the number of images. Where a detector learns from
+    held-out data too (a temperature, ranks), every other image of it serves that and the rest sets
+    the threshold, which keeps the threshold's guarantee.
+
+    Args:
+        network: A trained classifier.
+        detectors: Detectors by name.
+        train: The known images the network was trained on, with labels.
+        held_out: Known images that the network was not trained on, with labels.
+        accept: The share of known images to accept.
+        per_class: One threshold for each predicted class.
+        batch_size: Images per pass.
+        store: A folder for the activations; None uses a temporary one.
+
+    Returns:
+        A calibrated model for each detector.
+    """
+    tap = Tap(network, layers_for(network, list(detectors.values())))
+    models = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(store or temporary)
+        learning = [d for d in detectors.values() if type(d).fit is not Detector.fit]
+        if learning:
+            seen = extract(tap, train, store=folder / "train", batch_size=batch_size)
+            for detector in learning:
+                detector.fit(seen)
+        for i, (view, names) in enumerate(views(tap, detectors)):
+            seen = extract(view, held_out, store=folder / f"held-out-{i}", batch_size=batch_size)
+            for name in names:
+                threshold = calibrate(detectors[name], seen, accept, per_class=per_class)
+                own = Tap(network, layers_for(network, [detectors[name]]))
+                models[name] = OpenSet(own, detectors[name], threshold)
+    return {name: models[name] for name in detectors}
+
+
+def calibrate(
+    detector: Detector,
+    held_out: Iterable[Activations],
+    accept: float = 0.95,
+    *,
+    per_class: bool = False,
+) -> Threshold:
+    """The threshold from held-out known activations, of which `adjust` sees only every other."""
+    if detector.held_out:
+        detector.adjust(EveryOther(held_out, 0))
+        held_out = EveryOther(held_out, 1)
+    scored = score_activations({"": detector}, held_out)[""]
+    return Threshold.of(scored, accept, per_class=per_class)
+
+
+class EveryOther:
+    """Every second sample of each batch, from the first or the second on; re-iterable."""
+
+    def __init__(self, batches: Iterable[Activations], start: int):
+        self.batches, self.start = batches, start
+
+    def __iter__(self) -> Iterator[Activations]:
+        for batch in self.batches:
+            yield batch[self.start :: 2]

@@ -1,0 +1,266 @@
+"""What is deployed: a network, a detector and a threshold in one module and one file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from openset import networks
+from openset.activations import UNKNOWN, Activations
+from openset.data import Adapter
+from openset.densities import DENSITIES
+from openset.detectors import DETECTORS, Detector
+from openset.evaluate import score_activations
+from openset.folders import complete_folder
+from openset.names import look_up
+from openset.store import stream
+from openset.tap import Tap, find_stages
+from openset.threshold import Threshold
+
+TENSORS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+class OpenSet(nn.Module):
+    """A classifier that answers a known class or "unknown".
+
+    Args:
+        tap: Reads the network; its layers must be those that the detector was fitted on.
+        detector: A fitted detector.
+        threshold: The score above which a sample is unknown; `calibrate` finds it.
+        classes: Names of the known classes, in the order of the labels.
+        adapter: How an image file becomes the network's input; stored with the model.
+
+    Example:
+        >>> from openset.detectors import Energy
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> images, labels = torch.rand(200, 1, 2, 2), torch.zeros(200, dtype=torch.long)
+        >>> model = OpenSet(Tap(network), Energy()).calibrate([(images, labels)], accept=0.9)
+        >>> label, score = model(images)
+        >>> int((label == UNKNOWN).sum()) <= 20
+        True
+    """
+
+    def __init__(
+        self,
+        tap: Tap,
+        detector: Detector,
+        threshold: Threshold | None = None,
+        classes: Sequence[str] | None = None,
+        adapter: Adapter | None = None,
+    ):
+        super().__init__()
+        self.tap, self.detector = tap, detector
+        self.classes, self.adapter = classes, adapter
+        self.set_threshold(threshold)
+
+    def set_threshold(self, threshold: Threshold | None) -> Self:
+        """Replaces the threshold; None accepts everything."""
+        self.threshold = threshold
+        limit = torch.tensor([torch.inf]) if threshold is None else threshold.tensor()
+        self.register_buffer("limit", limit.double(), persistent=False)
+        return self
+
+    @property
+    def extractor(self) -> nn.Module:
+        """From an image to the activations that the detector scores."""
+        return self.detector.view(self.tap)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels and scores of a batch.
+
+        Args:
+            image: `[N, C, H, W]` in 0…1.
+
+        Returns:
+            The label `[N, *grid]`, `UNKNOWN` where the score is above the threshold, and the score
+            `[N, *grid]`, higher = more unknown.
+        """
+        with torch.no_grad():
+            return self.decide(self.extractor(image))
+
+    def decide(self, activations: Activations) -> tuple[Tensor, Tensor]:
+        """Labels and scores of activations of `extractor`, as `forward` gives them for images."""
+        rows = activations.rows()
+        label = self.detector.class_scores(rows).argmax(1)
+        score = self.detector.score(rows)
+        limit: Tensor = self.get_buffer("limit")
+        known = score <= (limit[label] if len(limit) > 1 else limit)
+        label = torch.where(known, label, UNKNOWN)
+        shape = (len(activations), *activations.grid)
+        return label.view(shape), score.view(shape)
+
+    def calibrate(self, images: object, accept: float = 0.95, *, per_class: bool = False) -> Self:
+        """Sets the threshold from held-out known data, which neither network nor fit has seen.
+
+        Args:
+            images: An image set, a data set of (image, label), a loader or batches of them; or, for
+                a detector that looks only once, activations of `tap`.
+            accept: Share of known samples to accept.
+            per_class: One threshold for each predicted class.
+
+        Raises:
+            ValueError: If there are too few samples for the share.
+        """
+        scored = score_activations({"": self.detector}, self._activations(images))[""]
+        return self.set_threshold(Threshold.of(scored, accept, per_class=per_class))
+
+    def _activations(self, images: Any):
+        if not isinstance(images, torch.utils.data.Dataset) and isinstance(
+            next(iter(images)), Activations
+        ):
+            if self.extractor is not self.tap:
+                raise ValueError(
+                    f"{type(self.detector).__name__} looks at the image again, so plain activations "
+                    "do not serve; pass the images: calibrate(data.valid)"
+                )
+            return images
+        return stream(self.extractor, images)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the tensors, as plain JSON values."""
+        spec = getattr(self.tap.network, "spec", None)
+        return {
+            "format": 1,
+            "network": spec,
+            "tap": {"layers": list(self.tap.layers), "head": self.tap.head},
+            "detector": self.detector.spec(),
+            "threshold": None if self.threshold is None else self.threshold.settings(),
+            "classes": None if self.classes is None else list(self.classes),
+            "adapter": None if self.adapter is None else self.adapter.settings(),
+        }
+
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Writes `model.safetensors` and its readable description `model.json`; no pickle.
+
+        The tensors' file holds the description too and can be loaded alone.
+        """
+        description = self.describe()
+        tensors = {name: x.contiguous() for name, x in self.state_dict().items()}
+        with complete_folder(folder, overwrite=overwrite) as partial:
+            text = json.dumps(description)
+            save_file(_unshared(tensors), partial / TENSORS, metadata={"openset": text})
+            readable = {**description, "sha256": _digest(partial / TENSORS)}
+            (partial / DESCRIPTION).write_text(json.dumps(readable, indent=2) + "\n")
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        network: nn.Module | None = None,
+        trust: Sequence[str] = (),
+    ) -> Self:
+        """Reads a saved model; nothing in it is executed.
+
+        Args:
+            path: The folder, or its `model.safetensors` alone.
+            network: The network to fill, for one that was not built by a name of openset.
+            trust: Packages that may be imported for factories named `package.module:factory`.
+
+        Raises:
+            ValueError: If a file is missing, truncated or changed, or names what is not trusted.
+        """
+        path = Path(path)
+        file, description = _read(path)
+        if network is None:
+            if description["network"] is None:
+                raise ValueError(
+                    f"{path} holds a network that openset did not build; "
+                    "pass the same module: OpenSet.load(path, network=…)"
+                )
+            network = networks.from_spec(description["network"], trust)
+        detector = restore(description["detector"], trust)
+        adapter = description["adapter"]
+        model = cls(
+            Tap(network, **description["tap"]),
+            detector,
+            _threshold(description["threshold"]),
+            description["classes"],
+            None if adapter is None else Adapter.from_settings(adapter),
+        )
+        try:
+            model.load_state_dict(load_file(file))
+        except RuntimeError as error:
+            raise ValueError(f"{file} does not fit the network it names: {error}") from error
+        return model
+
+
+def restore(spec: Any, trust: Sequence[str] = ()) -> Any:
+    """A detector, density or network from its spec; other values as they are."""
+    if isinstance(spec, list):
+        return [restore(item, trust) for item in spec]
+    if not isinstance(spec, dict) or "kind" not in spec:
+        return spec
+    if spec["kind"] == "network":
+        return networks.from_spec(spec["spec"], trust)
+    tables: dict[str, Mapping[str, Callable]] = {"detector": DETECTORS, "density": DENSITIES}
+    if ":" in spec["name"]:
+        networks.check_trust(spec["name"], trust)
+    factory = look_up(spec["kind"], tables.get(spec["kind"], {}), spec["name"])
+    return factory(**{key: restore(value, trust) for key, value in spec["settings"].items()})
+
+
+def layers_for(network: nn.Module, detectors: Sequence[Detector]) -> tuple[str, ...]:
+    """The layers that some detector reads, each once; a default means all stages."""
+    stages = tuple(f"stage{i}" for i in range(1, len(find_stages(network)) + 1))
+    wanted = [stages if d.layers is None else d.layers for d in detectors]
+    return tuple(dict.fromkeys(layer for layers in wanted for layer in layers))
+
+
+def _threshold(settings: dict[str, Any] | None) -> Threshold | None:
+    if settings is None:
+        return None
+    values, counts = tuple(settings["values"]), tuple(settings["counts"])
+    return Threshold(values, settings["accept"], counts)
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors that share memory, which safetensors refuses to write."""
+    seen: set[int] = set()
+    out = {}
+    for name, x in tensors.items():
+        shared = x.data_ptr() in seen and x.numel() > 0
+        out[name] = x.clone() if shared else x
+        seen.add(x.data_ptr())
+    return out
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The tensors' file and the description, checked against each other."""
+    file = path / TENSORS if path.is_dir() else path
+    if not file.exists():
+        raise ValueError(f"{path} holds no {TENSORS}; give a folder that `openset fit` has written")
+    try:
+        with safe_open(file, "pt") as tensors:
+            description = json.loads((tensors.metadata() or {})["openset"])
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise ValueError(f"{file} is no model of openset, or is truncated: {error}") from error
+    if path.is_dir():
+        _check_description(path / DESCRIPTION, file, description)
+    return file, description
+
+
+def _check_description(readable: Path, file: Path, description: dict[str, Any]) -> None:
+    if not readable.exists():
+        raise ValueError(f"{readable} is missing; load {file} alone, or restore the folder")
+    try:
+        told = json.loads(readable.read_text())
+    except ValueError as error:
+        raise ValueError(f"{readable} is not JSON, perhaps truncated: {error}") from error
+    if told.pop("sha256", None) != _digest(file):
+        raise ValueError(f"{file} is not the file that {readable} describes; restore the folder")
+    if told != description:
+        raise ValueError(f"{readable} was changed after it was written; restore the folder")
