@@ -15,7 +15,7 @@ class BIN(Detector):
     difference to one is computed without cancellation, so that saturated answers still rank.
 
     Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
-    §3, https://www.cse.iitb.ac.in/~sunita/.
+    §3.
 
     Example:
         >>> import torch
@@ -33,7 +33,7 @@ class BINC(Detector):
     For a network trained with the objective `binc`. It reads the layer `"binary"`.
 
     Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
-    §3, https://www.cse.iitb.ac.in/~sunita/.
+    §3.
 
     Example:
         >>> import torch

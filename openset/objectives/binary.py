@@ -21,7 +21,7 @@ class BIN(Objective):
     prints it without logarithm and sign.
 
     Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
-    §3, https://www.cse.iitb.ac.in/~sunita/.
+    §3.
 
     Args:
         network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]`, trained or not.
@@ -49,7 +49,7 @@ class BINC(Objective):
     answers yes where p > ½, with probability max(p, 1 − p).
 
     Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
-    §3, eq. 4, https://www.cse.iitb.ac.in/~sunita/.
+    §3, eq. 4.
 
     Args:
         network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]`, trained or not; a copy of it

@@ -53,7 +53,7 @@ class VIBY(Objective):
     The KL is that to the prior of the true class, in nats.
 
     Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
-    §3, https://www.cse.iitb.ac.in/~sunita/.
+    §3.
 
     Args:
         network: As in `VIB`.
