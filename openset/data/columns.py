@@ -1,0 +1,119 @@
+"""Which column of a table holds the image, the label, the mask; found by feature type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from openset.activations import UNKNOWN, VOID
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+LABEL_NAMES = ("label", "labels", "class", "target")
+"""Columns taken as labels where no column has the type `ClassLabel`."""
+
+
+@dataclass(frozen=True)
+class MaskClasses:
+    """What the pixel values of a set's masks mean: the index of a class, unless listed here.
+
+    Args:
+        classes: Names of the classes; the mask's value is the index.
+        unknown: Values that mark unknown objects.
+        void: Values that are left out of training and evaluation.
+    """
+
+    classes: tuple[str, ...]
+    unknown: tuple[int, ...] = ()
+    void: tuple[int, ...] = (255,)
+
+    def values(self, labels: Tensor | None = None) -> Tensor:
+        """The label of each of the 256 mask values, int64 `[256]`; those of no class are `VOID`.
+
+        Args:
+            labels: The label of each class `[number of classes]`; its index by default.
+        """
+        table = torch.full((256,), VOID)
+        count = len(self.classes)
+        table[:count] = torch.arange(count) if labels is None else labels
+        table[list(self.unknown)] = UNKNOWN
+        table[list(self.void)] = VOID
+        return table
+
+
+CAMVID = (
+    "Sky Building Pole Road Pavement Tree SignSymbol Fence Car Pedestrian Bicyclist".split()  # noqa: SIM905
+)
+
+MASKS = {
+    "camvid": MaskClasses(tuple(CAMVID), void=(11, 255)),
+    "road-anomaly": MaskClasses(("known",), unknown=(1,)),
+    "segmentmeifyoucan-roadanomaly21": MaskClasses(("known",), unknown=(1,)),
+}
+"""Mask values of the segmentation sets that openset knows."""
+
+
+def image_column(dataset: Dataset, name: str) -> str:
+    """The first column of images; one of bytes and paths counts, as plain parquet has it.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    for column in dataset.column_names:
+        if is_image(dataset.features[column]):
+            return column
+    raise ValueError(
+        f"{name} has no column of images (columns: {', '.join(dataset.column_names)}); "
+        "give a set with one"
+    )
+
+
+def mask_column(dataset: Dataset, image: str) -> str | None:
+    """The second column of images, which holds the masks of a segmentation set."""
+    columns = [c for c in dataset.column_names if c != image and is_image(dataset.features[c])]
+    named = [c for c in columns if c in ("mask", "label", "annotation", "segmentation_mask")]
+    return (named or columns or [None])[0]
+
+
+def is_image(feature: Any) -> bool:
+    """Whether a column holds encoded images, be it declared or only by its shape."""
+    if type(feature).__name__ == "Image":
+        return True
+    fields = feature if isinstance(feature, dict) else {}
+    return set(fields) == {"bytes", "path"}
+
+
+def label_column(dataset: Dataset, image: str) -> str | None:
+    """The column of labels: of several, the one of the most classes (CIFAR-100's `fine_label`)."""
+    named = {c: getattr(f, "num_classes", None) for c, f in dataset.features.items()}
+    counted = {c: count for c, count in named.items() if count}
+    if counted:
+        return max(counted, key=lambda c: counted[c])
+    return next((c for c in LABEL_NAMES if c in dataset.column_names), None)
+
+
+def read_labels(dataset: Dataset, column: str, name: str) -> tuple[Tensor, list[str]]:
+    """Labels `[N]` and the names of the classes.
+
+    Raises:
+        ValueError: For labels outside the classes.
+    """
+    values = dataset.with_format("arrow")[:][column].to_pylist() if len(dataset) else []
+    names = getattr(dataset.features[column], "names", None)
+    if names is None:
+        found = sorted({value for value in values if value is not None})
+        names = [str(value) for value in found]
+        place = {value: i for i, value in enumerate(found)}
+        values = [place.get(value) for value in values]
+    labels = torch.tensor([-1 if value is None else value for value in values], dtype=torch.long)
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
+        bad = labels[(labels < 0) | (labels >= len(names))]
+        raise ValueError(
+            f"{name}: {len(bad)} labels of column {column!r} are outside 0…{len(names) - 1} "
+            f"(such as {int(bad[0])}); give each image one of the {len(names)} classes"
+        )
+    return labels, list(names)

@@ -1,0 +1,325 @@
+"""Labelled images as every part of openset takes them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from openset.activations import UNKNOWN
+from openset.data.adapter import Adapter
+from openset.data.pixels import Arrays, Encoded, Pixels, short_hash
+
+MEMORY_SHARE = 0.25
+"""Share of the machine's memory that one decoded image set may take; larger ones stream."""
+
+
+class ImageSet(Dataset):
+    """Images of one size with a label each, decoded once when small and streamed when not.
+
+    Args:
+        images: A tensor `[N, C, H, W]`, uint8 or floats in 0…1, or a source of pixels.
+        labels: One label per image `[N]`, or None for `UNKNOWN`.
+        adapter: How pixels become a tensor; by default as the tensor is.
+        name: What results and errors call the set.
+        indices: The images of the source that the set holds; all by default.
+        masks: Where labels are per pixel, the source of their masks.
+        values: The label of each of the 256 mask values, int64 `[256]`.
+
+    Example:
+        >>> images = ImageSet(torch.zeros(5, 1, 8, 8), torch.arange(5))
+        >>> for image, label in images.batches(4):
+        ...     print(tuple(image.shape), label.tolist())
+        (4, 1, 8, 8) [0, 1, 2, 3]
+        (1, 1, 8, 8) [4]
+    """
+
+    def __init__(
+        self,
+        images: Tensor | Pixels,
+        labels: Tensor | None = None,
+        adapter: Adapter | None = None,
+        *,
+        name: str = "images",
+        indices: Tensor | None = None,
+        masks: Encoded | None = None,
+        values: Tensor | None = None,
+    ):
+        self.pixels: Pixels = Arrays(images, name) if isinstance(images, Tensor) else images
+        self.adapter = adapter or adapter_of(self.pixels)
+        self.name = name
+        self.indices = torch.arange(len(self.pixels)) if indices is None else indices
+        self.masks = masks
+        self.values = torch.arange(256) if values is None else values
+        self.skipped: list[str] = []
+        self._labels = labels if labels is not None else torch.full((len(self),), UNKNOWN)
+        self._decoded: Tensor | None = None
+        self._decoded_masks: Tensor | None = None
+        if len(self._labels) != len(self):
+            raise ValueError(f"{name}: {len(self)} images but {len(self._labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        image, label = self.read([index % len(self)])
+        return image[0].float() / 255, label[0] if self.dense else int(label)
+
+    def __repr__(self) -> str:
+        return f"ImageSet({self.name!r}, {len(self)} images of {self.adapter.shape})"
+
+    @property
+    def dense(self) -> bool:
+        """Whether labels are per pixel."""
+        return self.masks is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the decoded images take."""
+        return len(self) * math.prod(self.adapter.shape)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the decoded images may be kept in memory."""
+        return self.nbytes <= MEMORY_SHARE * memory()
+
+    @property
+    def images(self) -> Tensor:
+        """All images, uint8 `[N, C, H, W]`, decoded at the first use and kept.
+
+        Raises:
+            ValueError: If they would take more than `MEMORY_SHARE` of the memory.
+        """
+        if self._decoded is None:
+            if not self.fits:
+                raise ValueError(
+                    f"{self.name}: {len(self)} decoded images take {self.nbytes / 2**30:.1f} GiB, "
+                    f"over {MEMORY_SHARE:.0%} of the memory; read them by batches() or take()"
+                )
+            self._decoded = self.pixels.read(self.indices.tolist(), self.adapter)
+        return self._decoded
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels, int64 `[N]`, or `[N, H, W]` where they are per pixel."""
+        if self.masks is None:
+            return self._labels
+        if self._decoded_masks is None:
+            self._decoded_masks = self.masks.read_masks(self.indices.tolist(), self.adapter)
+        return self.values[self._decoded_masks.long()]
+
+    @property
+    def paths(self) -> list[str]:
+        """What names each image to a person: its file, or the set and its index."""
+        return [self.pixels.path(i) for i in self.indices.tolist()]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short hash of pixels, labels and adapter, the same on every machine."""
+        labels = self._labels if self.masks is None else self.values
+        settings = str(sorted(self.adapter.settings().items()))
+        masks = self.masks.fingerprint if self.masks is not None else ""
+        parts = [x.contiguous().numpy().data for x in (self.indices, labels)]
+        return short_hash(self.pixels.fingerprint, masks, settings, *parts)
+
+    def read(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The chosen images, uint8 `[n, C, H, W]`, and their labels; keeps nothing in memory."""
+        chosen = torch.as_tensor(positions, dtype=torch.long)
+        rows = self.indices[chosen].tolist()
+        if self._decoded is not None:
+            images = self._decoded[chosen]
+        else:
+            images = self.pixels.read(rows, self.adapter)
+        if self.masks is None:
+            return images, self._labels[chosen]
+        if self._decoded_masks is not None:
+            masks = self._decoded_masks[chosen]
+        else:
+            masks = self.masks.read_masks(rows, self.adapter)
+        return images, self.values[masks.long()]
+
+    def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """As `read`, for many passes: decodes all images at the first call if they fit."""
+        if self._decoded is None and self.fits:
+            self._decoded = self.images
+            if self.masks is not None:
+                self._decoded_masks = self.masks.read_masks(self.indices.tolist(), self.adapter)
+        return self.read(positions.tolist())
+
+    def batches(self, batch_size: int = 256) -> Batches:
+        """All images in order as re-iterable (float image `[N, C, H, W]` in 0…1, label `[N]`)."""
+        return Batches(self, batch_size)
+
+    def subset(self, positions: Tensor | Sequence[int], name: str | None = None) -> Self:
+        """The images at some positions, as a set of its own; decoded images stay decoded."""
+        chosen = torch.as_tensor(positions)
+        chosen = chosen.nonzero().squeeze(1) if chosen.dtype == torch.bool else chosen.long()
+        return self._copy(chosen, self._labels[chosen], name or self.name)
+
+    def with_labels(self, labels: Tensor | int) -> Self:
+        """The same images with other labels `[N]`, or with one label for all."""
+        new = torch.full((len(self),), labels) if isinstance(labels, int) else labels.long()
+        return self._copy(torch.arange(len(self)), new, self.name)
+
+    def _copy(self, chosen: Tensor, labels: Tensor, name: str) -> Self:
+        copy = type(self)(
+            self.pixels,
+            labels,
+            self.adapter,
+            name=name,
+            indices=self.indices[chosen],
+            masks=self.masks,
+            values=self.values,
+        )
+        if self._decoded is not None:
+            copy._decoded = self._decoded[chosen]
+        if self._decoded_masks is not None:
+            copy._decoded_masks = self._decoded_masks[chosen]
+        return copy
+
+    def without_bad(self) -> Self:
+        """The images that can be read; `skipped` of the result says why each other one cannot."""
+        good: list[int] = []
+        skipped: list[str] = []
+        for position in range(len(self)):
+            try:
+                self.read([position])
+                good.append(position)
+            except ValueError as error:
+                skipped.append(str(error))
+        readable = self if not skipped else self.subset(torch.tensor(good, dtype=torch.long))
+        readable.skipped = skipped
+        return readable
+
+
+class Batches:
+    """The images of a set in order, in batches, as often as they are asked for."""
+
+    def __init__(self, images: ImageSet, batch_size: int):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; give at least 1")
+        self.images, self.batch_size = images, batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self.images), self.batch_size):
+            stop = min(start + self.batch_size, len(self.images))
+            image, label = self.images.read(range(start, stop))
+            yield image.float().div_(255), label
+
+
+def batches(source: Any, batch_size: int = 256) -> Iterable[tuple[Tensor, Tensor]]:
+    """Re-iterable (image `[N, C, H, W]`, label `[N]`) of whatever holds labelled images.
+
+    Args:
+        source: An `ImageSet`, any `torch.utils.data.Dataset` of (image, label), a `DataLoader`, or
+            a list of batches.
+        batch_size: Images per batch, where the source does not say.
+
+    Raises:
+        ValueError: For a source that can be read only once, or whose pixels are not finite.
+    """
+    if isinstance(source, ImageSet):
+        return source.batches(batch_size)
+    if isinstance(source, Batches | _Checked):
+        return source
+    if isinstance(source, Dataset):
+        source = DataLoader(source, batch_size)
+    elif not isinstance(source, Iterable) or iter(source) is source:
+        raise ValueError(
+            f"got {type(source).__name__}; give an ImageSet, a Dataset of (image, label), a "
+            "DataLoader or a list of batches, which can be read more than once"
+        )
+    return _Checked(source)
+
+
+class _Checked:
+    """Batches from outside, each looked at before it goes on."""
+
+    def __init__(self, source: Iterable[Any]):
+        self.source = source
+
+    def __len__(self) -> int:
+        if isinstance(self.source, Sized):
+            return len(self.source)
+        raise TypeError(f"{type(self.source).__name__} has no length")
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for number, batch in enumerate(self.source):
+            yield checked(batch, f"batch {number}")
+
+
+def checked(batch: Any, name: str) -> tuple[Tensor, Tensor]:
+    """The image and label of a batch, as floats and int64.
+
+    Raises:
+        ValueError: If it is no such pair, or if pixels are NaN or infinite.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise ValueError(f"{name} is {type(batch).__name__}; expected a pair (image, label)")
+    image, label = torch.as_tensor(batch[0]), torch.as_tensor(batch[1]).long()
+    if image.dim() != 4:
+        raise ValueError(f"{name} has images of shape {tuple(image.shape)}; give [N, C, H, W]")
+    if len(image) != len(label):
+        raise ValueError(f"{name} has {len(image)} images but {len(label)} labels")
+    if not image.is_floating_point():
+        return image.float() / 255, label
+    finite = image.isfinite().flatten(1).all(1)
+    if not finite.all():
+        bad = (~finite).nonzero().flatten().tolist()
+        raise ValueError(f"{name}: NaN or infinite pixels in image {bad[0]} ({len(bad)} in all)")
+    return image, label
+
+
+def adapter_of(pixels: Pixels, size: Any = None, channels: int | None = None) -> Adapter:
+    """The adapter that leaves images as they are, judged by up to 16 of them.
+
+    Raises:
+        ValueError: If they differ in size and no `size` is given.
+    """
+    if not len(pixels):
+        raise ValueError("no images: the folder or the chosen part of the data set is empty")
+    sample = range(0, len(pixels), max(1, len(pixels) // 16))
+    shapes = {pixels.shape(i) for i in sample}
+    sizes = sorted({shape[1:] for shape in shapes})
+    if size is None and len(sizes) > 1:
+        raise ValueError(
+            f"images differ in size ({sizes[0]}, {sizes[-1]}, …); say size=(height, width)"
+        )
+    if isinstance(size, int):
+        size = (size, size)
+    return Adapter(size or sizes[0], channels or max(shape[0] for shape in shapes))
+
+
+def mean_std(images: Iterable[tuple[Tensor, Tensor]] | ImageSet) -> tuple[list, list]:
+    """Mean and standard deviation of each channel, of pixels in 0…1, in one pass."""
+    count, total, square = 0, 0.0, 0.0
+    for image, _ in batches(images):
+        x = image.double().transpose(0, 1).flatten(1)
+        count += x.shape[1]
+        total, square = total + x.sum(1), square + x.square().sum(1)
+    if not isinstance(total, Tensor) or not isinstance(square, Tensor):
+        raise ValueError("no images: the data set or the loader gave no batch")
+    mean = total / count
+    return mean.tolist(), (square / count - mean.square()).clamp_min(0).sqrt().tolist()
+
+
+def memory() -> int:
+    """Bytes of memory that this process may use."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:
+            limit = file.read().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total

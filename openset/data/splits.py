@@ -1,0 +1,205 @@
+"""Which images train, which calibrate, which test, and which stay unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from openset.activations import UNKNOWN, VOID
+from openset.data.adapter import Adapter
+from openset.data.classes import choose_classes
+from openset.data.images import ImageSet, adapter_of
+from openset.data.noise import NOISES, Noise
+from openset.data.sources import INVERTED, DataName, Source, Split, open_source, same_set
+from openset.names import unknown_name
+
+Size = int | tuple[int, int]
+
+
+@dataclass
+class Data:
+    """What a run learns from and is tested on.
+
+    Args:
+        name: The data string it came from.
+        classes: Names of the K known classes; labels are 0…K−1 in this order.
+        train: Known images to learn from.
+        valid: Known images held out, to calibrate on.
+        test: Known images to test on.
+        unknown: Test images of the classes left out, labelled `UNKNOWN`; may be empty.
+        adapter: How images become tensors, for every image scored later too.
+        notes: Sentences on what was decided on the way, for the report.
+    """
+
+    name: str
+    classes: list[str]
+    train: ImageSet
+    valid: ImageSet
+    test: ImageSet
+    unknown: ImageSet
+    adapter: Adapter
+    notes: list[str] = field(default_factory=list)
+
+
+def load(
+    spec: str,
+    known_classes: str | Iterable[int | str] | None = None,
+    *,
+    size: Size | None = None,
+    channels: int | None = None,
+    valid: float = 0.1,
+    seed: int = 0,
+    skip_bad: bool = False,
+) -> Data:
+    """A labelled data set, split into known and unknown classes.
+
+    Args:
+        spec: A data string: `digits`, a hub id, a folder; settings follow after commas.
+        known_classes: The classes to know, such as `range(6)`, `"0-5"` or `"cat,dog"`; all by
+            default. Their order is that of the labels.
+        size: Height and width that every image is brought to; as stored by default.
+        channels: 1 or 3; as stored by default.
+        valid: Share of each class of the training images that is held out, where the set has no
+            validation split of its own.
+        seed: Seed of what is held out.
+        skip_bad: Leave out images that cannot be read; each set counts them in `skipped`.
+
+    Example:
+        >>> data = load("digits", known_classes=range(6))
+        >>> len(data.train), len(data.valid), len(data.test), len(data.unknown)
+        (650, 72, 361, 238)
+    """
+    name = DataName.parse(spec)
+    if name.name in NOISES or name.split:
+        raise ValueError(
+            f"{spec!r} cannot be trained on; give a data set of labelled images, without :split"
+        )
+    source = open_source(name)
+    known = choose_classes(known_classes, source.classes)
+    notes: list[str] = []
+    parts = arrange(source, valid, seed, notes)
+    adapter = adapter_of(parts["train"].pixels, size, channels)
+    adapter = replace(adapter, invert=inverted(name, adapter))
+    sets = {
+        key: image_set(source, part, adapter, known, left_out=VOID if key != "test" else UNKNOWN)
+        for key, part in parts.items()
+    }
+    if skip_bad:
+        sets = {key: images.without_bad() for key, images in sets.items()}
+    train, held, test = (known_part(sets[key]) for key in ("train", "valid", "test"))
+    unknown = unknown_part(sets["test"])
+    need_every_class(train, [source.classes[c] for c in known])
+    classes = [source.classes[c] for c in known]
+    return Data(source.name, classes, train, held, test, unknown, adapter, notes)
+
+
+def load_images(spec: str, adapter: Adapter, *, seed: int = 0, skip_bad: bool = False) -> ImageSet:
+    """One split of any data set, adapted to a run's size and channels, as unknown images.
+
+    The split is the one named after a colon, otherwise the first there is of test, validation and
+    train. Labels are `UNKNOWN`; those of masks are what the set's table says.
+
+    Args:
+        spec: A data string: `digits`, a hub id, a folder, a noise; `:split` and settings follow.
+        adapter: The run's. Its `invert` is replaced where the set's polarity is known, or by the
+            setting `invert=…`.
+        seed: Seed of noise, where the string has none.
+        skip_bad: Leave out images that cannot be read; the set counts them in `skipped`.
+
+    Example:
+        >>> load_images("gaussian-noise,limit=100", Adapter((8, 8), channels=1))
+        ImageSet('gaussian-noise', 100 images of (1, 8, 8))
+    """
+    name = DataName.parse(spec)
+    adapter = replace(adapter, invert=inverted(name, adapter))
+    if name.name in NOISES:
+        return ImageSet(
+            Noise(name.name, name.limit or 10_000, name.seed or seed), None, adapter, name=name.name
+        )
+    source = open_source(name)
+    split = source.find(name.split) if name.split else source.find("test", "valid", "train")
+    if split is None:
+        raise ValueError(unknown_name(f"split of {name.name}", str(name.split), source.splits))
+    images = image_set(source, source.splits[split], adapter, known=[])
+    return images.without_bad() if skip_bad else images
+
+
+def inverted(name: DataName, adapter: Adapter) -> bool:
+    """Whether a set is inverted: as its string says, as is known of it, or as the run does."""
+    if name.invert is not None:
+        return name.invert
+    if name.name in NOISES:
+        return False
+    return next((v for key, v in INVERTED.items() if same_set(name.name, key)), adapter.invert)
+
+
+def arrange(source: Source, valid: float, seed: int, notes: list[str]) -> dict[str, Split]:
+    """The splits to train on, to calibrate on and to test on; what is missing is held out."""
+    names = {key: source.find(key) for key in ("train", "valid", "test")}
+    if names["train"] is None:
+        raise ValueError(
+            f"{source.name} has no train split (it has: {', '.join(source.splits)}); use it as an "
+            "unknown set, or name one that has"
+        )
+    parts = {key: source.splits[name] for key, name in names.items() if name}
+    if parts["train"].labels is None and parts["train"].masks is None:
+        raise ValueError(f"{source.name} has no labels; give class folders or a column of labels")
+    if "test" not in parts and "valid" in parts:
+        parts["test"] = parts.pop("valid")
+        notes.append(f"{source.name} has no test split: its {names['valid']} split is the test.")
+    if "test" not in parts:
+        parts["train"], parts["test"] = parts["train"].divided(0.2, seed)
+        notes.append(f"{source.name} has no test split: 20 % of each class is, with seed {seed}.")
+    if "valid" not in parts:
+        parts["train"], parts["valid"] = parts["train"].divided(valid, seed)
+    return parts
+
+
+def image_set(
+    source: Source, split: Split, adapter: Adapter, known: list[int], left_out: int = UNKNOWN
+) -> ImageSet:
+    """A split with labels 0…K−1 for the known classes and `left_out` for the others."""
+    labels = torch.full((len(source.classes),), left_out)
+    labels[known] = torch.arange(len(known))
+    if split.masks is not None and source.masks is not None:
+        mine = None
+        values = source.masks.values(labels if known else None)
+    else:
+        mine = None if split.labels is None else labels[split.labels[split.rows]]
+        values = None
+    return ImageSet(
+        split.pixels,
+        mine,
+        adapter,
+        name=source.name,
+        indices=split.rows,
+        masks=split.masks,
+        values=values,
+    )
+
+
+def known_part(images: ImageSet) -> ImageSet:
+    """The images of known classes; all of them where labels are per pixel."""
+    return images if images.dense else images.subset(images.labels >= 0)
+
+
+def unknown_part(images: ImageSet) -> ImageSet:
+    """The images of the classes left out; none where labels are per pixel."""
+    name = f"{images.name} unknown classes"
+    if images.dense:
+        return images.subset([], name)
+    return images.subset(images.labels < 0, name)
+
+
+def need_every_class(train: ImageSet, classes: list[str]) -> None:
+    """Raises for known classes without a training image."""
+    if train.dense:
+        return
+    count = train.labels.bincount(minlength=len(classes))
+    missing = [name for name, n in zip(classes, count.tolist(), strict=True) if not n]
+    if missing:
+        raise ValueError(
+            f"{train.name} has no training image of {', '.join(missing)}; leave these classes out"
+        )
