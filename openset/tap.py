@@ -111,6 +111,8 @@ class Perturb(nn.Module):
         std: Each channel's standard deviation `[C]`; None for 1.
     """
 
+    std: Tensor | None
+
     def __init__(
         self,
         extractor: nn.Module,

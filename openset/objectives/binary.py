@@ -64,7 +64,7 @@ class BINC(Objective):
         torch.Size([5, 3])
     """
 
-    network: BinaryHeads
+    network: BinaryHeads  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,

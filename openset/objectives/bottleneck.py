@@ -36,7 +36,7 @@ class VIB(Objective):
         torch.Size([5, 3])
     """
 
-    network: Bottleneck
+    network: Bottleneck  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, network: nn.Module, beta: float = 0.005, dim: int = 64, samples: int = 0):
         super().__init__(bottleneck(network, 1, dim, samples))
@@ -67,7 +67,7 @@ class VIBY(Objective):
         Divergence(priors=3, dim=8)
     """
 
-    network: Bottleneck
+    network: Bottleneck  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, network: nn.Module, beta: float = 0.01, dim: int = 64, samples: int = 0):
         super().__init__(bottleneck(network, None, dim, samples))
