@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from openset.activations import UNKNOWN, Activations
 from openset.detectors import Detector
-from openset.metrics import STANDARD, Scored, measure
+from openset.metrics import STANDARD, Scored
 from openset.results import Results
 from openset.store import stream
+from openset.table import Case
 from openset.tap import Tap
 from openset.threshold import Threshold
 
@@ -73,7 +75,8 @@ def evaluate(
     thresholds: Mapping[str, Threshold] | None = None,
     metrics: Sequence[str] = STANDARD,
     classes: Sequence[str] | None = None,
-    labels: Mapping[str, Any] | None = None,
+    run: Case | None = None,
+    paper: Mapping[str, Mapping[tuple[str, str], float]] | None = None,
     batch_size: int = 256,
 ) -> Results:
     """Measures how well each detector tells known test images from unknown ones.
@@ -87,38 +90,42 @@ def evaluate(
             threshold-free metrics are measured.
         metrics: Names of `openset.metrics.METRICS`.
         classes: Names of the known classes, for the report.
-        labels: What the results say of the run: protocol, seed, network, objective.
+        run: What the results say of the run: protocol, seed, network, objective.
+        paper: By detector, published figures by (unknown set, metric).
         batch_size: Images per pass.
 
     Returns:
-        The long table of DESIGN §6, with all scores and the most wrongly judged images.
+        One long table, with all scores and the most wrongly judged images.
     """
     named = by_name(detectors)
-    thresholds = thresholds or {}
-    sets = unknown if isinstance(unknown, Mapping) else {name_of(unknown, "unknown"): unknown}
+    thresholds, paper = thresholds or {}, paper or {}
     known_name = name_of(known, "known")
+    sets = dict(unknown) if isinstance(unknown, Mapping) else {name_of(unknown, "unknown"): unknown}
     seen = score(tap, named, known, batch_size=batch_size)
     others = {name: score(tap, named, s, batch_size=batch_size) for name, s in sets.items()}
-    rows = [
-        {
-            **(labels or {}),
-            "detector": d,
-            "known": known_name,
-            "unknown": u,
-            "metric": m,
-            "value": v,
-        }
-        for d in named
-        for u in others
-        for m, v in measure(seen[d], others[u][d], _cut(thresholds.get(d)), metrics).items()
-    ]
-    return Results.of(
-        rows,
-        scored={d: {known_name: seen[d], **{u: others[u][d] for u in others}} for d in named},
-        thresholds={name: threshold.settings() for name, threshold in thresholds.items()},
-        classes=classes,
-        sources={known_name: known, **sets},
-    )
+    results = Results()
+    run = replace(run or Case(), known=known_name)
+    for name in named:
+        results.add(
+            replace(run, detector=name),
+            seen[name],
+            {other: scored[name] for other, scored in others.items()},
+            thresholds[name].record() if name in thresholds else None,
+            classes=classes,
+            metrics=metrics,
+            paper=paper.get(name),
+        )
+    keep_examples(results, run, {known_name: known, **sets})
+    return results
+
+
+def keep_examples(results: Results, run: Case, sources: Mapping[str, Any]) -> None:
+    """Keeps the images that the report shows, from sources that can be read by index."""
+    for data, indices in results.wanted_images(run).items():
+        source = sources[data]
+        if isinstance(source, torch.utils.data.Dataset):
+            items: Any = source
+            results.keep_images(run, data, {i: torch.as_tensor(items[i][0]) for i in indices})
 
 
 def views(tap: Tap, detectors: Mapping[str, Detector]) -> list[tuple[nn.Module, list[str]]]:
@@ -150,9 +157,3 @@ def name_of(images: Any, otherwise: str) -> str:
     """The name of a data set, if it has one."""
     return str(getattr(images, "name", otherwise))
 
-
-def _cut(threshold: Threshold | None) -> Tensor | float | None:
-    if threshold is None:
-        return None
-    values = threshold.tensor()
-    return values if len(values) > 1 else float(values)

@@ -224,6 +224,11 @@ class Metric:
     needs_unknown: bool = True
     needs_threshold: bool = False
 
+    @property
+    def head(self) -> str:
+        """The title with an arrow towards the better end."""
+        return f"{self.title} {'↑' if self.higher_is_better else '↓'}"
+
 
 def _of_scores(metric: Callable[[Values, Values], float], title: str, up: bool = True) -> Metric:
     return Metric(lambda known, unknown, _: metric(known.score, unknown.score), title, up)
@@ -242,16 +247,17 @@ METRICS: dict[str, Metric] = {
     "auroc": _of_scores(auroc, "AUROC"),
     "aupr_known": _of_scores(aupr_known, "AUPR known"),
     "aupr_unknown": _of_scores(aupr_unknown, "AUPR unknown"),
-    "fpr_at_95_tpr": _of_scores(fpr_at_95_tpr, "FPR at 95 % TPR", up=False),
-    "tnr_at_95_tpr": _of_scores(tnr_at_95_tpr, "TNR at 95 % TPR"),
+    "fpr_at_95_tpr": _of_scores(fpr_at_95_tpr, "FPR95", up=False),
+    "tnr_at_95_tpr": _of_scores(tnr_at_95_tpr, "TNR95"),
     "detection_error": _of_scores(detection_error, "Detection error", up=False),
     "macro_f1": Metric(_f1_at, "Macro-F1", needs_threshold=True),
     "oscr": Metric(lambda known, unknown, _: oscr(known, unknown), "OSCR"),
     "fpr_at_95_tpr_unknown": _of_scores(
-        fpr_at_95_tpr_unknown, "FPR at 95 % TPR, unknown positive", up=False
+        fpr_at_95_tpr_unknown, "FPR95 (unknown positive)", up=False
     ),
     "f1_cv_unknown": Metric(
-        lambda known, unknown, _: f1_cv_unknown(known, unknown), "F1, threshold from unknown data"
+        lambda known, unknown, _: f1_cv_unknown(known, unknown),
+        "Macro-F1 (threshold from unknown data)",
     ),
 }
 

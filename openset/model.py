@@ -119,8 +119,8 @@ class OpenSet(nn.Module):
         ):
             if self.extractor is not self.tap:
                 raise ValueError(
-                    f"{type(self.detector).__name__} looks at the image again, so plain activations "
-                    "do not serve; pass the images: calibrate(data.valid)"
+                    f"{type(self.detector).__name__} looks at the image again, so plain "
+                    "activations do not serve; pass the images: calibrate(data.valid)"
                 )
             return images
         return stream(self.extractor, images)
@@ -138,14 +138,15 @@ class OpenSet(nn.Module):
             "adapter": None if self.adapter is None else self.adapter.settings(),
         }
 
-    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes `model.safetensors` and its readable description `model.json`; no pickle.
 
-        The tensors' file holds the description too and can be loaded alone.
+        The tensors' file holds the description too and can be loaded alone. The folder is complete
+        or absent; an earlier model in it is replaced, anything else is refused.
         """
         description = self.describe()
         tensors = {name: x.contiguous() for name, x in self.state_dict().items()}
-        with complete_folder(folder, overwrite=overwrite) as partial:
+        with complete_folder(folder, owns=(TENSORS, DESCRIPTION)) as partial:
             text = json.dumps(description)
             save_file(_unshared(tensors), partial / TENSORS, metadata={"openset": text})
             readable = {**description, "sha256": _digest(partial / TENSORS)}
@@ -178,11 +179,11 @@ class OpenSet(nn.Module):
                 )
             network = networks.from_spec(description["network"], trust)
         detector = restore(description["detector"], trust)
-        adapter = description["adapter"]
+        adapter, threshold = description["adapter"], description["threshold"]
         model = cls(
             Tap(network, **description["tap"]),
             detector,
-            _threshold(description["threshold"]),
+            None if threshold is None else Threshold.from_settings(threshold),
             description["classes"],
             None if adapter is None else Adapter.from_settings(adapter),
         )
@@ -213,13 +214,6 @@ def layers_for(network: nn.Module, detectors: Sequence[Detector]) -> tuple[str, 
     stages = tuple(f"stage{i}" for i in range(1, len(find_stages(network)) + 1))
     wanted = [stages if d.layers is None else d.layers for d in detectors]
     return tuple(dict.fromkeys(layer for layers in wanted for layer in layers))
-
-
-def _threshold(settings: dict[str, Any] | None) -> Threshold | None:
-    if settings is None:
-        return None
-    values, counts = tuple(settings["values"]), tuple(settings["counts"])
-    return Threshold(values, settings["accept"], counts)
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -28,8 +28,8 @@ class Store:
     Example:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
-        >>> store = Store(folder).write([Activations(torch.zeros(2, 3)), Activations(torch.ones(1, 3))])
-        >>> [len(batch) for batch in Store(folder)], len(store)
+        >>> store = Store(folder).write([Activations(torch.zeros(n, 3)) for n in (2, 1)])
+        >>> [len(batch) for batch in store], len(store)
         ([2, 1], 3)
     """
 

@@ -11,6 +11,7 @@ from scipy.stats import beta
 from torch import Tensor
 
 from openset.metrics import Scored
+from openset.results import ThresholdRecord
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,26 @@ class Threshold:
 
     def settings(self) -> dict[str, Any]:
         """As plain JSON values, with what follows from them for readers of the file."""
-        low, high = self.coverage
-        return {**asdict(self), "coverage": [low, high], "guarantee": self.guarantee()}
+        return {**_plain(asdict(self)), "coverage": [*self.coverage], "guarantee": self.guarantee()}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        """What `settings` describes."""
+        return cls(tuple(settings["values"]), settings["accept"], tuple(settings["counts"]))
+
+    def record(self) -> ThresholdRecord:
+        """As results and reports show it."""
+        return ThresholdRecord(
+            value=self.values[0] if len(self.values) == 1 else list(self.values),
+            accept=self.accept,
+            n=sum(self.counts),
+            guarantee=self.guarantee(),
+            interval=self.coverage,
+        )
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(x) if isinstance(x, tuple) else x for key, x in settings.items()}
 
 
 def _quantile(scores: Tensor, accept: float, c: int, groups: int) -> float:

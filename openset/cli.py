@@ -1,0 +1,266 @@
+"""The commands; each is a plain function, and its docstring is its help."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+from openset.train import Settings
+
+app = App(
+    name="openset",
+    help="Teach a trained network to say: I don't know.",
+    help_format="markdown",
+)
+screen = Console(stderr=True)
+
+Training = Annotated[Settings, Parameter(name="*", group="Training")]
+Names = Annotated[list[str] | None, Parameter(negative="")]
+Places = Annotated[list[str], Parameter(negative="", consume_multiple=True)]
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; bad input ends in one sentence and exit code 2."""
+    from openset.train import Paused
+
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except Paused as pause:
+        screen.print(str(pause))
+        sys.exit(0)
+    except KeyboardInterrupt:
+        screen.print("[bold]stopped[/]; nothing half-written is left behind")
+        sys.exit(130)
+    except (ValueError, ArithmeticError, OSError, CycloptsError) as error:
+        screen.print(f"[bold red]error:[/] {_sentence(error)}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _sentence(error: Exception) -> str:
+    """An error as one line of text, without markup."""
+    from rich.markup import escape
+
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return escape(f"{place}{error.strerror}")
+    return escape(" ".join(str(error).split()))
+
+
+@app.command
+def demo(out: Path = Path("demo"), *, seed: int = 0) -> None:
+    """Do the whole job on embedded digits: six classes are known, the other four unknown.
+
+    Trains a small network, fits and calibrates detectors, evaluates them and writes a report.
+
+    Args:
+        out: Folder for the run, `results.csv` and `report.html`.
+        seed: Of the split and the training.
+    """
+    from openset.demo import demo as job
+
+    results = job(out, seed)
+    Console().print(results.table())
+    _say(f"report: {out / 'report.html'}")
+
+
+@app.command
+def train(
+    data: str,
+    *,
+    out: Path,
+    network: str = "cnn",
+    objective: str = "cross-entropy",
+    known_classes: str | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+    valid: float = 0.1,
+    weights: Path | None = None,
+    resume: bool = False,
+    max_minutes: float | None = None,
+    settings: Training = Settings(),  # noqa: B008
+) -> None:
+    """Train a network on the known classes of a data set.
+
+    Args:
+        data: `digits`, a hub id such as `ylecun/mnist`, or a folder of images.
+        out: Folder for the run; an unfinished run waits beside it for `--resume`.
+        network: Name of the network; see `openset list networks`.
+        objective: Name of the training method; see `openset list objectives`.
+        known_classes: Classes to know, such as `0-5` or `cat,dog`; the others stay unknown.
+        size: Height and width of every image; as stored by default.
+        channels: 1 or 3; as stored by default.
+        valid: Share of the training images held out for the threshold.
+        weights: Weights to start from (safetensors or a state dict); `--epochs 0` keeps them.
+        resume: Go on where an interrupted run stopped.
+        max_minutes: Stop at a checkpoint after so long; `--resume` goes on.
+        settings: How to train.
+    """
+    from openset.job import train_run
+
+    run = train_run(
+        data,
+        out,
+        network=network,
+        objective=objective,
+        known_classes=known_classes,
+        size=size,
+        channels=channels,
+        valid=valid,
+        weights=weights,
+        resume=resume,
+        max_minutes=max_minutes,
+        settings=settings,
+    )
+    shares = ", ".join(f"{split} {share:.2%}" for split, share in run.accuracy.items())
+    _say(f"accuracy: {shares}; run: {out}")
+
+
+@app.command
+def fit(
+    run: Path,
+    *,
+    detector: Places,
+    accept: float = 0.95,
+    per_class: bool = False,
+    trust: Names = None,
+) -> None:
+    """Fit detectors to a trained network and set their thresholds from known data alone.
+
+    Args:
+        run: Folder that `openset train` wrote.
+        detector: Detectors with settings, such as `energy` or `gemos:components=4`.
+        accept: Share of known images to accept.
+        per_class: Set one threshold for each predicted class.
+        trust: Packages that may be imported to build the network.
+    """
+    from openset.run import Run
+
+    known = Run.load(run)
+    models = known.fit(
+        detector,
+        known.load_data(),
+        known.load_network(trust or ()),
+        accept=accept,
+        per_class=per_class,
+    )
+    for name, model in models.items():
+        assert model.threshold is not None
+        _say(f"{name}: {model.threshold.guarantee()}")
+        _say(f"model: {known.model_folder(name)}")
+
+
+@app.command
+def predict(
+    model: Path,
+    images: Annotated[list[str], Parameter(negative="")],
+    *,
+    detector: str | None = None,
+    out: Path | None = None,
+    skip_bad: bool = False,
+    probabilities: bool = False,
+    trust: Names = None,
+) -> None:
+    """Label image files, or call them unknown.
+
+    Args:
+        model: A model's folder or file, or a run with `--detector`.
+        images: Files, folders and globs.
+        detector: Which model of a run.
+        out: File to write (.csv, .jsonl or .parquet); by default CSV goes to the screen.
+        skip_bad: Leave out files that are no images, and count them.
+        probabilities: Add each known class's probability.
+        trust: Packages that may be imported to build the network.
+    """
+    from openset.predict import Predictions, find_images, write, write_csv
+
+    records = Predictions(
+        _load(model, detector, trust or ()), find_images(images), skip_bad, probabilities
+    )
+    if out is None:
+        write_csv(records, sys.stdout)
+    else:
+        _say(f"{write(records, out)} images: {out}")
+    for reason in records.skipped:
+        _say(f"skipped: {reason}")
+    if records.skipped:
+        _say(f"{len(records.skipped)} of {len(records.files)} files skipped")
+
+
+@app.command
+def evaluate(
+    run: Path,
+    *,
+    unknown: Places = [],  # noqa: B006
+    detector: Places = [],  # noqa: B006
+    out: Path,
+    accept: float = 0.95,
+    metric: Places = [],  # noqa: B006
+    trust: Names = None,
+) -> None:
+    """Measure detectors on the known test images and on unknown ones.
+
+    Args:
+        run: Folder that `openset train` wrote.
+        unknown: Data sets of unknown images; by default the classes that were left out.
+        detector: Detectors; one without a model in the run is fitted first. By default those that
+            are fitted.
+        out: Folder for `results.csv` and `report.html`.
+        accept: Share of known images to accept, for detectors that are fitted now.
+        metric: What to measure; by default everything that needs no unknown data to set up.
+        trust: Packages that may be imported to build the network.
+    """
+    from openset.job import evaluate_run
+
+    results = evaluate_run(
+        run, unknown, detector, out, accept=accept, metrics=metric or None, trust=trust or ()
+    )
+    Console().print(results.table())
+    _say(f"results: {out / 'results.csv'}, report: {out / 'report.html'}")
+
+
+@app.command
+def report(folder: Path) -> None:
+    """Write `report.html` again from the results in a folder.
+
+    Args:
+        folder: Folder that `openset evaluate` or `openset benchmark` wrote.
+    """
+    from openset.report import report as write_report
+    from openset.results import Results
+
+    write_report(Results.load(folder), folder / "report.html")
+    _say(f"report: {folder / 'report.html'}")
+
+
+@app.command(name="list")
+def list_names(what: str) -> None:
+    """List what there is: detectors, densities, objectives, networks or data.
+
+    Args:
+        what: One of those words.
+    """
+    from openset.listing import listing
+
+    Console().print(listing(what))
+
+
+def _load(model: Path, detector: str | None, trust: Sequence[str]) -> Any:
+    from openset.model import OpenSet
+    from openset.run import Run
+
+    if not (model / "run.json").exists():
+        return OpenSet.load(model, trust=trust)
+    run = Run.load(model)
+    names = [detector] if detector else run.models
+    if len(names) != 1:
+        have = ", ".join(names) or "none: run openset fit first"
+        raise ValueError(f"{model} is a run; say which of its models: --detector ({have})")
+    return run.load_model(names[0], trust)
+
+
+def _say(text: str) -> None:
+    screen.print(text, highlight=False, soft_wrap=True, markup=False)

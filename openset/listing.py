@@ -1,0 +1,59 @@
+"""What there is to name on the command line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from openset.data.sources import known_names
+from openset.densities import DENSITIES
+from openset.detectors import DETECTORS
+from openset.metrics import METRICS
+from openset.names import parameters_of, unknown_name
+from openset.networks import NETWORKS
+from openset.objectives import OBJECTIVES
+
+
+def listing(what: str) -> Table:
+    """A table of names, of what each is, and of its settings.
+
+    Raises:
+        ValueError: If there is no such list.
+    """
+    tables: dict[str, Mapping[str, Any]] = {
+        "detectors": DETECTORS,
+        "densities": DENSITIES,
+        "objectives": OBJECTIVES,
+        "networks": NETWORKS,
+        "metrics": {name: metric.measure for name, metric in METRICS.items()},
+    }
+    if what == "data":
+        return _plain("data", known_names())
+    if what not in tables:
+        raise ValueError(unknown_name("list", what, {*tables, "data"}))
+    if what == "metrics":
+        return _plain(what, METRICS)
+    table = Table("name", "what it is", "settings", title=what)
+    for name, factory in sorted(tables[what].items()):
+        settings = [key for key in parameters_of(factory) if key not in GIVEN]
+        table.add_row(name, _sentence(factory), ", ".join(settings))
+    return table
+
+
+GIVEN = ("network", "classes", "channels", "self")
+"""Parameters that no user sets: the run supplies them."""
+
+
+def _plain(title: str, names: Any) -> Table:
+    table = Table("name", title=title)
+    for name in names:
+        table.add_row(name)
+    return table
+
+
+def _sentence(factory: Any) -> str:
+    text = inspect.getdoc(factory) or ""
+    return text.split("\n\n")[0].replace("\n", " ")
