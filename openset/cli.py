@@ -213,11 +213,15 @@ def evaluate(
         metric: What to measure; by default everything that needs no unknown data to set up.
         trust: Packages that may be imported to build the network.
     """
-    from openset.job import evaluate_run
+    from openset.folders import complete_folder
+    from openset.job import evaluate_run, write_results
+    from openset.results import FILES
 
-    results = evaluate_run(
-        run, unknown, detector, out, accept=accept, metrics=metric or None, trust=trust or ()
-    )
+    with complete_folder(out, owns=FILES) as partial:
+        results = evaluate_run(
+            run, unknown, detector, accept=accept, metrics=metric or None, trust=trust or ()
+        )
+        write_results(results, partial)
     Console().print(results.table())
     _say(f"results: {out / 'results.csv'}, report: {out / 'report.html'}")
 

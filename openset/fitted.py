@@ -10,9 +10,14 @@ import torch
 from torch import Tensor, nn
 
 
+class NotFittedError(ValueError, AttributeError):
+    """A detector or density was used before `fit`."""
+
+
 class Fitted(nn.Module):
     """A module whose constructor keeps its settings unchanged and whose `fit` fills buffers.
 
+    A subclass declares what it learns by annotations (`mean: Tensor`) and stores it by `keep`.
     Buffers get their shape from the data, so `load_state_dict` takes whatever shape comes.
     """
 
@@ -35,10 +40,21 @@ class Fitted(nn.Module):
             else:
                 self.register_buffer(key, value.detach())
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            if any(name in vars(base).get("__annotations__", {}) for base in type(self).__mro__):
+                raise NotFittedError(
+                    f"{type(self).__name__} is not fitted; call fit first"
+                ) from error
+            raise
+
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments by name, as they stand."""
-        parameters = inspect.signature(type(self).__init__).parameters
-        return {name: getattr(self, name) for name in list(parameters)[1:]}
+        parameters = inspect.signature(type(self)).parameters.values()
+        names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        return {name: getattr(self, name) for name in names}
 
     def spec(self) -> dict[str, Any]:
         """Kind, name and settings as plain JSON values, by which a saved model is built again."""

@@ -15,13 +15,12 @@ from openset import data as images
 from openset import networks
 from openset.data import Data, ImageSet, mean_std
 from openset.evaluate import evaluate
-from openset.folders import complete_folder
 from openset.metrics import STANDARD, find
 from openset.model import OpenSet, layers_for
 from openset.names import build
 from openset.objectives import OBJECTIVES
 from openset.report import report
-from openset.results import FILES, Results
+from openset.results import Results
 from openset.run import Run
 from openset.tap import Tap
 from openset.train import Settings, accuracy, train
@@ -119,7 +118,6 @@ def evaluate_run(
     folder: str | os.PathLike[str],
     unknown: Sequence[str],
     detectors: Sequence[str],
-    out: str | os.PathLike[str],
     *,
     accept: float = 0.95,
     metrics: Sequence[str] | None = None,
@@ -147,7 +145,6 @@ def evaluate_run(
         run=run.case,
     )
     results.notes |= run_notes(run, data, sets)
-    save_results(results, out)
     return results
 
 
@@ -177,8 +174,7 @@ def run_notes(run: Run, data: Data, sets: Mapping[str, ImageSet]) -> dict[str, s
     }
 
 
-def save_results(results: Results, out: str | os.PathLike[str]) -> None:
-    """Writes the results and their report into a folder that is complete or absent."""
-    with complete_folder(out, owns=FILES) as partial:
-        results.write(partial)
-        report(results, partial / "report.html")
+def write_results(results: Results, folder: Path) -> None:
+    """Writes the results and their report into a folder."""
+    results.write(folder)
+    report(results, folder / "report.html")

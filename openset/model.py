@@ -21,7 +21,7 @@ from openset.densities import DENSITIES
 from openset.detectors import DETECTORS, Detector
 from openset.evaluate import score_activations
 from openset.folders import complete_folder
-from openset.names import look_up
+from openset.names import check_trust, look_up
 from openset.store import stream
 from openset.tap import Tap, find_stages
 from openset.threshold import Threshold
@@ -204,7 +204,7 @@ def restore(spec: Any, trust: Sequence[str] = ()) -> Any:
         return networks.from_spec(spec["spec"], trust)
     tables: dict[str, Mapping[str, Callable]] = {"detector": DETECTORS, "density": DENSITIES}
     if ":" in spec["name"]:
-        networks.check_trust(spec["name"], trust)
+        check_trust(spec["name"], trust)
     factory = look_up(spec["kind"], tables.get(spec["kind"], {}), spec["name"])
     return factory(**{key: restore(value, trust) for key, value in spec["settings"].items()})
 

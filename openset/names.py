@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -111,3 +111,16 @@ def import_factory(path: str) -> Callable[..., Any]:
         raise ValueError(
             f"cannot import {path!r}: {error}; give package.module:Name of something importable"
         ) from error
+
+
+def check_trust(path: str, trust: Sequence[str]) -> None:
+    """Refuses to import `package.module:Name` for a file, unless its package is trusted.
+
+    What a file names could be any function, so none outside openset runs by itself.
+    """
+    module = path.partition(":")[0]
+    if not any(f"{module}.".startswith(f"{package}.") for package in trust):
+        raise ValueError(
+            f"{path} is code outside openset, which runs when it is imported; "
+            f"if you trust it, pass trust=[{module.partition('.')[0]!r}]"
+        )

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 import torch
 from rich.table import Table
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -188,28 +188,28 @@ class Results:
     def write(self, folder: Path) -> None:
         """Writes the files of `save` into an existing folder."""
         write_csv(self.rows, folder / "results.csv")
-        tensors: dict[str, Tensor] = {}
-        cases = [self._case_record(case, tensors) for case in self.scored]
-        runs = [self._run_record(run, tensors) for run in {**self.classes, **self.images}]
+        shelf = _Shelf()
+        cases = [self._case_record(case, shelf) for case in self.scored]
+        runs = [self._run_record(run, shelf) for run in {**self.classes, **self.images}]
         figures = {f"figure-{i}.png": title for i, title in enumerate(self.figures, start=1)}
         for file, title in figures.items():
             (folder / file).write_bytes(self.figures[title])
-        save_file(tensors, folder / "scores.safetensors")
+        save_file(shelf.tensors, folder / "scores.safetensors")
         record = {"notes": self.notes, "runs": runs, "cases": cases, "figures": figures}
         text = json.dumps(record, indent=1, ensure_ascii=False)
         (folder / "results.json").write_text(text, encoding="utf-8")
 
-    def _case_record(self, case: Case, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """A case for results.json; its tensors join `tensors` under the keys that it names."""
+    def _case_record(self, case: Case, shelf: _Shelf) -> dict[str, Any]:
+        """A case for results.json; its tensors go on the shelf under the keys that it names."""
         keys = {
-            data: {name: _put(tensors, x) for name, x in vars(scored).items()}
+            data: {name: shelf.put(x) for name, x in vars(scored).items()}
             for data, scored in self.scored[case].items()
         }
         return {"case": asdict(case), "threshold": self.thresholds.get(case), "scored": keys}
 
-    def _run_record(self, run: Case, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    def _run_record(self, run: Case, shelf: _Shelf) -> dict[str, Any]:
         keys = {
-            data: {index: _put(tensors, image) for index, image in kept.items()}
+            data: {index: shelf.put(image) for index, image in kept.items()}
             for data, kept in self.images.get(run, {}).items()
         }
         return {"run": asdict(run), "classes": self.classes.get(run), "images": keys}
@@ -224,7 +224,7 @@ class Results:
         folder = Path(folder)
         try:
             record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-            tensors = load_file(folder / "scores.safetensors")
+            tensors = load((folder / "scores.safetensors").read_bytes())
             results = cls(read_csv(folder / "results.csv"), notes=record["notes"])
             for file, title in record["figures"].items():
                 results.figures[title] = (folder / Path(file).name).read_bytes()
@@ -255,11 +255,20 @@ class Results:
                 self.images.setdefault(run, {})[data] = kept
 
 
-def _put(tensors: dict[str, Tensor], x: Tensor) -> str:
-    """Adds a tensor under the next free key, and returns that key."""
-    key = str(len(tensors))
-    tensors[key] = x.detach().cpu().contiguous()
-    return key
+class _Shelf:
+    """Tensors under numbered keys; one that several records share, such as labels, lies once."""
+
+    def __init__(self):
+        self.tensors: dict[str, Tensor] = {}
+        self._keys: dict[int, str] = {}
+
+    def put(self, x: Tensor) -> str:
+        """The key of a tensor, under which it is saved."""
+        key = self._keys.setdefault(id(x), str(len(self._keys)))
+        if key not in self.tensors:
+            # A copy, because safetensors refuses tensors that are views of one memory.
+            self.tensors[key] = x.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return key
 
 
 def thumbnail(image: Tensor) -> Tensor:

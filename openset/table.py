@@ -158,8 +158,7 @@ class Summary:
 
     def __init__(self, rows: Iterable[Row], metrics: Sequence[str]):
         for metric in metrics:
-            if metric not in METRICS:
-                find(metric)
+            find(metric)
         self.metrics = tuple(metrics)
         self.cells: dict[tuple[Case, Column], Cell] = {}
         for row, cell in mean_over_seeds(r for r in rows if r.metric in metrics).items():

@@ -53,7 +53,7 @@ class Density(Fitted):
         score = x.new_empty(len(x))
         for c in labels.unique().tolist():
             chosen = labels == c
-            score[chosen] = self.surprise(x[chosen], c)
+            score[chosen] = self.surprise(x[chosen], c).to(score)
         return score
 
     @property

@@ -33,13 +33,14 @@ def build(spec: str) -> Detector:
         >>> build("gemos:density=pca,components=4").density
         PCA(components=4)
     """
-    name, _, keyed = parse(spec)
+    name, bare, keyed = parse(spec)
     own = parameters_of(look_up("detector", DETECTORS, name))
     inner = {key: value for key, value in keyed.items() if key not in own}
     if not inner or "density" not in own:
         return names.build("detector", DETECTORS, spec)
     family = keyed.pop("density", own["density"].default)
-    density = names.build("density", DENSITIES, family, **inner)
-    return look_up("detector", DETECTORS, name)(
-        density=density, **{key: value for key, value in keyed.items() if key in own}
+    keyed = {key: value for key, value in keyed.items() if key in own}
+    keyed["density"] = names.call(
+        "density", family, look_up("density", DENSITIES, family), [], inner, {}
     )
+    return names.call("detector", name, DETECTORS[name], bare, keyed, {})

@@ -124,10 +124,3 @@ def choose_layers(batches: Iterable[Activations], layers: Sequence[str] | None) 
     found = stages or [name for name in features if name != "penultimate"]
     last = ["penultimate"] if "penultimate" in features else []
     return (*found, *last, "logits")
-
-
-def need_fit(state: Tensor | None, who: Fitted) -> Tensor:
-    """The learned tensor, or the error that says that `fit` comes first."""
-    if state is None:
-        raise ValueError(f"{type(who).__name__} is not fitted; call fit(activations) first")
-    return state

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openset.activations import Activations
-from openset.detectors.base import Detector, known, need_fit
+from openset.detectors.base import Detector, known
 
 
 class MaxSoftmax(Detector):
@@ -112,10 +112,6 @@ class Temperature(Detector):
     temperature: Tensor
     held_out = True
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("temperature", None)
-
     def fit(self, batches: Iterable[Activations]) -> Self:
         parts = [known(batch) for batch in batches]
         logits = torch.cat([part.logits for part in parts]).double()
@@ -132,7 +128,7 @@ class Temperature(Detector):
         return self.fit(held_out)
 
     def score(self, rows: Activations) -> Tensor:
-        temperature = need_fit(self.temperature, self).to(rows.logits.dtype)
+        temperature = self.temperature.to(rows.logits.dtype)
         return log_unsure(rows.logits / temperature).exp()
 
 

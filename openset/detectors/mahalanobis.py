@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from openset.activations import Activations
-from openset.detectors.base import Detector, Rows, choose_layers, need_fit
+from openset.detectors.base import Detector, Rows, choose_layers
 from openset.moments import Moments
 from openset.tap import Perturb, Tap
 
@@ -45,16 +45,14 @@ class Mahalanobis(Detector):
     ):
         super().__init__()
         self.layers, self.epsilon, self.shrinkage = layers, epsilon, shrinkage
-        for name in ("mean", "centre", "whitening"):
-            self.register_buffer(name, None)
 
     def fit(self, batches: Iterable[Activations]) -> Self:
         self.layers = choose_layers(batches, self.layers)
         rows = Rows(batches, self.layers)
         moments = Moments.of(rows, rows.classes, "tied")
-        whitening = whiten(moments.covariance(), self.shrinkage)
         mean = moments.mean[moments.count > 0]
         centre = mean.mean(0)
+        whitening = whiten(moments.covariance(), centre, self.shrinkage)
         self.keep(
             mean=((mean - centre) @ whitening).float(),
             centre=centre.float(),
@@ -67,23 +65,23 @@ class Mahalanobis(Detector):
 
     def distances(self, rows: Activations) -> Tensor:
         """Squared distances `[M, K]` to the mean of every class that had rows."""
-        whitening = need_fit(self.whitening, self)
         x = rows.stacked(self.layers)
-        x = (x - self.centre.to(x.dtype)) @ whitening.to(x.dtype)
+        x = (x - self.centre.to(x.dtype)) @ self.whitening.to(x.dtype)
         return squared_distances(x, self.mean.to(x.dtype))
 
     def view(self, tap: Tap) -> nn.Module:
         return tap if self.epsilon == 0 else Perturb(tap, self, self.epsilon)
 
 
-def whiten(covariance: Tensor, shrinkage: float) -> Tensor:
+def whiten(covariance: Tensor, mean: Tensor, shrinkage: float) -> Tensor:
     """A map `[D, D]` under which the covariance is the identity, regularised in correlation.
 
     Constant features get a zero row. Directions without any spread left get none either, so that a
     rank-deficient covariance acts as its pseudo-inverse does.
     """
     variance = covariance.diagonal()
-    alive = variance > variance.max() * 1e-12
+    # What is left of a constant after rounding is no spread; single precision has 7 digits.
+    alive = variance > (1e-7 * mean).square()
     scale = torch.where(alive, variance, torch.inf).rsqrt()
     correlation = scale[:, None] * covariance * scale
     identity = torch.eye(len(variance)).to(correlation)

@@ -1,0 +1,133 @@
+"""Training images by index: decoded once and kept on the device, or read as they are needed."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sized
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset, default_collate
+
+from openset.activations import VOID
+
+HELD_BYTES = 4 * 2**30
+"""Images that take more than this as uint8 are read batch by batch instead of kept."""
+
+
+class Samples:
+    """Images and labels by index, on the device, as float images in 0…1.
+
+    Args:
+        labels: One label per image, `[N]`, on the CPU; `VOID` where pixels are labelled.
+        read: From indices to images (uint8 or float) and labels, on any device.
+        device: Where batches are put.
+    """
+
+    def __init__(
+        self, labels: Tensor, read: Callable[[Tensor], tuple[Tensor, Tensor]], device: torch.device
+    ):
+        self.labels = labels
+        self.device = device
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The images `[B, C, H, W]` and labels `[B, *grid]` at these indices."""
+        image, label = self._read(indices)
+        image = image.to(self.device, non_blocking=True)
+        if image.dtype == torch.uint8:
+            image = image.float() / 255
+        return image, label.to(self.device, non_blocking=True)
+
+    def batches(self, batch_size: int) -> Batches:
+        """All samples in their order; may be iterated again."""
+        return Batches(self, batch_size)
+
+    def fingerprint(self) -> dict[str, int]:
+        """What tells one training set from another when a run is resumed."""
+        return {"images": len(self), "labels": zlib.crc32(self.labels.numpy().tobytes())}
+
+
+class Batches:
+    """The samples in their order, batch by batch, as often as they are asked for."""
+
+    def __init__(self, samples: Samples, batch_size: int):
+        self.samples = samples
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.samples) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for indices in torch.arange(len(self.samples)).split(self.batch_size):
+            yield self.samples.take(indices)
+
+
+def samples(source: Any, device: torch.device) -> Samples:
+    """Makes samples of an ImageSet, a Dataset of (image, label), a DataLoader or a list of batches.
+
+    Of a DataLoader the data set and the collation are used, not the order. A foreign data set is
+    read anew for every batch, because its transforms may be random.
+
+    Raises:
+        ValueError: If there are no samples, or if they cannot be read by index.
+    """
+    if isinstance(source, Sized) and not len(source):
+        raise ValueError("the training set is empty; check the data set's name, split and classes")
+    if isinstance(source, DataLoader):
+        return _by_item(source.dataset, device, source.collate_fn)
+    if hasattr(source, "take") and hasattr(source, "images"):
+        return _of_image_set(source, device)
+    if isinstance(source, TensorDataset):
+        return _held(*source.tensors[:2], device)
+    if isinstance(source, list | tuple):
+        images, labels = zip(*source, strict=True)
+        return _held(torch.cat(images), torch.cat(labels), device)
+    return _by_item(source, device, default_collate)
+
+
+def _held(images: Tensor, labels: Tensor, device: torch.device) -> Samples:
+    images, on_device = images.to(device), labels.to(device)
+
+    def read(indices: Tensor) -> tuple[Tensor, Tensor]:
+        indices = indices.to(device)
+        return images[indices], on_device[indices]
+
+    return Samples(_per_image(labels), read, device)
+
+
+def _of_image_set(source: Any, device: torch.device) -> Samples:
+    if source.dense:
+        # A map of labels says nothing of the order, and all maps together are large.
+        return Samples(torch.full((len(source),), VOID), source.take, device)
+    if source.fits and source.nbytes <= HELD_BYTES:
+        return _held(source.images, source.labels, device)
+    return Samples(source.labels, source.take, device)
+
+
+def _by_item(source: Any, device: torch.device, collate: Callable) -> Samples:
+    if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
+        raise ValueError(
+            f"cannot train on {type(source).__name__}: it cannot be read by index; give an "
+            "ImageSet, a Dataset with __len__ and __getitem__, a DataLoader or a list of batches"
+        )
+
+    def read(indices: Tensor) -> tuple[Tensor, Tensor]:
+        image, label, *_ = collate([source[i] for i in indices.tolist()])
+        return image, label
+
+    labels = getattr(source, "labels", getattr(source, "targets", None))
+    if labels is None:
+        labels = [torch.as_tensor(source[i][1]) for i in range(len(source))]
+        labels = torch.stack([x if x.dim() == 0 else torch.tensor(VOID) for x in labels])
+    return Samples(_per_image(torch.as_tensor(labels)), read, device)
+
+
+def _per_image(labels: Tensor) -> Tensor:
+    """One label per image on the CPU, for the order of samples; a label map has none."""
+    labels = labels.detach().cpu()
+    return labels.long() if labels.dim() == 1 else torch.full((len(labels),), VOID)

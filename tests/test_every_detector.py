@@ -1,0 +1,199 @@
+"""What every detector promises, checked on each one; a new detector is picked up by its name."""
+
+import inspect
+
+import pytest
+import torch
+
+from openset import networks
+from openset.activations import Activations, concatenate
+from openset.detectors import DETECTORS, Detector, build
+from openset.model import layers_for, restore
+from openset.tap import Tap
+
+CLASSES = 3
+SMALL = {"gemos": "gemos:components=1"}
+"""Settings that let a detector work on the little data here."""
+
+
+def make(name):
+    return build(SMALL.get(name, name))
+
+
+def fits(detector):
+    return type(detector).fit is not Detector.fit
+
+
+def images(n, seed):
+    """Three classes of noisy images, each brighter in another corner."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % CLASSES
+    image = torch.rand(n, 1, 8, 8, generator=generator) * 0.5
+    for c, (i, j) in enumerate([(0, 0), (0, 4), (4, 0)]):
+        image[labels == c, :, i : i + 4, j : j + 4] += 0.5
+    return image, labels
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A network trained for a moment, so that it classifies these images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = networks.cnn(CLASSES, 1, widths=(4, 8), hidden=8)
+        optimizer = torch.optim.Adam(network.parameters(), 0.01)
+        image, label = images(240, 0)
+        for _ in range(30):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(image), label).backward()
+            optimizer.step()
+        return network.eval()
+
+
+@pytest.fixture(scope="module")
+def fitted(network):
+    """Every detector, fitted, with the extractor that it looks through."""
+    image, label = images(240, 1)
+    found = {}
+    for name in DETECTORS:
+        detector = make(name)
+        tap = Tap(network, layers_for(network, [detector]))
+        with torch.no_grad():
+            batch = tap(image)
+        batch.labels = label
+        detector.fit([batch[:100], batch[100:]])
+        detector.adjust([batch])
+        found[name] = detector, tap
+    return found
+
+
+@pytest.fixture(params=sorted(DETECTORS))
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def detector(name, fitted):
+    return fitted[name][0]
+
+
+@pytest.fixture
+def seen(name, fitted):
+    """Activations of fresh images, as the detector wants to see them."""
+    detector, tap = fitted[name]
+    image, label = images(40, 2)
+    with torch.no_grad():
+        batch = detector.view(tap)(image)
+    batch.labels = label
+    return batch
+
+
+def test_scores_one_number_a_row(detector, seen):
+    score = detector(seen)
+    assert score.shape == (40,)
+    assert score.isfinite().all()
+    assert score.unique().numel() > 20
+
+
+def test_a_score_does_not_depend_on_the_batch(detector, seen):
+    together = detector(seen)
+    alone = torch.cat([detector(seen[i : i + 1]) for i in range(40)])
+    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
+
+
+def test_permuting_rows_permutes_scores(detector, seen):
+    order = torch.randperm(40)
+    torch.testing.assert_close(detector(seen[order]), detector(seen)[order], rtol=1e-4, atol=1e-5)
+
+
+def test_many_batches_fit_as_one_does(name, network):
+    image, label = images(240, 1)
+    one, many = make(name), make(name)
+    tap = Tap(network, layers_for(network, [one]))
+    with torch.no_grad():
+        batch = tap(image)
+    batch.labels = label
+    one.fit([batch]).adjust([batch])
+    many.fit([batch[i : i + 7] for i in range(0, 240, 7)]).adjust([batch])
+    torch.testing.assert_close(many(batch), one(batch), rtol=1e-3, atol=1e-4)
+
+
+def test_a_fit_refuses_a_generator(name, network):
+    detector = make(name)
+    if not fits(detector) or name == "temperature":
+        return
+    image, label = images(30, 1)
+    with torch.no_grad():
+        batch = Tap(network, layers_for(network, [detector]))(image)
+    batch.labels = label
+    with pytest.raises(ValueError, match="can be read only once"):
+        detector.fit(b for b in [batch])
+
+
+def test_saved_and_loaded_scores_are_equal(detector, seen):
+    again = restore(detector.spec())
+    again.load_state_dict(detector.state_dict())
+    assert torch.equal(again(seen), detector(seen))
+    assert again.settings().keys() == detector.settings().keys()
+
+
+def test_double_precision_agrees(detector, seen):
+    torch.testing.assert_close(
+        detector(seen.to(torch.float64)).float(), detector(seen), rtol=2e-3, atol=1e-3
+    )
+
+
+def test_pixels_score_as_their_rows_do(detector, seen):
+    def grid(x):
+        return x.reshape(10, 2, 2, *x.shape[1:]).movedim((1, 2), (-2, -1))
+
+    dense = seen.map(grid)
+    assert dense.grid == (2, 2)
+    score = detector(dense)
+    assert score.shape == (10, 2, 2)
+    torch.testing.assert_close(score.flatten(), detector(seen), rtol=1e-4, atol=1e-5)
+
+
+def test_class_scores_have_a_column_for_each_class(detector, seen):
+    assert detector.class_scores(seen).shape == (40, CLASSES)
+
+
+def test_far_features_score_higher(name, detector, seen):
+    """Images that look like nothing known, for detectors that read features."""
+    if detector.layers == ():
+        return
+    far = Activations(
+        seen.logits,
+        {layer: x + 50 * x.abs().mean() for layer, x in seen.features.items()},
+        head=seen.head,
+        extra=seen.extra,
+    )
+    assert (detector(far) > detector(seen)).float().mean() > 0.9
+
+
+def test_unsure_logits_score_higher(detector, seen):
+    if detector.layers != ():
+        return
+    flat = seen.map(lambda x: x)
+    flat.logits = seen.logits * 0.01
+    assert (detector(flat) > detector(seen)).all()
+
+
+def test_its_text_says_what_it_is(name, detector):
+    text = inspect.getdoc(type(detector)) or ""
+    assert "https://" in text, "name the paper"
+    assert "Example:" in text
+    assert repr(detector).startswith(type(detector).__name__)
+
+
+def test_unfitted_detectors_say_so(name, seen):
+    detector = make(name)
+    if not fits(detector):
+        return
+    with pytest.raises(ValueError, match="is not fitted; call fit first"):
+        detector(seen)
+
+
+def test_concatenated_batches_score_as_their_parts(detector, seen):
+    parts = [seen[:13], seen[13:]]
+    joined = torch.cat([detector(part) for part in parts])
+    torch.testing.assert_close(detector(concatenate(parts)), joined, rtol=1e-4, atol=1e-5)
