@@ -15,7 +15,8 @@ class BIN(Detector):
     difference to one is computed without cancellation, so that saturated answers still rank.
 
     Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
-    §3.
+    §3; the same score is studied by Padhy et al., *Revisiting One-vs-All Classifiers*, 2020,
+    https://arxiv.org/abs/2007.05134.
 
     Example:
         >>> import torch
@@ -33,7 +34,8 @@ class BINC(Detector):
     For a network trained with the objective `binc`. It reads the layer `"binary"`.
 
     Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
-    §3.
+    §3, with the calibration of Kumar et al., 2018,
+    https://proceedings.mlr.press/v80/kumar18a.html.
 
     Example:
         >>> import torch

@@ -42,7 +42,7 @@ class VIBY1(Detector):
     For a network trained with the objective `viby`; it reads the layer `"divergence"`.
 
     Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
-    §3, eq. 6 (VIBY-I).
+    §3, eq. 6 (VIBY-I), after Alemi et al., 2018, https://arxiv.org/abs/1807.00906.
 
     Example:
         >>> divergence = torch.tensor([[7.0, 9.0]])
@@ -63,7 +63,7 @@ class VIBY2(Detector):
     For a network trained with the objective `viby`; it reads the layer `"divergence"`.
 
     Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
-    §3, eq. 7 (VIBY-II).
+    §3, eq. 7 (VIBY-II), after Alemi et al., 2018, https://arxiv.org/abs/1807.00906.
 
     Example:
         >>> divergence = torch.tensor([[7.0, 9.0]])

@@ -21,7 +21,8 @@ class BIN(Objective):
     prints it without logarithm and sign.
 
     Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
-    §3.
+    §3; close to Padhy et al., *Revisiting One-vs-All Classifiers*, 2020,
+    https://arxiv.org/abs/2007.05134.
 
     Args:
         network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]`, trained or not.
@@ -49,7 +50,8 @@ class BINC(Objective):
     answers yes where p > ½, with probability max(p, 1 − p).
 
     Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
-    §3, eq. 4.
+    §3, eq. 4, with the calibration of Kumar et al., 2018,
+    https://proceedings.mlr.press/v80/kumar18a.html.
 
     Args:
         network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]`, trained or not; a copy of it

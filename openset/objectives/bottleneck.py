@@ -53,7 +53,7 @@ class VIBY(Objective):
     The KL is that to the prior of the true class, in nats.
 
     Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
-    §3.
+    §3, after Alemi et al., 2017, https://arxiv.org/abs/1612.00410.
 
     Args:
         network: As in `VIB`.
