@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from openset.data.adapter import open_picture, to_pil
 from openset.data.folders import image_files
+from openset.data.sources import quiet
 from openset.folders import complete_folder
 
 Make = Callable[[Tensor, torch.Generator], tuple[Tensor, str]]
@@ -104,7 +105,8 @@ def _write(source: str | Path, out: str | Path, count: int | None, seed: int, ma
     table = Dataset.from_dict({"image": cells}, features=Features({"image": Image()}))
     with complete_folder(out) as folder:
         (folder / "data").mkdir()
-        table.to_parquet(folder / "data" / "test-00000-of-00001.parquet")
+        with quiet():
+            table.to_parquet(folder / "data" / "test-00000-of-00001.parquet")
     return Path(out)
 
 
