@@ -1,7 +1,19 @@
 """Image sets: one string to known and unknown images of one size."""
 
 from openset.data.adapter import Adapter
-from openset.data.images import ImageSet, batches, mean_std
-from openset.data.splits import Data, load, load_images
+from openset.data.augment import AUGMENTATIONS
+from openset.data.images import ImageSet
+from openset.data.loaders import batches, mean_std
+from openset.data.splits import Data, load, load_files, load_images
 
-__all__ = ["Adapter", "Data", "ImageSet", "batches", "load", "load_images", "mean_std"]
+__all__ = [
+    "AUGMENTATIONS",
+    "Adapter",
+    "Data",
+    "ImageSet",
+    "batches",
+    "load",
+    "load_files",
+    "load_images",
+    "mean_std",
+]

@@ -43,9 +43,10 @@ class Adapter:
     resample: str = "bilinear"
 
     def __post_init__(self):
-        object.__setattr__(self, "size", tuple(int(side) for side in self.size))
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size is {self.size}; give (height, width) of at least one pixel")
+        height, width = self.size  # a list where it comes from JSON
+        object.__setattr__(self, "size", (int(height), int(width)))
         if self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}; give 1 (grey) or 3 (RGB)")
         if self.resample.upper() not in Image.Resampling.__members__:
@@ -78,8 +79,9 @@ class Adapter:
         image = _plain(image, "L" if self.channels == 1 else "RGB")
         if self.invert:
             image = ImageOps.invert(image)
-        if image.size != self.size[::-1]:
-            image = image.resize(self.size[::-1], Image.Resampling[self.resample.upper()])
+        if image.size != (self.size[1], self.size[0]):
+            filter = Image.Resampling[self.resample.upper()]
+            image = image.resize((self.size[1], self.size[0]), filter)
         pixels = torch.from_numpy(np.array(image))
         return pixels[None] if self.channels == 1 else pixels.permute(2, 0, 1)
 
@@ -97,8 +99,8 @@ class Adapter:
             raise ValueError(
                 f"a mask has mode {picture.mode}; give one channel whose values are classes"
             )
-        if picture.size != self.size[::-1]:
-            picture = picture.resize(self.size[::-1], Image.Resampling.NEAREST)
+        if picture.size != (self.size[1], self.size[0]):
+            picture = picture.resize((self.size[1], self.size[0]), Image.Resampling.NEAREST)
         return torch.from_numpy(np.array(picture, dtype=np.uint8))
 
 
@@ -144,7 +146,7 @@ def to_pil(array: np.ndarray | Tensor) -> Image.Image:
     return Image.fromarray(to_uint8(array))
 
 
-def to_uint8(array: np.ndarray) -> np.ndarray:
+def to_uint8(array: np.ndarray, name: str = "a picture") -> np.ndarray:
     """Pixels as uint8: floats in 0…1 are scaled, 16-bit ones keep their upper bits."""
     if array.dtype == np.uint8:
         return array
@@ -153,12 +155,13 @@ def to_uint8(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint16:
         return (array >> 8).astype(np.uint8)
     if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"pixels are {array.dtype}; give uint8 in 0…255 or floats in 0…1")
+        raise ValueError(f"{name} holds {array.dtype}; give uint8 in 0…255 or floats in 0…1")
     if not np.isfinite(array).all():
-        raise ValueError("a picture holds NaN or infinite pixels; give floats in 0…1")
+        raise ValueError(f"{name} holds NaN or infinite pixels; give floats in 0…1")
     if array.size and (array.min() < 0 or array.max() > 1):
         raise ValueError(
-            f"pixels lie in {array.min():g}…{array.max():g}; give floats in 0…1 or uint8 in 0…255"
+            f"{name} holds pixels in {array.min():g}…{array.max():g}; give floats in 0…1 or "
+            "uint8 in 0…255"
         )
     return np.rint(array * 255).astype(np.uint8)
 

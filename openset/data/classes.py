@@ -72,9 +72,9 @@ def _indices(word: int | str, names: Sequence[str]) -> list[int]:
     text = str(word).strip()
     first, dash, last = text.partition("-")
     if isinstance(word, str) and dash and text not in names:
-        ends = _index(first, names), _index(last, names)
-        if None not in ends and ends[0] <= ends[1]:
-            return list(range(ends[0], ends[1] + 1))
+        start, end = _index(first, names), _index(last, names)
+        if start is not None and end is not None and start <= end:
+            return list(range(start, end + 1))
     index = _index(text, names) if isinstance(word, str) else _in_range(int(word), names)
     if index is None:
         raise ValueError(

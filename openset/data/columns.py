@@ -96,8 +96,8 @@ def label_column(dataset: Dataset, image: str) -> str | None:
     return next((c for c in LABEL_NAMES if c in dataset.column_names), None)
 
 
-def read_labels(dataset: Dataset, column: str, name: str) -> tuple[Tensor, list[str]]:
-    """Labels `[N]` and the names of the classes.
+def read_labels(dataset: Dataset, column: str, name: str) -> tuple[Tensor | None, list[str]]:
+    """Labels `[N]`, None where publishers hide them as −1, and the names of the classes.
 
     Raises:
         ValueError: For labels outside the classes.
@@ -110,6 +110,8 @@ def read_labels(dataset: Dataset, column: str, name: str) -> tuple[Tensor, list[
         place = {value: i for i, value in enumerate(found)}
         values = [place.get(value) for value in values]
     labels = torch.tensor([-1 if value is None else value for value in values], dtype=torch.long)
+    if len(labels) and bool((labels == -1).all()):
+        return None, list(names)
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
         bad = labels[(labels < 0) | (labels >= len(names))]
         raise ValueError(

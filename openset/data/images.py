@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from openset.activations import UNKNOWN
 from openset.data.adapter import Adapter
-from openset.data.pixels import Arrays, Encoded, Pixels, short_hash
+from openset.data.pixels import Arrays, Encoded, Pixels, adapter_of, short_hash
 
 MEMORY_SHARE = 0.25
 """Share of the machine's memory that one decoded image set may take; larger ones stream."""
@@ -62,7 +62,9 @@ class ImageSet(Dataset):
         self._decoded: Tensor | None = None
         self._decoded_masks: Tensor | None = None
         if len(self._labels) != len(self):
-            raise ValueError(f"{name}: {len(self)} images but {len(self._labels)} labels")
+            raise ValueError(
+                f"{name}: {len(self)} images but {len(self._labels)} labels; give one label each"
+            )
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -83,8 +85,9 @@ class ImageSet(Dataset):
 
     @property
     def nbytes(self) -> int:
-        """Memory that the decoded images take."""
-        return len(self) * math.prod(self.adapter.shape)
+        """Memory that the decoded images take, with their masks."""
+        channels, height, width = self.adapter.shape
+        return len(self) * (channels + self.dense) * height * width
 
     @property
     def fits(self) -> bool:
@@ -165,9 +168,11 @@ class ImageSet(Dataset):
         return self._copy(chosen, self._labels[chosen], name or self.name)
 
     def with_labels(self, labels: Tensor | int) -> Self:
-        """The same images with other labels `[N]`, or with one label for all."""
+        """The same images with other labels, one each `[N]` or one for all; masks are left."""
         new = torch.full((len(self),), labels) if isinstance(labels, int) else labels.long()
-        return self._copy(torch.arange(len(self)), new, self.name)
+        copy = self._copy(torch.arange(len(self)), new, self.name)
+        copy.masks = copy._decoded_masks = None
+        return copy
 
     def _copy(self, chosen: Tensor, labels: Tensor, name: str) -> Self:
         copy = type(self)(
@@ -216,102 +221,6 @@ class Batches:
             stop = min(start + self.batch_size, len(self.images))
             image, label = self.images.read(range(start, stop))
             yield image.float().div_(255), label
-
-
-def batches(source: Any, batch_size: int = 256) -> Iterable[tuple[Tensor, Tensor]]:
-    """Re-iterable (image `[N, C, H, W]`, label `[N]`) of whatever holds labelled images.
-
-    Args:
-        source: An `ImageSet`, any `torch.utils.data.Dataset` of (image, label), a `DataLoader`, or
-            a list of batches.
-        batch_size: Images per batch, where the source does not say.
-
-    Raises:
-        ValueError: For a source that can be read only once, or whose pixels are not finite.
-    """
-    if isinstance(source, ImageSet):
-        return source.batches(batch_size)
-    if isinstance(source, Batches | _Checked):
-        return source
-    if isinstance(source, Dataset):
-        source = DataLoader(source, batch_size)
-    elif not isinstance(source, Iterable) or iter(source) is source:
-        raise ValueError(
-            f"got {type(source).__name__}; give an ImageSet, a Dataset of (image, label), a "
-            "DataLoader or a list of batches, which can be read more than once"
-        )
-    return _Checked(source)
-
-
-class _Checked:
-    """Batches from outside, each looked at before it goes on."""
-
-    def __init__(self, source: Iterable[Any]):
-        self.source = source
-
-    def __len__(self) -> int:
-        if isinstance(self.source, Sized):
-            return len(self.source)
-        raise TypeError(f"{type(self.source).__name__} has no length")
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for number, batch in enumerate(self.source):
-            yield checked(batch, f"batch {number}")
-
-
-def checked(batch: Any, name: str) -> tuple[Tensor, Tensor]:
-    """The image and label of a batch, as floats and int64.
-
-    Raises:
-        ValueError: If it is no such pair, or if pixels are NaN or infinite.
-    """
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise ValueError(f"{name} is {type(batch).__name__}; expected a pair (image, label)")
-    image, label = torch.as_tensor(batch[0]), torch.as_tensor(batch[1]).long()
-    if image.dim() != 4:
-        raise ValueError(f"{name} has images of shape {tuple(image.shape)}; give [N, C, H, W]")
-    if len(image) != len(label):
-        raise ValueError(f"{name} has {len(image)} images but {len(label)} labels")
-    if not image.is_floating_point():
-        return image.float() / 255, label
-    finite = image.isfinite().flatten(1).all(1)
-    if not finite.all():
-        bad = (~finite).nonzero().flatten().tolist()
-        raise ValueError(f"{name}: NaN or infinite pixels in image {bad[0]} ({len(bad)} in all)")
-    return image, label
-
-
-def adapter_of(pixels: Pixels, size: Any = None, channels: int | None = None) -> Adapter:
-    """The adapter that leaves images as they are, judged by up to 16 of them.
-
-    Raises:
-        ValueError: If they differ in size and no `size` is given.
-    """
-    if not len(pixels):
-        raise ValueError("no images: the folder or the chosen part of the data set is empty")
-    sample = range(0, len(pixels), max(1, len(pixels) // 16))
-    shapes = {pixels.shape(i) for i in sample}
-    sizes = sorted({shape[1:] for shape in shapes})
-    if size is None and len(sizes) > 1:
-        raise ValueError(
-            f"images differ in size ({sizes[0]}, {sizes[-1]}, …); say size=(height, width)"
-        )
-    if isinstance(size, int):
-        size = (size, size)
-    return Adapter(size or sizes[0], channels or max(shape[0] for shape in shapes))
-
-
-def mean_std(images: Iterable[tuple[Tensor, Tensor]] | ImageSet) -> tuple[list, list]:
-    """Mean and standard deviation of each channel, of pixels in 0…1, in one pass."""
-    count, total, square = 0, 0.0, 0.0
-    for image, _ in batches(images):
-        x = image.double().transpose(0, 1).flatten(1)
-        count += x.shape[1]
-        total, square = total + x.sum(1), square + x.square().sum(1)
-    if not isinstance(total, Tensor) or not isinstance(square, Tensor):
-        raise ValueError("no images: the data set or the loader gave no batch")
-    mean = total / count
-    return mean.tolist(), (square / count - mean.square()).clamp_min(0).sqrt().tolist()
 
 
 def memory() -> int:

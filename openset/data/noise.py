@@ -35,7 +35,10 @@ class Noise:
         return self.count
 
     def read(self, indices: Sequence[int], adapter: Adapter) -> Tensor:
-        return torch.stack([self._image(i, adapter.shape) for i in indices])
+        out = torch.empty(len(indices), *adapter.shape, dtype=torch.uint8)
+        for row, i in zip(out, indices, strict=True):
+            row.copy_(self._image(i, adapter.shape))
+        return out
 
     def _image(self, index: int, shape: tuple[int, ...]) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)

@@ -6,9 +6,9 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from PIL import Image
 
-CHUNK = 256
-"""Images per task of the decoding threads: small ones would otherwise only wait for each other."""
+TASK = 2**18
+"""Pixels per task of the decoding threads."""
+
+SMALL = 64 * 64
+"""Images below so many pixels are decoded in one thread: most of their cost is Python's own."""
+
+HASHED = 256
+"""Encoded images that are in memory at once while a set is hashed."""
 
 
 class Pixels(Protocol):
@@ -57,7 +63,7 @@ class Arrays:
         if images.dim() != 4:
             raise ValueError(f"{name} have shape {tuple(images.shape)}; give [N, C, H, W]")
         self.name = name
-        self.images = torch.from_numpy(to_uint8(images.detach().cpu().numpy()))
+        self.images = torch.from_numpy(to_uint8(images.detach().cpu().numpy(), name))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -75,7 +81,7 @@ class Arrays:
     def path(self, index: int) -> str:
         return f"{self.name}[{index}]"
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         return short_hash(str(tuple(self.images.shape)), self.images.contiguous().numpy().data)
 
@@ -95,7 +101,8 @@ class Encoded:
         self.name = name
         self.column = column
         raw = dataset.select_columns(column).cast_column(column, ImageFeature(decode=False))
-        self.table = raw.with_format("arrow")
+        self.table: Any = raw.with_format("arrow")
+        self._fingerprint: str | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -121,31 +128,50 @@ class Encoded:
     def path(self, index: int) -> str:
         return self._named(self._cells([index])[0], index)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = self._hash()
+        return self._fingerprint
+
+    def _hash(self) -> str:
         digest = hashlib.blake2b(digest_size=8)
-        for start in range(0, len(self), CHUNK):
-            for cell in self._cells(range(start, min(start + CHUNK, len(self)))):
+        for start in range(0, len(self), HASHED):
+            for cell in self._cells(range(start, min(start + HASHED, len(self)))):
                 content = _content(cell)
                 digest.update(len(content).to_bytes(8, "little"))
                 digest.update(content)
         return digest.hexdigest()
 
-    def _cells(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+    def highest(self) -> int:
+        """The largest pixel value below 255 of all images read as masks."""
+        found = 0
+        for i in range(len(self)):
+            mask = np.asarray(self._picture(self._cells([i])[0], i))
+            found = max(found, int(mask[mask < 255].max(initial=0)))
+        return found
+
+    def _cells(self, indices: Sequence[int]) -> list[dict[str, Any] | None]:
         return self.table[list(indices)].column(0).to_pylist()
 
-    def _picture(self, cell: dict[str, Any], index: int) -> Image.Image:
+    def _picture(self, cell: dict[str, Any] | None, index: int) -> Image.Image:
+        if cell is None or (cell["bytes"] is None and cell["path"] is None):
+            raise ValueError(f"{self.name}[{index}] holds no image; remove the row")
         if cell["bytes"] is not None:
             return open_picture(cell["bytes"], self._named(cell, index))
         return open_picture(cell["path"])
 
-    def _named(self, cell: dict[str, Any], index: int) -> str:
-        if cell["bytes"] is None:
+    def _named(self, cell: dict[str, Any] | None, index: int) -> str:
+        if cell is None:
+            return f"{self.name}[{index}]"
+        if cell["bytes"] is None and cell["path"] is not None:
             return cell["path"]
         return f"{self.name}[{index}]" + (f" ({cell['path']})" if cell["path"] else "")
 
 
-def _content(cell: dict[str, Any]) -> bytes:
+def _content(cell: dict[str, Any] | None) -> bytes:
+    if cell is None:
+        return b""
     if cell["bytes"] is not None:
         return cell["bytes"]
     with open(cell["path"], "rb") as file:
@@ -156,20 +182,55 @@ def _filled(count: int, shape: tuple[int, ...], read: Callable[[int], Tensor]) -
     """A uint8 tensor `[count, *shape]` whose item i is `read(i)`; Pillow decodes in threads."""
     out = torch.empty(count, *shape, dtype=torch.uint8)
     array = out.numpy()
+    pixels = shape[-2] * shape[-1]
+    step = max(1, TASK // pixels)
 
     def fill(start: int) -> None:
-        for i in range(start, min(start + CHUNK, count)):
+        for i in range(start, min(start + step, count)):
             array[i] = read(i).numpy()
 
-    starts = range(0, count, CHUNK)
-    workers = min(len(starts), os.cpu_count() or 1)
-    if workers < 2:
+    starts = range(0, count, step)
+    workers = min(len(starts), os.cpu_count() or 1) if pixels >= SMALL else 1
+    if workers == 1:
         for start in starts:
             fill(start)
-    else:
+    elif count:
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(fill, starts))
     return out
+
+
+def adapter_of(pixels: Pixels, size: Any = None, channels: int | None = None) -> Adapter:
+    """The adapter that leaves images as they are, judged by some 16 of them.
+
+    Raises:
+        ValueError: If they differ in size and no `size` is given, or if none can be read.
+    """
+    shapes = _shapes(pixels)
+    sizes = sorted({shape[1:] for shape in shapes})
+    if size is None and len(sizes) > 1:
+        raise ValueError(
+            f"images differ in size, such as {sizes[0]} and {sizes[-1]}; give size=(height, width)"
+        )
+    if isinstance(size, int):
+        size = (size, size)
+    return Adapter(size or sizes[0], channels or max(shape[0] for shape in shapes))
+
+
+def _shapes(pixels: Pixels) -> set[tuple[int, int, int]]:
+    """Channels, height and width of some images; those that cannot be read are passed over."""
+    if not len(pixels):
+        raise ValueError("no images: the folder or the chosen part of the data set is empty")
+    shapes: set[tuple[int, int, int]] = set()
+    failure: ValueError | None = None
+    for i in range(0, len(pixels), max(1, len(pixels) // 16)):
+        try:
+            shapes.add(pixels.shape(i))
+        except ValueError as error:
+            failure = error
+    if failure is not None and not shapes:
+        raise failure
+    return shapes
 
 
 def short_hash(*parts: Any) -> str:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from openset.data.pixels import Arrays, Encoded, Pixels
 from openset.names import parse, unknown_name
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset
 
 INVERTED = {
     "digits": False,
@@ -57,7 +58,7 @@ class DataName:
         split: The split to score; None for the default.
         invert: Turn x into 255 − x; None for what is known of the set.
         limit: Use at most so many images of each split, drawn by `seed`.
-        seed: Seed of `limit` and of noise.
+        seed: Seed of `limit` (0 by default) and of noise (the run's by default).
         config: The configuration of a hub set that has several.
 
     Example:
@@ -69,7 +70,7 @@ class DataName:
     split: str | None = None
     invert: bool | None = None
     limit: int | None = None
-    seed: int = 0
+    seed: int | None = None
     config: str | None = None
 
     def __post_init__(self):
@@ -161,7 +162,7 @@ def open_source(spec: DataName) -> Source:
         source = from_tables(spec.name, read_tables(spec))
     if spec.limit is not None:
         for name, split in source.splits.items():
-            source.splits[name] = split.limited(spec.limit, spec.seed)
+            source.splits[name] = split.limited(spec.limit, spec.seed or 0)
     return source
 
 
@@ -183,7 +184,7 @@ def digits() -> Source:
     return Source("digits", splits, [str(c) for c in range(10)])
 
 
-def from_tables(name: str, tables: DatasetDict) -> Source:
+def from_tables(name: str, tables: dict[str, Dataset]) -> Source:
     """The source that tables hold, by the feature types of their columns."""
     splits: dict[str, Split] = {}
     classes: list[str] = []
@@ -201,8 +202,14 @@ def from_tables(name: str, tables: DatasetDict) -> Source:
         else:
             splits[split] = Split(pixels)
     if known is None and any(split.masks for split in splits.values()):
-        known = MaskClasses(tuple(str(c) for c in range(255)))
+        known = MaskClasses(tuple(str(c) for c in range(1 + highest_mask(splits))))
     return Source(name, splits, list(known.classes) if known else classes, known)
+
+
+def highest_mask(splits: dict[str, Split]) -> int:
+    """The largest class in the masks of the training split, or of the first there is."""
+    split = splits.get("train") or next(iter(splits.values()))
+    return split.masks.highest() if split.masks else 0
 
 
 def same_set(name: str, key: str) -> bool:
@@ -211,7 +218,7 @@ def same_set(name: str, key: str) -> bool:
     return Path(name).parts[-len(wanted) :] == wanted
 
 
-def read_tables(spec: DataName) -> DatasetDict:
+def read_tables(spec: DataName) -> dict[str, Dataset]:
     """The tables of a folder or a hub id: first as a path, then below `$OPENSET_DATA`, then hub."""
     root = os.environ.get("OPENSET_DATA")
     for folder in (Path(spec.name), *([Path(root) / spec.name] if root else ())):
@@ -220,22 +227,21 @@ def read_tables(spec: DataName) -> DatasetDict:
         if folder.is_file():
             raise ValueError(f"{folder} is a file; give the folder that holds it")
     if not HUB_ID.fullmatch(spec.name):
-        raise ValueError(unknown_name("data set", spec.name, known_names()))
+        raise ValueError(
+            f"{unknown_name('data set', spec.name, known_names())} A folder, or a Hugging Face id "
+            f"such as ylecun/mnist, works too; $OPENSET_DATA is {root or 'not set'}"
+        )
     return read_hub(spec)
 
 
 def known_names() -> list[str]:
-    """The data strings that work here: embedded, noise, and the folders of `$OPENSET_DATA`."""
-    root = Path(os.environ.get("OPENSET_DATA", "/nowhere"))
-    folders = {
-        str(path.parent.relative_to(root))
-        for depth in ("*", "*/*")
-        for path in root.glob(f"{depth}/data")
-    }
-    return ["digits", *NOISES, *sorted(folders)]
+    """The data strings that work here: embedded, noise, and the sets below `$OPENSET_DATA`."""
+    root = os.environ.get("OPENSET_DATA")
+    found = [*Path(root).glob("*/data"), *Path(root).glob("*/*/data")] if root else []
+    return ["digits", *NOISES, *sorted(str(path.parent.relative_to(root or "")) for path in found)]
 
 
-def read_folder(folder: Path) -> DatasetDict:
+def read_folder(folder: Path) -> dict[str, Dataset]:
     """A folder of parquet files, or of images."""
     if not any(folder.rglob("*.parquet")):
         return read_image_folder(folder)
@@ -243,22 +249,33 @@ def read_folder(folder: Path) -> DatasetDict:
 
     try:
         with quiet():
-            tables: Any = load_dataset(str(folder))
-    except Exception as error:
-        raise ValueError(f"cannot read {folder}: {error}") from error
-    return tables
+            return cast("dict[str, Dataset]", load_dataset(str(folder)))
+    except Exception as error:  # parquet, Arrow and Hugging Face each have their own
+        raise ValueError(f"cannot read the parquet files of {folder}: {error}") from error
 
 
-def read_hub(spec: DataName) -> DatasetDict:
-    """A set from the Hugging Face hub, or from its cache on this machine."""
-    from datasets import load_dataset
+def read_hub(spec: DataName) -> dict[str, Dataset]:
+    """A set from the Hugging Face hub, or from the copy that an earlier download left here."""
+    from datasets import config, load_dataset
+    from huggingface_hub import HfApi
 
+    owner, _, name = spec.name.partition("/")
+    cached = Path(config.HF_DATASETS_CACHE) / f"{owner}___{name}"
     try:
+        if not cached.is_dir():
+            # Asked once here, because load_dataset tries an unreachable hub for half a minute.
+            HfApi().dataset_info(spec.name, timeout=10)
         with quiet():
-            tables: Any = load_dataset(spec.name, spec.config)
+            return cast("dict[str, Dataset]", load_dataset(spec.name, spec.config))
     except Exception as error:
-        raise ValueError(f"{spec.name}: {error}") from error
-    return tables
+        root = os.environ.get("OPENSET_DATA", "which is not set")
+        near = get_close_matches(spec.name, known_names(), n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(
+            f"{spec.name} is no folder here nor below $OPENSET_DATA, {root}{hint}; the Hugging "
+            f"Face hub says: {str(error).splitlines()[0]}. Set OPENSET_DATA to the folder that "
+            f"holds {spec.name}, or go online"
+        ) from error
 
 
 @contextmanager

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
 from openset.activations import UNKNOWN, VOID
 from openset.data.adapter import Adapter
 from openset.data.classes import choose_classes
-from openset.data.images import ImageSet, adapter_of
+from openset.data.folders import file_table, find_images
+from openset.data.images import ImageSet
 from openset.data.noise import NOISES, Noise
+from openset.data.pixels import Encoded, adapter_of
 from openset.data.sources import INVERTED, DataName, Source, Split, open_source, same_set
 from openset.names import unknown_name
 
@@ -30,6 +33,7 @@ class Data:
         test: Known images to test on.
         unknown: Test images of the classes left out, labelled `UNKNOWN`; may be empty.
         adapter: How images become tensors, for every image scored later too.
+        skipped: What was wrong with each image left out by `skip_bad`.
         notes: Sentences on what was decided on the way, for the report.
     """
 
@@ -40,6 +44,7 @@ class Data:
     test: ImageSet
     unknown: ImageSet
     adapter: Adapter
+    skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -64,7 +69,10 @@ def load(
         valid: Share of each class of the training images that is held out, where the set has no
             validation split of its own.
         seed: Seed of what is held out.
-        skip_bad: Leave out images that cannot be read; each set counts them in `skipped`.
+        skip_bad: Leave out images that cannot be read; `Data.skipped` names them.
+
+    Raises:
+        ValueError: For data that does not exist or cannot be read, with the nearest names.
 
     Example:
         >>> data = load("digits", known_classes=range(6))
@@ -88,11 +96,12 @@ def load(
     }
     if skip_bad:
         sets = {key: images.without_bad() for key, images in sets.items()}
+    skipped = [reason for images in sets.values() for reason in images.skipped]
     train, held, test = (known_part(sets[key]) for key in ("train", "valid", "test"))
     unknown = unknown_part(sets["test"])
-    need_every_class(train, [source.classes[c] for c in known])
     classes = [source.classes[c] for c in known]
-    return Data(source.name, classes, train, held, test, unknown, adapter, notes)
+    need_every_class(train, classes)
+    return Data(source.name, classes, train, held, test, unknown, adapter, skipped, notes)
 
 
 def load_images(spec: str, adapter: Adapter, *, seed: int = 0, skip_bad: bool = False) -> ImageSet:
@@ -115,14 +124,30 @@ def load_images(spec: str, adapter: Adapter, *, seed: int = 0, skip_bad: bool = 
     name = DataName.parse(spec)
     adapter = replace(adapter, invert=inverted(name, adapter))
     if name.name in NOISES:
-        return ImageSet(
-            Noise(name.name, name.limit or 10_000, name.seed or seed), None, adapter, name=name.name
-        )
+        seed = seed if name.seed is None else name.seed
+        noise = Noise(name.name, name.limit or 10_000, seed)
+        return ImageSet(noise, None, adapter, name=name.name)
     source = open_source(name)
     split = source.find(name.split) if name.split else source.find("test", "valid", "train")
     if split is None:
         raise ValueError(unknown_name(f"split of {name.name}", str(name.split), source.splits))
+    source.name = str(name)
     images = image_set(source, source.splits[split], adapter, known=[])
+    return images.without_bad() if skip_bad else images
+
+
+def load_files(
+    paths: Iterable[str | Path], adapter: Adapter, *, skip_bad: bool = False
+) -> ImageSet:
+    """Image files, folders of them and globs, unlabelled, as a model's adapter wants them.
+
+    Args:
+        paths: What to read, in this order; `ImageSet.paths` says what was found.
+        adapter: The model's.
+        skip_bad: Leave out files that cannot be read; `ImageSet.skipped` names them.
+    """
+    pixels = Encoded(file_table(find_images(paths)), "image")
+    images = ImageSet(pixels, None, adapter)
     return images.without_bad() if skip_bad else images
 
 
