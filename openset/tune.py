@@ -59,7 +59,7 @@ class _Source:
     seed: int
 
     def read(self, data: Any) -> Iterator[tuple[Tensor | None, Activations]]:
-        """Images with their plain activations; None in place of images for activations alone."""
+        """Images with their plain activations, on the CPU; None for images if there are none."""
         if self.tap is None:
             yield from ((None, batch) for batch in data)
             return
@@ -67,8 +67,8 @@ class _Source:
         for i, (image, label) in enumerate(batches(self._limited(data), self.batch_size)):
             image = finite(image, f"batch {i} of the images").to(device)
             with torch.no_grad():
-                seen = self.tap(image)
-            seen.labels = label.to(device)
+                seen = self.tap(image).to("cpu")
+            seen.labels = label
             yield image, seen
 
     def _limited(self, data: Any) -> Any:
@@ -84,7 +84,7 @@ class _Source:
 
     def scores(self, candidates: Sequence[Detector], data: Any) -> list[Tensor]:
         """The scores `[N]` of each candidate."""
-        found = [list(_look(candidates, self.tap, image, seen)) for image, seen in self.read(data)]
+        found = [_look(candidates, self.tap, image, seen) for image, seen in self.read(data)]
         if not found:
             raise ValueError("no images: the data set or the loader gave no batch")
         return [torch.cat(column) for column in zip(*found, strict=True)]
@@ -265,29 +265,32 @@ def _losses(temperatures: Sequence[float], source: _Source, known: Any) -> list[
     return [F.cross_entropy(logits / t, together.labels).item() for t in temperatures]
 
 
+@torch.no_grad()
 def _look(
     candidates: Sequence[Detector], tap: Tap | None, image: Tensor | None, seen: Activations
-) -> Iterator[Tensor]:
+) -> list[Tensor]:
     """Each candidate's scores of one batch, without a forward pass or gradient to spare."""
     directions: dict[str, Tensor] = {}
+    scores = []
     for candidate in candidates:
         view = candidate.view(cast(Tap, tap))
-        with torch.no_grad():
-            if view is tap or (isinstance(view, Perturb) and view.epsilon == 0):
-                yield candidate(seen)
-            elif image is None:
-                raise ValueError(
-                    f"{candidate.name} looks at the image again; give images and a tap, "
-                    "not activations, or a grid without that look"
-                )
-            elif isinstance(view, Perturb):
-                # The gradient's sign is the same for every length of the step.
-                key = repr({**candidate.settings(), "epsilon": None})
-                if key not in directions:
-                    directions[key] = view.direction(image)
-                yield candidate(view.extractor(image - view.epsilon * directions[key]))
-            else:
-                yield candidate(view(image))
+        if view is tap or (isinstance(view, Perturb) and view.epsilon == 0):
+            again = seen
+        elif image is None:
+            raise ValueError(
+                f"{candidate.name} looks at the image again; give images and a tap, "
+                "not activations, or a grid without that look"
+            )
+        elif isinstance(view, Perturb):
+            # The gradient's sign is the same for every length of the step.
+            key = repr({**candidate.settings(), "epsilon": None})
+            if key not in directions:
+                directions[key] = view.direction(image)
+            again = view.extractor(image - view.epsilon * directions[key]).to("cpu")
+        else:
+            again = view(image).to("cpu")
+        scores.append(candidate(again))
+    return scores
 
 
 def _name(data: Any, otherwise: str | None = None) -> str:
