@@ -4,7 +4,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn import functional as F
 
 from openset.networks import cnn
-from openset.objectives.bottleneck import VIB, VIBY
+from openset.objectives.bottleneck import VIB, VIBY, fit_priors
 
 LABEL = torch.tensor([0, 2, 1, 1, 0])
 
@@ -82,3 +82,26 @@ def test_training_draws_anew_and_scoring_does_not(objective):
     trained, image = objective(network(), samples=3).eval(), torch.rand(5, 1, 8, 8)
     assert loss_of(trained, image) != loss_of(trained, image)
     torch.testing.assert_close(trained.logits(image), trained.logits(image), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("objective", [VIB, VIBY])
+def test_the_fitted_priors_are_where_the_kl_has_no_gradient(objective):
+    trained = objective(network().double(), dim=6).double()
+    image, label = torch.rand(30, 1, 8, 8).double(), torch.arange(30) % 3
+    batches = [(image[i : i + 7], label[i : i + 7]) for i in range(0, 30, 7)]
+    assert trained.finish(batches) is trained.network
+    trained.eval()
+    divergence = trained.network.divergence(*trained.network.encode(image))
+    own = divergence.gather(1, label[:, None]) if objective is VIBY else divergence
+    for parameter in trained.network.divergence.parameters():
+        (gradient,) = torch.autograd.grad(own.mean(), parameter, retain_graph=True)
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-9, rtol=0)
+
+
+def test_a_class_without_images_keeps_its_prior():
+    trained = VIBY(network(), dim=6)
+    shake_priors(trained)
+    before = trained.network.divergence.mean[2].clone()
+    fit_priors(trained.network, [(torch.rand(8, 1, 8, 8), torch.arange(8) % 2)])
+    assert trained.network.divergence.mean[2].equal(before)
+    assert all(x.isfinite().all() for x in trained.network.divergence.parameters())
