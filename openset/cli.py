@@ -23,6 +23,7 @@ Training = Annotated[Settings, Parameter(name="*", group="Training")]
 Names = Annotated[list[str] | None, Parameter(negative="")]
 Places = Annotated[list[str], Parameter(negative="", consume_multiple=True)]
 
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; bad input ends in one sentence and exit code 2."""
     from openset.train import Paused
@@ -175,19 +176,20 @@ def predict(
         probabilities: Add each known class's probability.
         trust: Packages that may be imported to build the network.
     """
-    from openset.predict import Predictions, find_images, write, write_csv
+    from openset.predict import open_images, write, write_csv
+    from openset.predict import predict as records_of
 
-    records = Predictions(
-        _load(model, detector, trust or ()), find_images(images), skip_bad, probabilities
-    )
+    loaded = _load(model, detector, trust or ())
+    found = open_images(loaded, images, skip_bad=skip_bad)
+    records = records_of(loaded, found, probabilities=probabilities)
     if out is None:
         write_csv(records, sys.stdout)
     else:
         _say(f"{write(records, out)} images: {out}")
-    for reason in records.skipped:
+    for reason in found.skipped:
         _say(f"skipped: {reason}")
-    if records.skipped:
-        _say(f"{len(records.skipped)} of {len(records.files)} files skipped")
+    if found.skipped:
+        _say(f"{len(found.skipped)} files skipped")
 
 
 @app.command

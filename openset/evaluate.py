@@ -156,4 +156,3 @@ def by_name(detectors: Detectors) -> dict[str, Detector]:
 def name_of(images: Any, otherwise: str) -> str:
     """The name of a data set, if it has one."""
     return str(getattr(images, "name", otherwise))
-

@@ -16,10 +16,9 @@ from openset import networks
 from openset.data import Data, ImageSet, mean_std
 from openset.evaluate import evaluate
 from openset.metrics import STANDARD, find
-from openset.model import OpenSet, layers_for
+from openset.model import layers_for
 from openset.names import build
 from openset.objectives import OBJECTIVES
-from openset.report import report
 from openset.results import Results
 from openset.run import Run
 from openset.tap import Tap
@@ -74,7 +73,7 @@ def train_run(
         training=vars(settings),
         seed=settings.seed,
         valid=valid,
-        accuracy={"test": accuracy(trained, data.test.batches(256))},
+        accuracy={"test": accuracy(trained, data.test)},
     )
     run.save()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -176,5 +175,7 @@ def run_notes(run: Run, data: Data, sets: Mapping[str, ImageSet]) -> dict[str, s
 
 def write_results(results: Results, folder: Path) -> None:
     """Writes the results and their report into a folder."""
+    from openset.report import report  # Here, because drawing takes long to import.
+
     results.write(folder)
     report(results, folder / "report.html")

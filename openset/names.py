@@ -13,7 +13,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name that does not exist, with the nearest names that do."""
     known = sorted(known)
     near = get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}."
+    listed = ", ".join(known[:30]) + (f" and {len(known) - 30} more" if len(known) > 30 else "")
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {listed}."
     return f"unknown {kind} {name!r}: {hint}"
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Any, TypedDict
 
 import torch
@@ -46,6 +49,13 @@ class ThresholdRecord(TypedDict, total=False):
     interval: tuple[float, float]
 
 
+def stamp() -> dict[str, str]:
+    """The date, and the versions that decide about figures."""
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    versions = [f"{name} {version(name)}" for name in ("openset", "torch", "scikit-learn")]
+    return {"date": now, "versions": ", ".join([*versions, f"Python {python_version()}"])}
+
+
 @dataclass
 class Results:
     """One long table, and what the report draws.
@@ -57,7 +67,7 @@ class Results:
         classes: Per run (`case.run`), the names of the known classes.
         images: Per run and data set, a few images `[C, H, W]` in uint8 by their index.
         figures: Further pictures by title, as PNG bytes.
-        notes: What was run, as shown at the top of the report: data, network, date, versions.
+        notes: More on what was run, shown at the top of the report; starts with date and versions.
 
     Example:
         >>> from torch import tensor
@@ -75,7 +85,7 @@ class Results:
     classes: dict[Case, list[str]] = field(default_factory=dict)
     images: dict[Case, dict[str, dict[int, Tensor]]] = field(default_factory=dict)
     figures: dict[str, bytes] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=stamp)
 
     def add(
         self,
@@ -100,8 +110,7 @@ class Results:
             paper: Published figures by (unknown set, metric); the set is "" for the accuracy.
         """
         metrics, paper = list(metrics), paper or {}
-        if case.known in unknown:
-            raise ValueError(f"{case.known!r} is the known data; give the unknown set another name")
+        _check(case, known, unknown, classes)
         cut = threshold["value"] if threshold and "value" in threshold else None
         found: dict[tuple[str, str], float] = {}
         for name, scored in unknown.items():
@@ -253,6 +262,22 @@ class Results:
             for data, keys in entry["images"].items():
                 kept = {int(index): tensors[key] for index, key in keys.items()}
                 self.images.setdefault(run, {})[data] = kept
+
+
+def _check(
+    case: Case, known: Scored, unknown: Mapping[str, Scored], classes: Sequence[str] | None
+) -> None:
+    if case.known in unknown:
+        raise ValueError(f"{case.known!r} is the known data; give the unknown set another name")
+    if strangers := int((known.label < 0).sum()):
+        raise ValueError(
+            f"{strangers} of {len(known)} images of the known data {case.known!r} carry no known "
+            "label; leave them out or pass them as an unknown set"
+        )
+    labels = [known.label, known.predicted, *(scored.predicted for scored in unknown.values())]
+    highest = max((int(x.max()) for x in labels if len(x)), default=-1)
+    if classes is not None and highest >= len(classes):
+        raise ValueError(f"class {highest} has no name: {len(classes)} classes were named")
 
 
 class _Shelf:

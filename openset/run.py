@@ -131,9 +131,7 @@ class Run:
     ) -> Mapping[str, OpenSet]:
         """Fits detectors by their names on the run's training images and saves each model."""
         named: dict[str, Detector] = {name: build(name) for name in detectors}
-        models = fit(
-            network, named, known.train, known.valid, accept=accept, per_class=per_class
-        )
+        models = fit(network, named, known.train, known.valid, accept=accept, per_class=per_class)
         for name, model in models.items():
             model.classes, model.adapter = self.classes, Adapter.from_settings(self.adapter)
             model.save(self.model_folder(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import nn
 class RunFolder:
     """A folder with one training run.
 
-    `run.json` says what the run is, `checkpoint.pt` holds its state, `log.jsonl` one line per
+    `training.json` says what the run is, `checkpoint.pt` holds its state, `log.jsonl` one line per
     epoch and `network.safetensors` the result. Each file is complete or absent.
 
     Args:
@@ -40,13 +41,20 @@ class RunFolder:
             )
         if before is not None:
             self._refuse_other(before, description)
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(description, indent=2, ensure_ascii=False)
-        write_atomically(self.path / "run.json", text.encode())
+        write_atomically(self.path / "training.json", text.encode())
 
     def read_description(self) -> dict[str, Any] | None:
-        file = self.path / "run.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        """What `training.json` says, or None if there is no run here."""
+        file = self.path / "training.json"
+        if not file.exists():
+            return None
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged ({error}); choose another folder") from error
 
     def _refuse_other(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         old, new = dict(_flat(before)), dict(_flat(now))
@@ -66,7 +74,12 @@ class RunFolder:
         if not file.exists():
             self._cut_log(0)
             return None
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"{file} is no checkpoint, or damaged; begin again in another folder"
+            ) from error
         self._cut_log(state["log_bytes"])
         return state
 

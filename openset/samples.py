@@ -39,13 +39,12 @@ class Samples:
         """The images `[B, C, H, W]` and labels `[B, *grid]` at these indices."""
         image, label = self._read(indices)
         image = image.to(self.device, non_blocking=True)
-        if image.dtype == torch.uint8:
-            image = image.float() / 255
-        return image, label.to(self.device, non_blocking=True)
+        image = image.float() if image.is_floating_point() else image.float() / 255
+        return image, label.to(self.device, non_blocking=True).long()
 
-    def batches(self, batch_size: int) -> Batches:
-        """All samples in their order; may be iterated again."""
-        return Batches(self, batch_size)
+    def batches(self, batch_size: int, indices: Tensor | None = None) -> Batches:
+        """The samples at these indices, or all in their order; may be iterated again."""
+        return Batches(self, torch.arange(len(self)) if indices is None else indices, batch_size)
 
     def fingerprint(self) -> dict[str, int]:
         """What tells one training set from another when a run is resumed."""
@@ -53,17 +52,17 @@ class Samples:
 
 
 class Batches:
-    """The samples in their order, batch by batch, as often as they are asked for."""
+    """Chosen samples, batch by batch, as often as they are asked for."""
 
-    def __init__(self, samples: Samples, batch_size: int):
+    def __init__(self, samples: Samples, indices: Tensor, batch_size: int):
         self.samples = samples
-        self.batch_size = batch_size
+        self.indices = indices.split(batch_size)
 
     def __len__(self) -> int:
-        return -(-len(self.samples) // self.batch_size)
+        return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for indices in torch.arange(len(self.samples)).split(self.batch_size):
+        for indices in self.indices:
             yield self.samples.take(indices)
 
 
@@ -83,7 +82,8 @@ def samples(source: Any, device: torch.device) -> Samples:
     if hasattr(source, "take") and hasattr(source, "images"):
         return _of_image_set(source, device)
     if isinstance(source, TensorDataset):
-        return _held(*source.tensors[:2], device)
+        images, labels = source.tensors[:2]
+        return _held(images, labels, device)
     if isinstance(source, list | tuple):
         images, labels = zip(*source, strict=True)
         return _held(torch.cat(images), torch.cat(labels), device)

@@ -27,7 +27,7 @@ class Settings:
     momentum: float = 0.9
     """Of SGD, and the first decay rate of Adam."""
     nesterov: bool = False
-    """Whether SGD looks ahead (Nesterov momentum)."""
+    """Whether SGD looks ahead (Nesterov); the others take no notice."""
     weight_decay: float = 5e-4
     """The L2 penalty; decoupled with adamw."""
     schedule: Literal["constant", "cosine", "step", "one-cycle"] = "cosine"
@@ -66,8 +66,8 @@ class Settings:
                 raise ValueError(f"{name} is {value}; it must be above 0, or None")
         if self.schedule == "step" and not self.milestones and not self.step_every:
             raise ValueError("the step schedule needs milestones, or step_every")
-        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
-            raise ValueError("nesterov needs optimizer sgd and a momentum above 0")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
 
     def changed(self, changes: dict[str, Any]) -> Settings:
         """These settings with some of them changed, by name."""

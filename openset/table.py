@@ -246,13 +246,13 @@ class Summary:
         return sorted(columns, key=place)
 
     def _best(self, column: Column) -> list[tuple[Case, Column]]:
-        """The lines whose figure is best as it is printed; none where there is only one line."""
+        """The lines whose figure is best as it is printed; none where all are equal."""
         found = {
             line: round(self.cells[line, column].mean, 3)
             for line in self.lines
             if (line, column) in self.cells and not math.isnan(self.cells[line, column].mean)
         }
-        if len(found) < 2:
+        if len(set(found.values())) < 2:
             return []
         best = (max if METRICS[column.metric].higher_is_better else min)(found.values())
         return [(line, column) for line, value in found.items() if value == best]

@@ -63,10 +63,14 @@ class Tap(nn.Module):
     def _watch(self) -> Iterator[dict[str, Tensor]]:
         """Collects the layers' outputs, and the head's input and output, while it is open."""
         seen: dict[str, Tensor] = {}
+        # What timm calls networks such as Swin, whose maps are [N, H, W, D].
+        channels_last = getattr(self.network, "output_fmt", None) == "NHWC"
 
         def record(name: str) -> Callable:
             def hook(module, args, output):
-                seen[name] = output[0] if isinstance(output, tuple) else output
+                x = output[0] if isinstance(output, tuple) else output
+                last = channels_last and x.dim() == 4 and not isinstance(module, nn.Conv2d)
+                seen[name] = x.permute(0, 3, 1, 2) if last else x
 
             return hook
 
@@ -91,7 +95,8 @@ class Tap(nn.Module):
         if output is None or output is not logits:
             return None
         head = self.network.get_submodule(self.head or "")
-        if not isinstance(head, nn.Linear | nn.Conv2d):
+        wide = isinstance(head, nn.Conv2d) and head.kernel_size != (1, 1)
+        if wide or not isinstance(head, nn.Linear | nn.Conv2d):
             return None
         weight = head.weight.detach().flatten(1)
         bias = torch.zeros_like(weight[:, 0]) if head.bias is None else head.bias.detach()
@@ -167,9 +172,14 @@ def reduce(x: Tensor, logits: Tensor) -> Tensor:
 
 
 def find_head(network: nn.Module) -> str | None:
-    """The path of the last linear layer or 1×1 convolution, or None."""
+    """The path of the last linear layer or 1×1 convolution, or None.
+
+    In a `segmentation_head`, as segmentation-models-pytorch calls it, any convolution counts.
+    """
     head = None
     for path, module in network.named_modules():
+        if isinstance(module, nn.Conv2d) and "segmentation_head." in path:
+            return path
         pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
         if isinstance(module, nn.Linear) or (pointwise and not _has_linear(network)):
             head = path
@@ -189,14 +199,16 @@ def find_stages(network: nn.Module) -> tuple[str, ...]:
     declared = getattr(network, "stages", None)
     if isinstance(declared, tuple):
         return declared
-    info = getattr(network, "feature_info", None)
-    if isinstance(info, list):
-        return tuple(dict.fromkeys(stage["module"] for stage in info))
     children = dict(network.named_children())
     layers = tuple(name for name in ("layer1", "layer2", "layer3", "layer4") if name in children)
+    info = getattr(network, "feature_info", None)
+    if isinstance(info, list) and len(layers) < 4:
+        paths = dict(network.named_modules())
+        return tuple(dict.fromkeys(s["module"] for s in info if s["module"] in paths))
     if layers or len(children) == 0:
         return layers
-    nested = {name: find_stages(child) for name, child in children.items() if name == "network"}
+    inner = ("network", "model", "encoder", "backbone")
+    nested = {name: find_stages(child) for name, child in children.items() if name in inner}
     return tuple(f"{name}.{path}" for name, paths in nested.items() for path in paths)
 
 

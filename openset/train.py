@@ -7,28 +7,25 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from torch import Tensor, nn
 
 from openset.activations import VOID
 from openset.names import unknown_name
 from openset.objectives.base import Objective
+from openset.progress import Clock, Losses, progress_bar
 from openset.run_folder import RunFolder
 from openset.samples import Samples, samples
 from openset.settings import Settings
 from openset.tap import evaluating
 
 WATCHED = 1024
-"""Training images, the first of the set, whose accuracy is logged after each epoch."""
+"""At most so many training images, and a tenth of them, are looked at for the accuracy logged."""
 
 
 class Paused(Exception):
@@ -79,6 +76,7 @@ def train(
         >>> network(torch.rand(3, 1, 2, 2)).shape
         torch.Size([3, 2])
     """
+    end = Clock(max_minutes)
     settings = (settings or Settings()).changed(changes)
     if folder is None and (resume or max_minutes is not None):
         raise ValueError("resume and max_minutes need a folder to keep checkpoints in")
@@ -86,7 +84,7 @@ def train(
     images = samples(getattr(data, "train", data), fabric.device)
     valid = getattr(data, "valid", None)
     fabric.to_device(objective)
-    _check_labels(objective, images)
+    _check_labels(objective, images, settings.augment)
     run = None
     if folder is not None:
         run = RunFolder(folder, _describe(objective, data, images, settings), resume)
@@ -95,8 +93,8 @@ def train(
         if valid is not None and len(valid):
             loop.valid = samples(valid, fabric.device)
         loop.restore()
-        loop.run(Clock(checkpoint_minutes), Clock(max_minutes), progress)
-        _seed(settings.seed, settings.epochs, fabric.device)
+        loop.run(Clock(checkpoint_minutes), end, progress)
+        _seed(fabric.device, Seeds.of(settings.seed, settings.epochs).everything)
         objective.eval()
         network = objective.finish(images.batches(settings.batch_size)).eval()
     if run is not None:
@@ -131,9 +129,13 @@ def _share_right(logits: Callable[[Tensor], Tensor], batches: Iterable) -> float
 
 
 @torch.no_grad()
-def _check_labels(objective: Objective, images: Samples) -> None:
-    """Refuses labels that the network has no logit for, before the first step."""
-    two, _ = images.take(torch.arange(min(2, len(images))))
+def _check_labels(objective: Objective, images: Samples, augment: str | None) -> None:
+    """Refuses labels that cannot be learned from, before the first step."""
+    two, label = images.take(torch.arange(min(2, len(images))))
+    if label.dim() > 1 and augment not in (None, "none"):
+        raise ValueError(
+            f"augment {augment} moves pixels but not their labels; train on label maps without it"
+        )
     with evaluating(objective):
         classes = objective.logits(two).shape[1]
     labels = images.labels[images.labels != VOID]
@@ -159,25 +161,11 @@ def _describe(
 def _augmentation(name: str | None) -> Callable[[Tensor, torch.Generator], Tensor] | None:
     if name is None:
         return None
-    from openset.data.augment import AUGMENTATIONS
+    from openset.data.augment import AUGMENTATIONS  # Here, because few runs need openset.data.
 
     if name not in AUGMENTATIONS:
         raise ValueError(unknown_name("augmentation", name, AUGMENTATIONS))
     return AUGMENTATIONS[name]
-
-
-class Clock:
-    """Rings every so many minutes; never, if they are None."""
-
-    def __init__(self, minutes: float | None):
-        self.seconds = math.inf if minutes is None else 60 * minutes
-        self.start = time.monotonic()
-
-    def rings(self) -> bool:
-        if time.monotonic() - self.start < self.seconds:
-            return False
-        self.start = time.monotonic()
-        return True
 
 
 class _Loop:
@@ -212,7 +200,7 @@ class _Loop:
 
     def run(self, checkpoint: Clock, end: Clock, progress: bool) -> None:
         """Trains from where the state stands to the last epoch."""
-        with _progress_bar(progress) as bar:
+        with progress_bar(progress) as bar:
             task = bar.add_task("", total=self.settings.epochs * len(self.images), epoch="")
             while self.epoch < self.settings.epochs:
                 if self.step == 0:
@@ -229,19 +217,24 @@ class _Loop:
                     if checkpoint.rings():
                         self._save()
                 self._end_epoch()
+            bar.update(task, completed=self.settings.epochs * len(self.images))
 
     def _start_epoch(self) -> None:
         """Brings all that is random, and the objective, to where this epoch starts."""
-        self.generator.manual_seed(_seed(self.settings.seed, self.epoch, self.fabric.device))
+        seeds = Seeds.of(self.settings.seed, self.epoch)
+        _seed(self.fabric.device, seeds.everything)
+        self.generator.manual_seed(seeds.augmentation)
         self.losses = Losses()
         self.objective.train()
         self.objective.start_epoch(self.epoch)
 
     def _order(self) -> list[Tensor]:
         """The indices of each batch of this epoch, the same whenever it is asked for."""
-        generator = torch.Generator().manual_seed(_seeds(self.settings.seed, self.epoch)[2])
-        order = self.objective.order(self.images.labels, self.settings.batch_size, generator)
-        batches = list(order)
+        seed = Seeds.of(self.settings.seed, self.epoch).order
+        generator = torch.Generator().manual_seed(seed)
+        batches = list(
+            self.objective.order(self.images.labels, self.settings.batch_size, generator)
+        )
         # Batch normalisation cannot learn from one image, so a leftover of one is skipped.
         return [batch for batch in batches if len(batch) > 1] or batches
 
@@ -252,7 +245,7 @@ class _Loop:
             image = self.augment(image, self.generator)
         if self.settings.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
-        steps = self.objective.step(image, label)
+        steps = iter(self.objective.step(image, label))
         while True:
             with self.fabric.autocast():
                 pair = next(steps, None)
@@ -281,7 +274,6 @@ class _Loop:
         record = {"epoch": self.epoch + 1, "step": self.step, **self._measured()}
         self.epoch, self.step = self.epoch + 1, 0
         if self.run_folder is not None:
-            self.losses.settle()
             self.run_folder.log(record)
         self._save()
 
@@ -294,14 +286,12 @@ class _Loop:
             "images_per_second": round(self.seen / seconds, 1),
         }
         with evaluating(self.objective), self.fabric.autocast():
-            batches = self.images.batches(self.settings.batch_size)
-            record["train_accuracy"] = _share_right(
-                self.objective.logits, islice(batches, -(-WATCHED // self.settings.batch_size))
-            )
+            watched = torch.arange(0, len(self.images), max(10, len(self.images) // WATCHED))
+            batches = self.images.batches(self.settings.batch_size, watched)
+            record["train_accuracy"] = _share_right(self.objective.logits, batches)
             if self.valid is not None:
-                record["valid_accuracy"] = _share_right(
-                    self.objective.logits, self.valid.batches(self.settings.batch_size)
-                )
+                batches = self.valid.batches(self.settings.batch_size)
+                record["valid_accuracy"] = _share_right(self.objective.logits, batches)
         now = time.monotonic()
         self.seconds += now - self.began
         self.began, self.seen = now, 0
@@ -324,7 +314,7 @@ class _Loop:
             {
                 "epoch": self.epoch,
                 "step": self.step,
-                "seconds": self.seconds,
+                "seconds": self.seconds + time.monotonic() - self.began,
                 "objective": self.objective.state_dict(),
                 "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
                 "precision": self.fabric.strategy.precision.state_dict(),
@@ -336,9 +326,10 @@ class _Loop:
         )
 
     def restore(self) -> None:
-        """Goes to the last checkpoint, if there is one."""
+        """Goes to the last checkpoint; if there is none, makes the first."""
         state = self.run_folder.load() if self.run_folder is not None else None
         if state is None:
+            self._save()  # The weights to start from, which the next process may not have.
             return
         self._load(state)
         if self.step:
@@ -348,6 +339,7 @@ class _Loop:
 
     def _load(self, state: dict[str, Any]) -> None:
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.began = time.monotonic()
         self.objective.load_state_dict(state["objective"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
@@ -359,85 +351,26 @@ class _Loop:
         self.generator.set_state(state["random_augment"])
 
 
-class Losses:
-    """The mean loss of each learner over an epoch.
+class Seeds(NamedTuple):
+    """Independent seeds of one epoch, so that any epoch can be begun without those before it."""
 
-    Values stay on the device until `settle`, so that the loop need not wait for it at every step.
-    """
+    everything: int
+    augmentation: int
+    order: int
 
-    def __init__(self):
-        self.sums: dict[str, list[float]] = {}
-        self.waiting: list[tuple[str, Tensor, int, int]] = []
-
-    def add(self, learner: str, loss: Tensor, epoch: int, step: int) -> None:
-        self.waiting.append((learner, loss.detach(), epoch, step))
-        if len(self.waiting) >= 32:
-            self.settle()
-
-    def settle(self) -> None:
-        """Adds what waits to the sums.
-
-        Raises:
-            ValueError: If a loss was NaN or infinite.
-        """
-        waiting, self.waiting = self.waiting, []
-        values = (
-            torch.stack([loss.float() for _, loss, _, _ in waiting]).tolist() if waiting else []
-        )
-        for (learner, _, epoch, step), value in zip(waiting, values, strict=True):
-            if not math.isfinite(value):
-                raise ValueError(
-                    f"the loss of {learner} is {value} at epoch {epoch + 1}, step {step + 1}; try "
-                    "a lower lr, a clip_norm such as 1, or precision 32-true"
-                )
-            total, count = self.sums.get(learner, (0.0, 0))
-            self.sums[learner] = [total + value, count + 1]
-
-    def means(self) -> dict[str, float]:
-        self.settle()
-        return {learner: total / count for learner, (total, count) in self.sums.items()}
-
-    def state_dict(self) -> dict[str, list[float]]:
-        return dict(self.sums)
-
-    def load_state_dict(self, state: dict[str, list[float]]) -> None:
-        self.sums, self.waiting = dict(state), []
+    @classmethod
+    def of(cls, seed: int, epoch: int) -> Seeds:
+        drawn = np.random.SeedSequence([seed, epoch]).generate_state(3, np.uint64)
+        return cls(*(int(x) for x in drawn))
 
 
-def _seeds(seed: int, epoch: int) -> list[int]:
-    """Independent seeds of an epoch: for the global state, for augmentation, for the order."""
-    return [int(x) for x in np.random.SeedSequence([seed, epoch]).generate_state(3, np.uint64)]
-
-
-def _seed(seed: int, epoch: int, device: torch.device) -> int:
-    """Seeds torch for an epoch and returns the seed of its augmentation."""
-    everything, augmentation, _ = _seeds(seed, epoch)
-    torch.default_generator.manual_seed(everything)
+def _seed(device: torch.device, seed: int) -> None:
+    """Seeds torch on the CPU and on this device, and on no other."""
+    torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
-        torch.cuda.default_generators[device.index].manual_seed(everything)
-    return augmentation
+        torch.cuda.default_generators[device.index].manual_seed(seed)
 
 
 def _own_randomness(device: torch.device) -> AbstractContextManager:
     """Gives the caller's random state back at the end."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
-class _Rate(ProgressColumn):
-    """Images per second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
-
-
-def _progress_bar(wanted: bool) -> Progress:
-    """A bar over all epochs with the rate and the time left; silent where no one looks."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("epoch {task.fields[epoch]}"),
-        BarColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not (wanted and console.is_terminal),
-    )

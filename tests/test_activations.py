@@ -32,9 +32,7 @@ def test_rows_of_images_are_the_images():
 def test_stacked_takes_layers_in_the_order_asked_for():
     rows = dense().rows()
     stacked = rows.stacked(["b", "logits", "a"])
-    assert torch.equal(
-        stacked, torch.cat([rows.features["b"], rows.logits, rows.features["a"]], 1)
-    )
+    assert torch.equal(stacked, torch.cat([rows.features["b"], rows.logits, rows.features["a"]], 1))
 
 
 def test_stacked_half_precision_is_computed_in_single():

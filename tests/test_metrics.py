@@ -24,6 +24,9 @@ OF_SCORES = {
     "detection_error": metrics.detection_error,
 }
 
+# No deadline: a busy machine would fail a test that is right.
+fast = settings(deadline=None, max_examples=40)
+
 # Few distinct values, so that ties are common.
 scores = st.lists(st.integers(-6, 6).map(float), min_size=1, max_size=40)
 
@@ -42,6 +45,7 @@ def labelled(known, unknown):
     return np.repeat([0, 1], [len(known), len(unknown)]), np.array([*known, *unknown])
 
 
+@fast
 @given(known=scores, unknown=scores)
 def test_areas_equal_sklearn(known, unknown):
     is_unknown, score = labelled(known, unknown)
@@ -52,6 +56,7 @@ def test_areas_equal_sklearn(known, unknown):
     assert metrics.aupr_known(known, unknown) == expected
 
 
+@fast
 @given(known=scores, unknown=scores)
 def test_auroc_is_the_probability_of_the_right_order(known, unknown):
     wins = [(u > k) + 0.5 * (u == k) for k in known for u in unknown]
@@ -59,6 +64,7 @@ def test_auroc_is_the_probability_of_the_right_order(known, unknown):
     assert metrics.auroc(unknown, known) == pytest.approx(1 - metrics.auroc(known, unknown))
 
 
+@fast
 @given(known=scores, unknown=scores)
 def test_rates_equal_a_search_over_every_threshold(known, unknown):
     known, unknown = np.array(known), np.array(unknown)
@@ -93,7 +99,7 @@ def test_detection_error_agrees_with_the_survey_table():
 
 
 @pytest.mark.parametrize("metric", OF_SCORES.values(), ids=OF_SCORES)
-@settings(max_examples=20)
+@fast
 @given(known=scores, unknown=scores)
 def test_increasing_maps_change_nothing(metric, known, unknown):
     def stretched(score):
@@ -120,6 +126,7 @@ def test_nan_and_empty_are_refused(metric):
         metric([], [1.0])
 
 
+@fast
 @given(known=scored(), unknown=scored(unknown=True))
 def test_oscr_is_the_area_under_the_curve(known, unknown):
     correct = (known.predicted == known.label).numpy()
@@ -129,6 +136,7 @@ def test_oscr_is_the_area_under_the_curve(known, unknown):
     assert metrics.oscr(known, unknown) == pytest.approx(reference.auc(fpr, ccr))
 
 
+@fast
 @given(known=scored(), unknown=scored(unknown=True))
 def test_oscr_lies_between_its_bounds(known, unknown):
     right = Scored(known.score, known.label, known.label)
@@ -151,7 +159,7 @@ def test_all_unknown_count_as_one_class():
     assert measure(known, unknown, 0.5, ["macro_f1"]) == {"macro_f1": 1.0}
 
 
-@settings(deadline=None, max_examples=30)
+@fast
 @given(known=scored(smallest=5), unknown=scored(unknown=True, smallest=5))
 def test_f1_cv_unknown_equals_a_slow_search(known, unknown):
     score = torch.cat([known.score, unknown.score]).numpy()
@@ -180,6 +188,7 @@ def test_f1_cv_unknown_needs_as_many_images_as_folds():
         metrics.f1_cv_unknown(few, few)
 
 
+@fast
 @given(known=scored(), unknown=scored(unknown=True), cut=st.integers(-6, 6))
 def test_one_threshold_is_the_same_for_every_class(known, unknown, cut):
     assert torch.equal(known.answers(cut), known.answers([cut] * 3))

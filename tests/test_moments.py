@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,7 @@ def test_merging_any_split_gives_the_whole(cuts, kind):
     whole = Moments(3, 4, kind).update(x, labels)
     merged = Moments(3, 4, kind)
     edges = [0, *sorted(cuts), 200]
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in itertools.pairwise(edges):
         merged.merge(Moments(3, 4, kind).update(x[a:b], labels[a:b]))
     for name in ("count", "mean", "scatter"):
         torch.testing.assert_close(getattr(merged, name), getattr(whole, name))

@@ -13,7 +13,7 @@ from rich.console import Console
 from openset.activations import UNKNOWN
 from openset.metrics import Scored
 from openset.results import Case, Results, Row, thumbnail
-from openset.table import COLUMNS, Summary, mean_over_seeds
+from openset.table import COLUMNS, Summary, mean_over_seeds, read_csv
 
 THRESHOLD = {
     "value": 1.5,
@@ -170,6 +170,24 @@ def test_the_worst_examples_are_the_lowest_unknown_and_the_highest_known():
 def test_the_known_set_cannot_be_an_unknown_set_too():
     with pytest.raises(ValueError, match="is the known data"):
         Results().add(Case(known="a"), scored(9, 0), {"a": scored(9, 1, True)})
+
+
+def test_known_data_must_carry_known_and_named_labels():
+    case, unknown = Case(known="a"), {"u": scored(9, 1, True)}
+    with pytest.raises(ValueError, match="9 of 9 images of the known data 'a' carry no known"):
+        Results().add(case, scored(9, 0, True), unknown)
+    with pytest.raises(ValueError, match="class 2 has no name: 2 classes were named"):
+        Results().add(case, scored(99, 0), unknown, classes=["zero", "one"])
+
+
+def test_a_csv_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("a,b\n")
+    with pytest.raises(ValueError, match="the first line must be protocol,seed"):
+        read_csv(path)
+    path.write_text(",".join(COLUMNS) + "\n,zero,,,,,,,1,\n")
+    with pytest.raises(ValueError, match="line 2: seed, value and paper must be numbers"):
+        read_csv(path)
 
 
 def test_thumbnails_are_small_and_exact_where_they_can_be():

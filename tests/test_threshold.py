@@ -22,7 +22,7 @@ def test_is_the_conformal_order_statistic(n, accept):
 
 
 def test_accepts_the_promised_share_on_average():
-    """The guarantee itself: over many draws, the mean share accepted is at least 0.9 and near it."""
+    """The guarantee itself: the mean share accepted over many draws is at least 0.9, and near it."""
     generator = torch.Generator().manual_seed(0)
     shares = []
     for _ in range(400):

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 Picture = Image.Image | np.ndarray | Tensor
@@ -107,26 +107,21 @@ class Adapter:
 def open_picture(file: str | Path | bytes, name: str = "") -> Image.Image:
     """A picture read wholly, upright as its EXIF says; `name` stands for bytes in errors."""
     name = name or (f"an image of {len(file)} bytes" if isinstance(file, bytes) else str(file))
+    data = b""
     try:
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        data = file if isinstance(file, bytes) else Path(file).read_bytes()
+        image = Image.open(io.BytesIO(data))
         image.load()
         return ImageOps.exif_transpose(image) if "exif" in image.info else image
     except FileNotFoundError:
         raise ValueError(f"no such image: {name}") from None
     except Exception as error:  # decoders raise whatever they stumble on
+        reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "it is no image that Pillow knows" if data else "the file is empty"
         raise ValueError(
-            f"cannot read {name}: {_reason(file, error)}; repair or remove it, or skip bad images"
+            f"cannot read {name}: {reason}; repair or remove it, or skip bad images"
         ) from error
-
-
-def _reason(file: str | Path | bytes, error: Exception) -> str:
-    path = None if isinstance(file, bytes) else Path(file)
-    empty = not file if path is None else path.is_file() and not path.stat().st_size
-    if empty:
-        return "the file is empty"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "it is no image that Pillow knows"
-    return str(error) or type(error).__name__
 
 
 def to_pil(array: np.ndarray | Tensor) -> Image.Image:

@@ -58,7 +58,7 @@ class ImageSet(Dataset):
         self.masks = masks
         self.values = torch.arange(256) if values is None else values
         self.skipped: list[str] = []
-        self._labels = labels if labels is not None else torch.full((len(self),), UNKNOWN)
+        self._labels = torch.full((len(self),), UNKNOWN) if labels is None else labels.long()
         self._decoded: Tensor | None = None
         self._decoded_masks: Tensor | None = None
         if len(self._labels) != len(self):
@@ -115,9 +115,7 @@ class ImageSet(Dataset):
         """Labels, int64 `[N]`, or `[N, H, W]` where they are per pixel."""
         if self.masks is None:
             return self._labels
-        if self._decoded_masks is None:
-            self._decoded_masks = self.masks.read_masks(self.indices.tolist(), self.adapter)
-        return self.values[self._decoded_masks.long()]
+        return self.values[self._keep_masks(self.masks).long()]
 
     @property
     def paths(self) -> list[str]:
@@ -151,10 +149,10 @@ class ImageSet(Dataset):
 
     def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """As `read`, for many passes: decodes all images at the first call if they fit."""
-        if self._decoded is None and self.fits:
-            self._decoded = self.images
+        if self.fits:
+            _ = self.images
             if self.masks is not None:
-                self._decoded_masks = self.masks.read_masks(self.indices.tolist(), self.adapter)
+                self._keep_masks(self.masks)
         return self.read(positions.tolist())
 
     def batches(self, batch_size: int = 256) -> Batches:
@@ -169,10 +167,15 @@ class ImageSet(Dataset):
 
     def with_labels(self, labels: Tensor | int) -> Self:
         """The same images with other labels, one each `[N]` or one for all; masks are left."""
-        new = torch.full((len(self),), labels) if isinstance(labels, int) else labels.long()
+        new = torch.full((len(self),), labels) if isinstance(labels, int) else labels
         copy = self._copy(torch.arange(len(self)), new, self.name)
         copy.masks = copy._decoded_masks = None
         return copy
+
+    def _keep_masks(self, masks: Encoded) -> Tensor:
+        if self._decoded_masks is None:
+            self._decoded_masks = masks.read_masks(self.indices.tolist(), self.adapter)
+        return self._decoded_masks
 
     def _copy(self, chosen: Tensor, labels: Tensor, name: str) -> Self:
         copy = type(self)(

@@ -118,6 +118,11 @@ class Split:
         """Indices of the images that are in use."""
         return torch.arange(len(self.pixels)) if self.chosen is None else self.chosen
 
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels, per image or per pixel."""
+        return self.labels is not None or self.masks is not None
+
     def limited(self, limit: int, seed: int) -> Split:
         """At most `limit` of the images, drawn by `seed`, in their old order."""
         generator = torch.Generator().manual_seed(seed)
@@ -268,25 +273,29 @@ def read_hub(spec: DataName) -> dict[str, Dataset]:
         with quiet():
             return cast("dict[str, Dataset]", load_dataset(spec.name, spec.config))
     except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         root = os.environ.get("OPENSET_DATA", "which is not set")
         near = get_close_matches(spec.name, known_names(), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(
             f"{spec.name} is no folder here nor below $OPENSET_DATA, {root}{hint}; the Hugging "
-            f"Face hub says: {str(error).splitlines()[0]}. Set OPENSET_DATA to the folder that "
+            f"Face hub says: {reason}. Set OPENSET_DATA to the folder that "
             f"holds {spec.name}, or go online"
         ) from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars of Hugging Face inside."""
+    """No progress bars and no log lines of Hugging Face inside; errors are raised anyway."""
     import datasets
 
     enabled = datasets.is_progress_bar_enabled()
+    level = datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         yield
     finally:
+        datasets.logging.set_verbosity(level)
         if enabled:
             datasets.enable_progress_bars()

@@ -90,9 +90,11 @@ def load(
     parts = arrange(source, valid, seed, notes)
     adapter = adapter_of(parts["train"].pixels, size, channels)
     adapter = replace(adapter, invert=inverted(name, adapter))
+    if source.masks and len(known) < len(source.classes):
+        notes.append("Pixels of the classes left out are void in training, unknown in the test.")
+    left_out = {"train": VOID, "valid": VOID, "test": UNKNOWN}
     sets = {
-        key: image_set(source, part, adapter, known, left_out=VOID if key != "test" else UNKNOWN)
-        for key, part in parts.items()
+        key: image_set(source, part, adapter, known, left_out[key]) for key, part in parts.items()
     }
     if skip_bad:
         sets = {key: images.without_bad() for key, images in sets.items()}
@@ -169,8 +171,10 @@ def arrange(source: Source, valid: float, seed: int, notes: list[str]) -> dict[s
             "unknown set, or name one that has"
         )
     parts = {key: source.splits[name] for key, name in names.items() if name}
-    if parts["train"].labels is None and parts["train"].masks is None:
+    labelled = {key for key, part in parts.items() if part.labelled}
+    if "train" not in labelled:
         raise ValueError(f"{source.name} has no labels; give class folders or a column of labels")
+    parts = {key: part for key, part in parts.items() if key in labelled}
     if "test" not in parts and "valid" in parts:
         parts["test"] = parts.pop("valid")
         notes.append(f"{source.name} has no test split: its {names['valid']} split is the test.")

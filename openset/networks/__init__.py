@@ -11,15 +11,29 @@ from openset import names
 from openset.networks.base import Backbone, Normalize, described
 from openset.networks.checkpoint import load_weights
 from openset.networks.cnn import cnn, plain_cnn
+from openset.networks.densenet import densenet_121, densenet_bc_100
+from openset.networks.external import smp, timm, torchvision
 from openset.networks.heads import binary_heads, bottleneck
+from openset.networks.resnet import resnet18, resnet34
+from openset.networks.vgg import vgg, vgg13
+from openset.networks.wide_resnet import wrn_16_2, wrn_16_4, wrn_28_10
 
 NETWORKS: dict[str, Callable[..., Any]] = {
     "cnn": cnn,
     "plain-cnn": plain_cnn,
+    "vgg": vgg,
+    "vgg13": vgg13,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "wrn-16-2": wrn_16_2,
+    "wrn-16-4": wrn_16_4,
+    "wrn-28-10": wrn_28_10,
+    "densenet-121": densenet_121,
+    "densenet-bc-100": densenet_bc_100,
 }
 """Factories `(classes, channels=3, …) -> network`, by name."""
 
-LIBRARIES: dict[str, Callable[..., Any]] = {}
+LIBRARIES: dict[str, Callable[..., Any]] = {"timm": timm, "torchvision": torchvision, "smp": smp}
 """Factories `(model, classes, channels=3, …)` of other libraries' networks: `timm:resnet18`."""
 
 HEADS: dict[str, Callable[..., Any]] = {
@@ -38,10 +52,19 @@ __all__ = [
     "bottleneck",
     "build",
     "cnn",
+    "densenet_121",
+    "densenet_bc_100",
     "described",
     "from_spec",
     "load_weights",
     "plain_cnn",
+    "resnet18",
+    "resnet34",
+    "vgg",
+    "vgg13",
+    "wrn_16_2",
+    "wrn_16_4",
+    "wrn_28_10",
 ]
 
 
@@ -50,7 +73,7 @@ def build(spec: str | Mapping[str, Any], **given: Any) -> nn.Module:
 
     Args:
         spec: A name of `NETWORKS` with its settings, `timm:NAME`, `torchvision:NAME`, `smp:NAME`,
-            or `package.module:factory` for your own; or a mapping like `network.spec`.
+            or `package.module:factory` for your own; or a mapping as `from_spec` takes it.
         given: What the caller knows, such as `classes` and `channels`; a factory gets those that
             it takes and that `spec` does not set.
 
@@ -62,7 +85,7 @@ def build(spec: str | Mapping[str, Any], **given: Any) -> nn.Module:
         Linear(in_features=64, out_features=6, bias=True)
     """
     if not isinstance(spec, str):
-        return from_spec({**given, **spec})
+        return _make(spec, (), given)
     name, _, rest = spec.partition(":")
     if "." not in name:
         return names.build("network", NETWORKS | LIBRARIES, spec, **given)
@@ -76,7 +99,7 @@ def from_spec(spec: Mapping[str, Any], trust: Sequence[str] = ()) -> nn.Module:
     """Makes again the network that `network.spec` describes; its weights are loaded separately.
 
     Args:
-        spec: The name and every argument; an argument that is itself a spec is a network.
+        spec: The name and every argument; an argument that is a mapping is itself a network.
         trust: Packages whose factories may be imported. A spec that comes from a file could name
             any function, so none outside openset runs unless its package is listed here.
 
@@ -89,16 +112,20 @@ def from_spec(spec: Mapping[str, Any], trust: Sequence[str] = ()) -> nn.Module:
         >>> again.load_state_dict(network.state_dict())
         <All keys matched successfully>
     """
+    return _make(spec, trust, {})
+
+
+def _make(spec: Mapping[str, Any], trust: Sequence[str], given: dict[str, Any]) -> nn.Module:
     settings = {
-        key: from_spec(value, trust) if isinstance(value, Mapping) and "name" in value else value
+        key: _make(value, trust, given) if isinstance(value, Mapping) else value
         for key, value in spec.items()
     }
     name = settings.pop("name", None)
     if not isinstance(name, str):
         raise ValueError(f"a network's spec needs a name; got {dict(spec)}")
     if name in LIBRARIES:
-        settings["pretrained"] = False  # The weights come from the saved model.
-    return names.call("network", name, _trusted(name, trust), [], settings, {})
+        settings["pretrained"] = False  # The weights come with the saved model.
+    return names.call("network", name, _trusted(name, trust), [], settings, given)
 
 
 def _trusted(name: str, trust: Sequence[str]) -> Callable[..., Any]:

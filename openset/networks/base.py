@@ -25,8 +25,8 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Iterable[float], std: Iterable[float]):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1))
+        self.register_buffer("mean", torch.tensor([*map(float, mean)]).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor([*map(float, std)]).view(-1, 1, 1))
 
     def extra_repr(self) -> str:
         return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,19 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     """Loads a checkpoint into a network, strictly, and returns the network.
 
     Takes safetensors, or what `torch.save` wrote of a state_dict; that may sit under
-    `"state_dict"` or `"model"`, and its keys may begin with `"module."` as DataParallel writes
-    them. A pickle with anything but tensors and plain values in it is refused, not run.
+    `"state_dict"` or `"model"`, and its keys may begin with `"module."` or `"_orig_mod."` as
+    DataParallel and torch.compile write them. For `timm:NAME` and its like, it may be the inner
+    network's. A pickle with anything but tensors and plain values in it is refused, not run.
+
+    Args:
+        network: The network that the weights were trained in.
+        path: A `.safetensors` file, or any other name for what `torch.save` wrote.
 
     Raises:
         ValueError: If the file cannot be read, or does not fit the network; names the keys.
     """
-    state = _unwrap(_read(Path(path)))
     own = network.state_dict()
+    state = _fit_prefix(_unwrap(_read(Path(path))), own)
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unexpected:
         raise ValueError(
@@ -50,7 +55,7 @@ def _read(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
         raise ValueError(
             f"cannot read weights from {path}: it is damaged, or holds more than tensors and plain "
             f"values and is not run for safety; save network.state_dict() as safetensors ({error})"
@@ -62,9 +67,27 @@ def _unwrap(state: Any) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(x, Tensor) for x in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(x, Tensor) for key, x in state.items()
+    ):
         raise ValueError("the file holds no state_dict; save network.state_dict()")
-    return {str(key).removeprefix("module."): value for key, value in state.items()}
+    return dict(state)
+
+
+def _fit_prefix(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under the network's own keys, whatever stood around it when they were saved."""
+    for prefix in ("module.", "_orig_mod."):
+        if all(key.startswith(prefix) for key in state) and not _any_start(own, prefix):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    wraps = all(key.startswith(("normalize.", "network.")) for key in own)
+    if wraps and not _any_start(state, "network."):
+        outer = {key: value for key, value in own.items() if key.startswith("normalize.")}
+        return outer | {f"network.{key}": value for key, value in state.items()}
+    return state
+
+
+def _any_start(keys: Iterable[str], prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in keys)
 
 
 def _some(keys: list[str], kind: str) -> str:

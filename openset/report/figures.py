@@ -6,6 +6,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -24,7 +25,7 @@ KNOWN, SERIES = "#3f7cbf", ("#d9752b", "#1f9e89", "#b0559f", "#b8931f", "#7268d6
 INK = "#010203"
 """Stands for the page's text colour until `_svg` replaces it by `currentColor`."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "openset",
     "text.parse_math": False,
@@ -41,48 +42,37 @@ STYLE = {
 }
 
 BINS = 60
+"""Bars of a histogram."""
+
 POINTS = 300
-NUMBERED = 16
-NAMED = 60
+"""The most points of a ROC curve; more could not be seen and would only fill the page."""
+
+NUMBERED, NAMED = 16, 60
+"""The most classes whose cells of the confusion matrix are numbered, and whose names are shown."""
 
 
-def histograms(known: Scored, unknown: Mapping[str, Scored], threshold: Cut | None) -> str:
-    """Known against each unknown set in a panel of its own, with the threshold, as SVG."""
+def histogram(known: Scored, unknown: Scored, threshold: Cut | None) -> str:
+    """The scores of known and of one unknown set, with the threshold, as SVG."""
 
     def draw() -> Figure:
-        columns = min(3, len(unknown))
-        rows = -(-len(unknown) // columns)
-        figure = Figure((9.6, 0.5 + 1.9 * rows))
-        grid = figure.subplots(rows, columns, squeeze=False)
-        figure.subplots_adjust(0.06, 0.45 / figure.get_figheight(), 0.99, 0.9, 0.16, 0.75)
-        for axes in grid.flat[len(unknown) :]:
-            axes.remove()
-        for axes, (name, scored) in zip(grid.flat, unknown.items(), strict=False):
-            _histogram(axes, known, scored, threshold)
-            axes.set_title(name, loc="left", fontweight="bold")
-        grid[0, 0].legend(loc="upper right", handlelength=1.2, fontsize=8)
+        figure = Figure((3.4, 1.9))
+        axes = figure.subplots()
+        figure.subplots_adjust(0.15, 0.23, 0.98, 0.97)
+        _draw_histogram(axes, known, unknown, threshold)
         return figure
 
     return _svg(draw)
 
 
-def _histogram(axes: Axes, known: Scored, unknown: Scored, threshold: Cut | None) -> None:
+def _draw_histogram(axes: Axes, known: Scored, unknown: Scored, threshold: Cut | None) -> None:
     pair = [np.asarray(scored.score.detach().cpu().double()) for scored in (known, unknown)]
     cuts = np.atleast_1d(np.asarray([] if threshold is None else threshold, dtype=float))
     cuts = cuts[np.isfinite(cuts)]
-    low, high = _span(pair, cuts)
-    centre, width = _bulk(pair[0])
-    if high - low > 30 * width:
-        # A far set would squeeze the known scores into one bar, so the ends are compressed.
-        axes.set_xscale("function", functions=_compressing(centre, width))
-        forward, inverse = _compressing(centre, width)
-        edges = inverse(np.linspace(*forward(np.array([low, high])), BINS + 1))
-    else:
-        edges = np.linspace(low, high, BINS + 1)
-    for scores, name, colour in zip(pair, ("known", "unknown"), (KNOWN, SERIES[0]), strict=True):
+    edges = _scale(axes, pair, cuts)
+    for scores, colour in zip(pair, (KNOWN, SERIES[0]), strict=True):
         share = np.histogram(scores.clip(edges[0], edges[-1]), edges)[0] / len(scores)
         axes.stairs(share, edges, fill=True, color=colour, alpha=0.35)
-        axes.stairs(share, edges, color=colour, linewidth=1.1, label=name)
+        axes.stairs(share, edges, color=colour, linewidth=1.1)
     if len(cuts):
         # Thresholds per class appear as the band that they span.
         axes.axvspan(cuts.min(), cuts.max(), color=INK, alpha=0.12, linewidth=0)
@@ -91,6 +81,21 @@ def _histogram(axes: Axes, known: Scored, unknown: Scored, threshold: Cut | None
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(3))
     axes.set_xlabel("score →")
+
+
+def _scale(axes: Axes, pair: Sequence[np.ndarray], cuts: np.ndarray) -> np.ndarray:
+    """Edges of the bars, equally wide on the axis, whose far ends are compressed if need be."""
+    low, high = _span(pair, cuts)
+    centre, width = _bulk(pair[0])
+    if high - low <= 30 * width:
+        return np.linspace(low, high, BINS + 1)
+    # A far set would squeeze the known scores into a single bar.
+    forward, inverse = _compressing(centre, width)
+    edges = inverse(np.linspace(forward(low), forward(high), BINS + 1))
+    axes.set_xscale("function", functions=(forward, inverse))
+    axes.set_xticks(sorted({float(f"{x:.1g}") for x in edges[5::10]}))
+    axes.minorticks_off()
+    return edges
 
 
 def _span(pair: Sequence[np.ndarray], cuts: np.ndarray) -> tuple[float, float]:
@@ -103,7 +108,8 @@ def _span(pair: Sequence[np.ndarray], cuts: np.ndarray) -> tuple[float, float]:
 
 def _bulk(x: np.ndarray) -> tuple[float, float]:
     """Centre and width of the middle of the finite values."""
-    low, middle, high = np.quantile(x[np.isfinite(x)], (0.1, 0.5, 0.9)) if len(x) else (0, 0, 0)
+    finite = x[np.isfinite(x)]
+    low, middle, high = np.quantile(finite, (0.1, 0.5, 0.9)) if len(finite) else (0, 0, 0)
     return float(middle), float(high - low) or 1.0
 
 
@@ -130,7 +136,8 @@ def curves(known: Scored, unknown: Mapping[str, Scored], threshold: Cut | None) 
             area = f"{name}  {auroc(known.score, scored.score):.3f}"
             axes.plot(*_roc(known, scored), color=colour, linestyle=dashes, label=area)
             if threshold is not None:
-                axes.plot(*_point(known, scored, threshold), "o", color=colour, markersize=5)
+                point = _point(known, scored, threshold)
+                axes.plot(*point, "o", color=colour, markersize=5, clip_on=False)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
         axes.set(xlabel="share of unknown accepted", ylabel="share of known accepted")
         axes.legend(loc="lower right", title="AUROC", alignment="left", fontsize=8)
@@ -174,7 +181,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], unknown: Sequence[str]
         side = np.clip(1.3 + 0.36 * len(classes), 4.3, 7)
         figure = Figure((side, side * counts.shape[0] / counts.shape[1] * 0.86 + 0.5))
         axes = figure.subplots()
-        figure.subplots_adjust(0.26, 0.2, 0.99, 0.99)
+        figure.subplots_adjust(0.23, 0.24, 0.99, 0.99)
         share = counts / counts.sum(1, keepdims=True).clip(1)
         shades = LinearSegmentedColormap.from_list("shades", [KNOWN + "00", KNOWN])
         axes.imshow(share, cmap=shades, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
@@ -184,9 +191,9 @@ def confusion(counts: np.ndarray, classes: Sequence[str], unknown: Sequence[str]
             for (row, column), count in np.ndenumerate(counts):
                 colour = "white" if share[row, column] > 0.6 else INK
                 if count:
-                    axes.text(column, row, f"{count}", ha="center", va="center", color=colour)
+                    middle = {"ha": "center", "va": "center", "fontsize": 9 if count < 1000 else 7}
+                    axes.text(column, row, f"{count}", color=colour, **middle)
         _name_ticks(axes, [*classes, *unknown], [*classes, "unknown"])
-        axes.set(xlabel="answer", ylabel="truth")
         return figure
 
     return _svg(draw)

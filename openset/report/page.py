@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
-from openset import metrics
+import openset.metrics
 from openset.activations import UNKNOWN
 from openset.folders import complete_file
 from openset.metrics import METRICS, Cut, Scored
@@ -55,11 +54,17 @@ class Section:
     facts: list[tuple[str, str]] = field(default_factory=list)
     metrics: list[str] = field(default_factory=list)
     figures: dict[str, dict[str, Row]] = field(default_factory=dict)
+    histograms: list[Picture] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     strips: dict[str, list[Thumbnail]] = field(default_factory=dict)
 
 
-def report(results: Results, path: str | Path, title: str = "Known or unknown") -> Path:
+def report(
+    results: Results,
+    path: str | Path,
+    title: str = "Known or unknown",
+    metrics: Sequence[str] | None = None,
+) -> Path:
     """Writes results as one HTML page that needs no other file and no network.
 
     Of several seeds the tables show mean and deviation, the details the first seed.
@@ -68,6 +73,8 @@ def report(results: Results, path: str | Path, title: str = "Known or unknown") 
         results: What `evaluate` returned or `Results.load` read.
         path: The file to write; it is replaced at once, and only when the page is complete.
         title: The page's heading.
+        metrics: The summary's metrics; None for accuracy, AUROC, FPR95 and macro-F1. Each
+            detector's own table has all.
 
     Returns:
         The path.
@@ -89,7 +96,7 @@ def report(results: Results, path: str | Path, title: str = "Known or unknown") 
         undefined=StrictUndefined,
     )
     cases = list(first_seeds(results))
-    summary = results.summary()
+    summary = results.summary(metrics)
     html = environment.get_template("report.html").render(
         title=title,
         style=(folder / "report.css").read_text(encoding="utf-8"),
@@ -105,6 +112,7 @@ def report(results: Results, path: str | Path, title: str = "Known or unknown") 
             Picture(_uri(png, "image/png"), name, name) for name, png in results.figures.items()
         ],
         definitions=_definitions(results),
+        colours={"known": figures.KNOWN, "unknown": figures.SERIES[0]},
         seeds=len({case.seed for case in results.scored}),
     )
     with complete_file(path) as partial:
@@ -142,7 +150,7 @@ def _definitions(results: Results) -> list[tuple[str, str]]:
     """Title and first sentence of every metric that was measured."""
     used = {row.metric for row in results.rows}
     return [
-        (metric.title, (getattr(metrics, name).__doc__ or "").partition("\n")[0])
+        (metric.title, (getattr(openset.metrics, name).__doc__ or "").partition("\n")[0])
         for name, metric in METRICS.items()
         if name in used
     ]
@@ -159,6 +167,14 @@ def _section(results: Results, case: Case, number: int, cases: list[Case]) -> Se
             section.figures.setdefault(row.unknown, {})[row.metric] = row
     used = {metric for figures in section.figures.values() for metric in figures}
     section.metrics = [name for name in METRICS if name in used]
+    section.histograms = [
+        _svg_picture(
+            figures.histogram(known, scored, cut),
+            name,
+            f"Histogram of the scores of {case.known} (known) and {name} (unknown)",
+        )
+        for name, scored in sets.items()
+    ]
     if sets:
         section.pictures = list(_pictures(results, case, known, sets, cut))
     for data in (*sets, case.known):
@@ -190,50 +206,55 @@ def _threshold_facts(results: Results, case: Case, known: Scored) -> list[tuple[
         shown = f"{min(value):.5g} … {max(value):.5g}"
         facts = [("Threshold", f"one for each of {len(value)} classes, {shown}")]
     if "accept" in threshold:
-        facts.append(("Accept", f"{threshold['accept']:.1%} of known images were to be accepted"))
+        facts.append(
+            ("Accept", f"{_percent(threshold['accept'])} of known images are to be accepted")
+        )
     if "n" in threshold:
         facts.append(("Set from", f"{threshold['n']:,} held-out known images, no unknown ones"))
     if "guarantee" in threshold:
         facts.append(("Guarantee", threshold["guarantee"]))
     accepted = 1 - float(known.rejected(value).double().mean())
-    measured = f"{accepted:.1%} of {len(known):,} known test images accepted"
+    measured = f"{_percent(accepted)} of {len(known):,} known test images accepted"
     if "interval" in threshold:
         low, high = threshold["interval"]
-        facts.append(("95 % interval", f"{low:.1%} to {high:.1%} of future known images"))
+        facts.append(
+            ("95 % interval", f"{_percent(low)} to {_percent(high)} of future known images")
+        )
         measured += ", inside the interval" if low <= accepted <= high else ", outside the interval"
     return [*facts, ("Measured", measured)]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _pictures(
     results: Results, case: Case, known: Scored, sets: dict[str, Scored], cut: Cut | None
 ) -> Iterator[Picture]:
-    named = ", ".join(sets)
-    svg = figures.histograms(known, sets, cut)
-    alt = f"Histograms of the scores of {case.known} (known) against {named} (unknown)"
-    yield Picture(_uri(svg.encode(), "image/svg+xml"), "Scores", alt)
     svg = figures.curves(known, sets, cut)
-    alt = f"Share of known accepted against share of unknown accepted, for {named}"
-    yield Picture(_uri(svg.encode(), "image/svg+xml"), "ROC", alt)
+    alt = f"Share of known accepted against share of unknown accepted, for {', '.join(sets)}"
+    yield _svg_picture(svg, "ROC", alt)
     if cut is not None:
-        classes = _classes(results, case, known)
+        classes = _classes(results, case)
         counts = figures.confusion_counts(known, sets, len(classes), cut)
         svg = figures.confusion(counts, classes, list(sets))
         alt = "Confusion matrix: true class or unknown set by answer, at the threshold"
-        yield Picture(_uri(svg.encode(), "image/svg+xml"), "Answers at the threshold", alt)
+        yield _svg_picture(svg, "Truth (down) and answer (across)", alt)
 
 
-def _classes(results: Results, case: Case, known: Scored) -> list[str]:
+def _classes(results: Results, case: Case) -> list[str]:
+    """The names of the known classes, or their numbers if nobody named them."""
     if case.run in results.classes:
         return results.classes[case.run]
-    sets = results.scored[case].values()
-    count = max(int(scored.predicted.max()) for scored in sets) if len(known) else 0
-    return [str(c) for c in range(max(count, int(known.label.max())) + 1)]
+    sets = results.scored[case]
+    count = 1 + max(int(scored.predicted.max()) for scored in sets.values())
+    return [str(c) for c in range(max(count, 1 + int(sets[case.known].label.max())))]
 
 
 def _strip(results: Results, case: Case, data: str, cut: Cut | None) -> Iterator[Thumbnail]:
     """The images of one data set that the detector gets most wrong, worst first."""
     scored, is_known = results.scored[case][data], data == case.known
-    classes = _classes(results, case, results.scored[case][case.known])
+    classes = _classes(results, case)
     images = results.images.get(case.run, {}).get(data, {})
     rejected = None if cut is None else scored.rejected(cut)
     for i in results.examples(case, data):
@@ -261,6 +282,10 @@ def _encoded(image: Tensor) -> tuple[bytes, str]:
     file = io.BytesIO()
     picture.save(file, kind, quality=80) if kind == "webp" else picture.save(file, kind)
     return file.getvalue(), f"image/{kind}"
+
+
+def _svg_picture(svg: str, title: str, alt: str) -> Picture:
+    return Picture(_uri(svg.encode(), "image/svg+xml"), title, alt)
 
 
 def _uri(content: bytes, kind: str) -> str:

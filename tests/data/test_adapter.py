@@ -1,0 +1,144 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from openset.data import Adapter
+
+
+def picture(mode: str, size=(6, 4)) -> Image.Image:
+    """A horizontal ramp from black to white, width 6 and height 4."""
+    ramp = np.tile(np.linspace(0, 255, size[0]).astype(np.uint8), (size[1], 1))
+    return Image.fromarray(ramp).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "I", "F", "I;16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_mode_becomes_uint8_of_the_declared_shape(mode, channels):
+    source = picture("L")
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(source).astype(np.uint16) * 257)
+    elif mode == "I":
+        image = Image.fromarray(np.asarray(source).astype(np.int32) * 257)
+    elif mode == "F":
+        image = Image.fromarray(np.asarray(source).astype(np.float32) / 255)
+    else:
+        image = source.convert(mode)
+    pixels = Adapter((4, 6), channels)(image)
+    assert pixels.shape == (channels, 4, 6)
+    assert pixels.dtype == torch.uint8
+    expected = source.convert("1").convert("L") if mode == "1" else source
+    reference = torch.from_numpy(np.array(expected)).expand(channels, -1, -1)
+    assert (pixels.int() - reference.int()).abs().max() <= 1
+
+
+def test_transparent_pictures_lie_on_white():
+    image = Image.new("RGBA", (2, 1))
+    image.putpixel((1, 0), (0, 0, 255, 255))
+    assert Adapter((1, 2))(image)[:, 0].T.tolist() == [[255, 255, 255], [0, 0, 255]]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([9, 9, 9])
+    palette.info["transparency"] = 0
+    assert Adapter((1, 1), 1)(palette).item() == 255
+
+
+def test_inversion_is_exact_and_comes_before_resizing():
+    image = picture("L")
+    plain = Adapter((4, 6), 1)(image)
+    assert torch.equal(Adapter((4, 6), 1, invert=True)(image), 255 - plain)
+    bits = Image.fromarray(np.array([[True, False]]))
+    assert Adapter((1, 2), 1, invert=True)(bits).tolist() == [[[0, 255]]]
+
+
+def test_resizing_averages_what_it_shrinks():
+    stripes = np.zeros((64, 64), np.uint8)
+    stripes[:, ::2] = 254
+    small = Adapter((8, 8), 1)(stripes).float()
+    assert (small[0, :, 1:-1] - 127).abs().max() <= 2  # without antialiasing it would be 0 or 254
+
+
+def test_the_same_size_is_left_alone():
+    pixels = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
+    assert torch.equal(Adapter((5, 7), 3)(pixels), pixels)
+    assert torch.equal(Adapter((5, 7), 3)(pixels.permute(1, 2, 0).numpy()), pixels)
+    assert torch.equal(Adapter((5, 7), 3)(pixels.float() / 255), pixels)
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]), st.booleans(),
+    st.sampled_from(["bilinear", "bicubic", "lanczos", "box", "nearest"]),
+)  # fmt: skip
+def test_settings_survive_json(height, width, channels, invert, resample):
+    adapter = Adapter((height, width), channels, invert, resample)
+    assert Adapter.from_settings(json.loads(json.dumps(adapter.settings()))) == adapter
+
+
+def test_float_pixels_must_be_finite_and_in_range():
+    adapter = Adapter((2, 2), 1)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        adapter(np.array([[0, np.nan], [0, 0]]))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        adapter(torch.full((1, 2, 2), torch.inf))
+    with pytest.raises(ValueError, match=r"0…1.*0…255"):
+        adapter(np.array([[0.0, 7.0], [0, 0]]))
+    with pytest.raises(ValueError, match="int64"):
+        adapter(torch.zeros(1, 2, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 4, 4), (5, 5, 5), (1, 3, 4, 4)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match="has shape"):
+        Adapter((4, 4))(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": (0, 4)}, "size is"),
+        ({"size": (4, 4), "channels": 2}, "channels is 2"),
+        ({"size": (4, 4), "resample": "sinc"}, "nearest"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Adapter(**settings)
+
+
+def test_a_bad_file_is_named(tmp_path):
+    adapter = Adapter((4, 6), 1)
+    good = tmp_path / "good.png"
+    picture("L").save(good)
+    assert torch.equal(adapter.open(good), adapter(picture("L")))
+    assert torch.equal(adapter.open(good.read_bytes()), adapter.open(good))
+    truncated, empty, text = (tmp_path / f"{name}.png" for name in ("truncated", "empty", "text"))
+    big = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))
+    big.save(truncated)
+    truncated.write_bytes(truncated.read_bytes()[:200])
+    empty.write_bytes(b"")
+    text.write_text("no image")
+    for path, reason in [(truncated, ""), (empty, "empty"), (text, "no image that Pillow")]:
+        with pytest.raises(ValueError, match=f"{path.name}.*{reason}"):
+            adapter.open(path)
+    with pytest.raises(ValueError, match=r"no such image: .*gone\.png"):
+        adapter.open(tmp_path / "gone.png")
+
+
+def test_photos_stand_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180°
+    picture("L").save(tmp_path / "turned.png", exif=exif)
+    upright = Adapter((4, 6), 1).open(tmp_path / "turned.png")
+    assert torch.equal(upright, Adapter((4, 6), 1)(picture("L")).flip(1, 2))
+
+
+def test_masks_are_resized_without_new_values():
+    values = np.array([[0, 11], [255, 3]], np.uint8)
+    mask = Adapter((4, 4)).mask(Image.fromarray(values))
+    assert torch.equal(mask[::2, ::2], torch.from_numpy(values))
+    assert set(mask.unique().tolist()) == {0, 3, 11, 255}
+    with pytest.raises(ValueError, match="mode RGB"):
+        Adapter((4, 4)).mask(picture("RGB"))
