@@ -116,6 +116,8 @@ class Perturb(nn.Module):
         std: Each channel's standard deviation `[C]`; None for 1.
     """
 
+    std: Tensor | None
+
     def __init__(
         self,
         extractor: nn.Module,
@@ -131,14 +133,16 @@ class Perturb(nn.Module):
     def forward(self, image: Tensor) -> Activations:
         if self.epsilon == 0:
             return self.extractor(image)
+        return self.extractor(image.detach() - self.epsilon * self.direction(image))
+
+    def direction(self, image: Tensor) -> Tensor:
+        """The step of an ε of 1 that raises the score: its gradient's sign over `std`."""
         with torch.enable_grad():
             image = image.detach().requires_grad_()
             score = self.score(self.extractor(image))
             (gradient,) = torch.autograd.grad(score.sum(), image)
-        step = torch.where(gradient >= 0, self.epsilon, -self.epsilon).to(image.dtype)
-        if self.std is not None:
-            step = step / self.std.view(-1, 1, 1)
-        return self.extractor(image.detach() - step)
+        sign = torch.where(gradient >= 0, 1.0, -1.0).to(image.dtype)
+        return sign if self.std is None else sign / self.std.view(-1, 1, 1)
 
 
 @contextmanager

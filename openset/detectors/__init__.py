@@ -3,6 +3,11 @@
 from openset import names
 from openset.densities import DENSITIES
 from openset.detectors.base import Detector as Detector
+from openset.detectors.binary import BIN as BIN
+from openset.detectors.binary import BINC as BINC
+from openset.detectors.bottleneck import VIB as VIB
+from openset.detectors.bottleneck import VIBY1 as VIBY1
+from openset.detectors.bottleneck import VIBY2 as VIBY2
 from openset.detectors.fusion import Fusion as Fusion
 from openset.detectors.gemos import GeMOS as GeMOS
 from openset.detectors.gen import GEN as GEN

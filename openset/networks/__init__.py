@@ -14,6 +14,7 @@ from openset.networks.checkpoint import load_weights
 from openset.networks.cnn import cnn, plain_cnn
 from openset.networks.densenet import densenet_121, densenet_bc_100
 from openset.networks.external import smp, timm, torchvision
+from openset.networks.heads import binary_heads, bottleneck
 from openset.networks.latent import latent
 from openset.networks.resnet import resnet18, resnet34
 from openset.networks.vgg import vgg, vgg13
@@ -39,6 +40,8 @@ LIBRARIES: dict[str, Callable[..., Any]] = {"timm": timm, "torchvision": torchvi
 
 HEADS: dict[str, Callable[..., Any]] = {
     "latent": latent,
+    "binary-heads": binary_heads,
+    "bottleneck": bottleneck,
 }
 """Functions `(network, …) -> network` that put other heads on a network, by name."""
 
@@ -53,6 +56,8 @@ __all__ = [
     "Backbone",
     "Normalize",
     "autoencoder",
+    "binary_heads",
+    "bottleneck",
     "build",
     "cnn",
     "densenet_121",

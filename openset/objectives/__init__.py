@@ -1,6 +1,10 @@
 """Every training method. A new one is a file here and a line below; its name makes it a command."""
 
 from openset.objectives.base import Objective as Objective
+from openset.objectives.binary import BIN as BIN
+from openset.objectives.binary import BINC as BINC
+from openset.objectives.bottleneck import VIB as VIB
+from openset.objectives.bottleneck import VIBY as VIBY
 from openset.objectives.cross_entropy import CrossEntropy as CrossEntropy
 from openset.objectives.flow_outliers import FlowOutliers as FlowOutliers
 from openset.objectives.gan_outliers import GANOutliers as GANOutliers

@@ -1,0 +1,55 @@
+"""No class says yes: the scores of networks trained with one sigmoid per class."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from openset.activations import Activations
+from openset.detectors.base import Detector
+
+
+class BIN(Detector):
+    """How far the surest of the class-wise yes-or-no answers is from yes, 1 − max σ(logit).
+
+    For a network trained with the objective `bin`, whose logits are the answers' logits. The
+    difference to one is computed without cancellation, so that saturated answers still rank.
+
+    Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
+    §3; the same score is studied by Padhy et al., *Revisiting One-vs-All Classifiers*, 2020,
+    https://arxiv.org/abs/2007.05134.
+
+    Example:
+        >>> import torch
+        >>> BIN().score(Activations(torch.tensor([[0.0, -9.0], [40.0, 50.0]]))) > 0
+        tensor([True, True])
+    """
+
+    def score(self, rows: Activations) -> Tensor:
+        return none_says_yes(rows.logits)
+
+
+class BINC(Detector):
+    """As `BIN`, from the sigmoid head of a network that also has a softmax head for the label.
+
+    For a network trained with the objective `binc`. It reads the layer `"binary"`.
+
+    Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
+    §3, with the calibration of Kumar et al., 2018,
+    https://proceedings.mlr.press/v80/kumar18a.html.
+
+    Example:
+        >>> import torch
+        >>> rows = Activations(torch.zeros(1, 2), {"binary": torch.tensor([[0.0, -9.0]])})
+        >>> BINC().score(rows)
+        tensor([0.5000])
+    """
+
+    layers = ("binary",)
+
+    def score(self, rows: Activations) -> Tensor:
+        return none_says_yes(rows.values("binary"))
+
+
+def none_says_yes(logits: Tensor) -> Tensor:
+    """1 − max_c σ(logit_c), `[M, K]` → `[M]`, exact where the sigmoid saturates at 1."""
+    return (-logits.max(1).values).sigmoid()
