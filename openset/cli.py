@@ -16,6 +16,8 @@ app = App(
     name="openset",
     help="Teach a trained network to say: I don't know.",
     help_format="markdown",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 screen = Console(stderr=True)
 

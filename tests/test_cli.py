@@ -1,0 +1,291 @@
+"""The commands as a user meets them, and what they say to bad input."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from openset.cli import main
+from openset.results import Results
+from openset.run import Run
+
+
+def call(*arguments):
+    main([str(a) for a in arguments])
+
+
+def fails(capsys, *arguments):
+    """The sentence on the screen, after checking the exit code and that no traceback came."""
+    with pytest.raises(SystemExit) as stop:
+        call(*arguments)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "Traceback" not in said
+    assert said.count("\n") == 1
+    return said
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on six digits with two models."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    call(
+        *("train", "digits", "--known-classes", "0-5", "--valid", "0.2", "--out", folder),
+        *("--network", "cnn:widths=8+16,hidden=32", "--epochs", "6", "--optimizer", "adam"),
+        *("--lr", "0.01", "--batch-size", "32"),
+    )
+    call("fit", folder, "--detector", "energy", "--detector", "gemos:components=1")
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Five digits as files, one of them in a colour and a size of its own."""
+    from sklearn.datasets import load_digits
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, image in enumerate(load_digits().images[:4]):
+        Image.fromarray((image * 15.9).astype(np.uint8)).save(folder / f"{i}.png")
+    big = Image.fromarray((load_digits().images[4] * 15.9).astype(np.uint8)).convert("RGB")
+    big.resize((40, 40)).save(folder / "4.jpg")
+    return folder
+
+
+def test_a_run_says_what_it_is(run):
+    told = Run.load(run)
+    assert told.classes == list("012345")
+    assert told.adapter["size"] == [8, 8]
+    assert told.accuracy["test"] > 0.8
+    assert told.models == ["energy", "gemos:components=1"]
+    assert len((run / "log.jsonl").read_text().splitlines()) == 6
+
+
+def test_evaluate_writes_the_table_and_the_report(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    call(
+        "evaluate", run, "--unknown", "gaussian-noise,limit=200", "--detector", "odin", "--out", out
+    )
+    assert "AUROC" in capsys.readouterr().out
+    with (out / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    columns = ("protocol", "seed", "network", "objective", "detector", "known", "unknown")
+    assert tuple(rows[0]) == (*columns, "metric", "value", "paper")
+    auroc = [row for row in rows if row["metric"] == "auroc"]
+    assert [(row["detector"], row["network"]) for row in auroc] == [("odin", "cnn")]
+    assert "<html" in (out / "report.html").read_text()[:200]
+    assert "odin" in Run.load(run).models, "a detector fitted on the way is kept"
+
+
+def test_evaluate_takes_the_classes_left_out_by_default(run, tmp_path):
+    call(
+        "evaluate",
+        run,
+        "--detector",
+        "energy",
+        "--detector",
+        "gemos:components=1",
+        "--out",
+        tmp_path / "o",
+    )
+    results = Results.load(tmp_path / "o")
+    assert {row.unknown for row in results.rows if row.metric == "auroc"} == {"digits left out"}
+    assert {row.detector for row in results.rows} == {"energy", "gemos:components=1"}
+    f1 = [row.value for row in results.rows if row.metric == "macro_f1"]
+    assert len(f1) == 2
+    assert min(f1) > 0.5
+
+
+def test_report_is_made_again_from_the_folder(run, tmp_path):
+    call("evaluate", run, "--detector", "energy", "--out", tmp_path / "o")
+    page = tmp_path / "o" / "report.html"
+    page.unlink()
+    call("report", tmp_path / "o")
+    assert page.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_predict_writes_every_format(run, pictures, tmp_path, ending):
+    out = tmp_path / f"out.{ending}"
+    call(
+        *("predict", run, pictures, "--detector", "energy", "--out", out, "--probabilities"),
+    )
+    records = read(out)
+    assert [record["path"] for record in records] == sorted(str(p) for p in pictures.iterdir())
+    for record in records:
+        known = float(record["score"]) <= float(record["threshold"])
+        assert (record["label"] != "unknown") == known
+        assert sum(float(record[f"p_{c}"]) for c in "012345") == pytest.approx(1, abs=1e-5)
+
+
+def read(path):
+    if path.suffix == ".csv":
+        with path.open() as file:
+            return list(csv.DictReader(file))
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    import pyarrow.parquet as parquet
+
+    return parquet.read_table(path).to_pylist()
+
+
+def test_predict_works_in_a_fresh_process_from_the_model_alone(run, pictures, tmp_path):
+    model = tmp_path / "elsewhere"
+    (run / "models" / "energy").rename(model)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "openset", "predict", str(model), str(pictures / "*.png")],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+    finally:
+        model.rename(run / "models" / "energy")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert len(rows) == 4
+    assert list(rows[0]) == ["path", "label", "score", "threshold"]
+
+
+def test_a_bad_image_is_named_or_skipped(run, pictures, tmp_path, capsys):
+    (pictures / "broken.png").write_bytes(b"\x89PNG not really")
+    (pictures / "empty.png").touch()
+    out = tmp_path / "o.csv"
+    said = fails(capsys, "predict", run, pictures, "--detector", "energy", "--out", out)
+    assert "broken.png" in said
+    assert "skip bad images" in said
+    assert not out.exists()
+    call("predict", run, pictures, "--detector", "energy", "--out", out, "--skip-bad")
+    said = capsys.readouterr().err
+    assert "2 files skipped" in said
+    assert len(read(out)) == 5
+
+
+def test_ambiguous_and_missing_models_are_named(run, tmp_path, capsys):
+    said = fails(capsys, "predict", run, "x.png")
+    assert "say which of its models" in said
+    said = fails(capsys, "predict", run, "x.png", "--detector", "enrgy")
+    assert "energy" in said
+    assert "holds no" in fails(capsys, "predict", tmp_path, "x.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("train", "digitz", "--out", "{o}"), "digits"),
+        (("train", "digits", "--out", "{o}", "--network", "cnnn"), "cnn"),
+        (("train", "digits", "--out", "{o}", "--objective", "cros-entropy"), "cross-entropy"),
+        (("train", "digits", "--out", "{o}", "--known-classes", "0-30"), "30"),
+        (("train", "digits", "--out", "{o}", "--epochs", "-1"), "epochs"),
+        (("train", "digits", "--out", "{o}", "--optimizer", "adamm"), "adam"),
+        (("train", "digits"), "out"),
+        (("trian", "digits"), "train"),
+        (("list", "detecters"), "detectors"),
+        (("fit", "{o}", "--detector", "energy"), "holds no run"),
+        (("report", "{o}"), "results"),
+    ],
+)
+def test_bad_input_gets_one_sentence(arguments, expected, tmp_path, capsys):
+    filled = [a.replace("{o}", str(tmp_path / "o")) for a in arguments]
+    assert expected in fails(capsys, *filled)
+    assert not (tmp_path / "o").exists()
+
+
+def test_unknown_names_of_a_run_are_named(run, tmp_path, capsys):
+    out = tmp_path / "o"
+    said = fails(capsys, "evaluate", run, "--detector", "gemoss", "--out", out)
+    assert "did you mean gemos" in said
+    said = fails(capsys, "evaluate", run, "--metric", "aurok", "--out", out)
+    assert "did you mean auroc" in said
+    said = fails(capsys, "evaluate", run, "--unknown", "gausian-noise", "--out", out)
+    assert "gaussian-noise" in said
+    said = fails(capsys, "fit", run, "--detector", "mahalanobis:layers=stage7")
+    assert "stage1" in said
+    said = fails(capsys, "fit", run, "--detector", "energy", "--accept", "0.9999")
+    assert "held-out known samples" in said
+    assert not out.exists()
+
+
+def test_folders_that_hold_something_else_are_left_alone(run, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    said = fails(capsys, "evaluate", run, "--detector", "energy", "--out", tmp_path)
+    assert "notes.txt" in said
+    said = fails(capsys, "train", "digits", "--out", run)
+    assert "already exists" in said
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_changed_checkpoint_of_the_run_is_refused(run, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "network.safetensors").write_bytes(b"short")
+    assert "network.safetensors" in fails(capsys, "fit", copy, "--detector", "energy")
+
+
+def test_an_interrupted_training_waits_for_resume(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    common = ("train", "digits", "--known-classes", "0,1", "--network", "cnn:widths=4+8,hidden=8")
+    settings = ("--out", out, "--epochs", "3", "--optimizer", "adam", "--lr", "0.01")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    from openset.objectives import CrossEntropy
+
+    start = CrossEntropy.start_epoch
+    monkeypatch.setattr(
+        CrossEntropy, "start_epoch", lambda self, epoch: interrupt() if epoch == 2 else None
+    )
+    with pytest.raises(SystemExit) as stop:
+        call(*common, *settings)
+    assert stop.value.code == 130
+    monkeypatch.setattr(CrossEntropy, "start_epoch", start)
+    assert not out.exists()
+    assert "--resume" in fails(capsys, *common, *settings)
+    call(*common, *settings, "--resume")
+    assert Run.load(out).accuracy["test"] > 0.5
+    assert [json.loads(line)["epoch"] for line in (out / "log.jsonl").open()] == [1, 2, 3]
+
+
+def test_list_names_what_there_is(capsys):
+    call("list", "detectors")
+    said = capsys.readouterr().out
+    assert "gemos" in said
+    assert "odin" in said
+    call("list", "data")
+    assert "digits" in capsys.readouterr().out
+
+
+def test_every_command_has_help(capsys):
+    for command in ("demo", "train", "fit", "predict", "evaluate", "report", "list"):
+        call(command, "--help")
+        assert "Usage" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_one_sentence(run, tmp_path, capsys, monkeypatch):
+    import errno
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr("openset.store.save_file", full)
+    said = fails(capsys, "fit", run, "--detector", "mahalanobis")
+    assert "No space left on device" in said
+    assert "mahalanobis" not in Run.load(run).models
+
+
+def test_demo_does_the_whole_job(tmp_path, capsys):
+    call("demo", tmp_path / "demo")
+    results = Results.load(tmp_path / "demo")
+    auroc = {row.detector: row.value for row in results.rows if row.metric == "auroc"}
+    assert max(auroc.values()) > 0.97
+    assert (tmp_path / "demo" / "report.html").exists()
+    assert torch.isfinite(torch.tensor(list(auroc.values()))).all()
