@@ -142,4 +142,4 @@ def _plain(value: Any) -> Any:
     """A stand-in for what JSON cannot hold: a network's spec, or the name of what it is."""
     if isinstance(value, nn.Module):
         return getattr(value, "spec", None) or type(value).__name__
-    return list(value) if isinstance(value, set | range) else str(value)
+    return getattr(value, "__qualname__", None) or str(value)

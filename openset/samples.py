@@ -94,6 +94,13 @@ def samples(source: Any, device: torch.device) -> Samples:
 
 
 def _held(images: Tensor, labels: Tensor, device: torch.device) -> Samples:
+    if images.dim() != 4 or len(images) != len(labels):
+        raise ValueError(
+            f"training images have shape {tuple(images.shape)} and labels {tuple(labels.shape)}; "
+            "give [N, C, H, W], and one label or label map for each image"
+        )
+    if images.is_floating_point() and not images.isfinite().all():
+        raise ValueError("training images hold NaN or infinite pixels; give floats in 0…1")
     images, on_device = images.to(device), labels.to(device)
 
     def read(indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,11 +130,18 @@ def _by_item(source: Any, device: torch.device, collate: Callable) -> Samples:
         image, label, *_ = collate([source[i] for i in indices.tolist()])
         return image, label
 
-    labels = getattr(source, "labels", getattr(source, "targets", None))
-    if labels is None:
-        labels = [torch.as_tensor(source[i][1]) for i in range(len(source))]
-        labels = torch.stack([x if x.dim() == 0 else torch.tensor(VOID) for x in labels])
-    return Samples(_per_image(torch.as_tensor(labels)), read, device)
+    return Samples(_per_image(_labels(source)), read, device)
+
+
+def _labels(source: Any) -> Tensor:
+    """All labels of a foreign data set: its own list, if it keeps one, or read item by item."""
+    for name in ("labels", "targets"):
+        listed = getattr(source, name, None)
+        changed = getattr(source, "target_transform", None) is not None
+        if listed is not None and len(listed) == len(source) and not changed:
+            return torch.as_tensor(listed)
+    labels = [torch.as_tensor(source[i][1]) for i in range(len(source))]
+    return torch.stack([x if x.dim() == 0 else torch.tensor(VOID) for x in labels])
 
 
 def _per_image(labels: Tensor) -> Tensor:

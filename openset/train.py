@@ -135,8 +135,14 @@ def _judged(
     than the labels.
     """
     two, label = images.take(torch.arange(min(2, len(images))))
-    with evaluating(objective):
-        logits = objective.logits(two)
+    try:
+        with evaluating(objective):
+            logits = objective.logits(two)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the network cannot take images of shape {list(two.shape[1:])}; check their channels "
+            f"and size ({error})"
+        ) from error
     if logits.shape[2:] != label.shape[1:]:
         return {}
     classes = logits.shape[1]

@@ -91,6 +91,30 @@ def test_fingerprint_tells_labels_apart():
     assert prints[0] == prints[2] != prints[1]
 
 
+def test_a_target_transform_counts():
+    class Shifted(WithTargets):
+        target_transform = staticmethod(lambda label: label + 1)
+
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return image, self.target_transform(label)
+
+    assert samples(Shifted(), CPU).labels.equal(LABELS + 1)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (PIXELS[:, 0], LABELS, r"shape \(7, 4, 4\) and labels \(7,\); give \[N, C, H, W\]"),
+        (PIXELS, LABELS[:3], r"labels \(3,\)"),
+        (PIXELS / 0.0, LABELS, "NaN or infinite pixels"),
+    ],
+)
+def test_refuses_tensors_that_are_no_images(images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        samples([(images, labels)], CPU)
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         yield from Pairs()

@@ -258,6 +258,13 @@ def test_refuses_labels_that_have_no_logit(label):
         train(CrossEntropy(small()), [(image, labels)], **SOME)
 
 
+def test_refuses_images_that_the_network_cannot_take():
+    image, label = images()
+    message = r"the network cannot take images of shape \[3, 6, 6\]; check their channels"
+    with pytest.raises(ValueError, match=message):
+        train(CrossEntropy(small()), [(image.expand(-1, 3, -1, -1), label)])
+
+
 def test_refuses_to_pause_without_a_folder():
     with pytest.raises(ValueError, match="max_minutes need a folder"):
         train(CrossEntropy(small()), [images()], max_minutes=1)
