@@ -247,6 +247,7 @@ def test_an_interrupted_training_waits_for_resume(tmp_path, capsys, monkeypatch)
     with pytest.raises(SystemExit) as stop:
         call(*common, *settings)
     assert stop.value.code == 130
+    assert "stopped" in capsys.readouterr().err
     monkeypatch.setattr(CrossEntropy, "start_epoch", start)
     assert not out.exists()
     assert "--resume" in fails(capsys, *common, *settings)

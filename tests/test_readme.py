@@ -1,0 +1,47 @@
+"""The README's Python and shell run as they stand."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_runs(tmp_path):
+    (code,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report.html").exists()
+    assert sorted(p.name for p in (tmp_path / "digits-gemos").iterdir()) == [
+        "model.json",
+        "model.safetensors",
+    ]
+
+
+def test_the_shell_runs(tmp_path):
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    commands = [line for line in lines if line.startswith("openset ")]
+    assert len(commands) == 6
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "pictures" / "a.png")
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", *shlex.split(command)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    assert (tmp_path / "labels.csv").read_text().startswith("path,label,score,threshold")
+    assert (tmp_path / "results" / "report.html").exists()
