@@ -194,7 +194,7 @@ def test_unsure_logits_score_higher(detector, seen):
         return
     flat = seen.map(lambda x: x)
     flat.logits = seen.logits * 0.01
-    assert (detector(flat) > detector(seen)).float().mean() > 0.9
+    assert (detector(flat) > detector(seen)).float().mean() > 0.8
 
 
 def test_its_text_says_what_it_is(name, detector):

@@ -84,6 +84,7 @@ def principal_dimension(features: int, dimension: int | None) -> int:
     if dimension is None:
         return 1000 if features >= 2048 else 512 if features >= 768 else features // 2
     if not 0 <= dimension < features:
-        raise ValueError(f"dimension must lie in 0…{features - 1} for {features} features; "
-                         f"got {dimension}")
+        raise ValueError(
+            f"dimension must lie in 0…{features - 1} for {features} features; got {dimension}"
+        )
     return dimension

@@ -11,9 +11,7 @@ from openset.detectors import GeMOS, build
 def batch(n=400, k=3, seed=0, wrong=0.1):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % k
-    predicted = torch.where(
-        torch.rand(n, generator=generator) < wrong, (labels + 1) % k, labels
-    )
+    predicted = torch.where(torch.rand(n, generator=generator) < wrong, (labels + 1) % k, labels)
     logits = torch.randn(n, k, generator=generator) + 9 * torch.eye(k)[predicted]
     a = torch.randn(n, 4, generator=generator) + 5 * labels[:, None]
     return Activations(logits, {"stage1": a, "penultimate": a[:, :2] * 2}, labels)
