@@ -67,7 +67,11 @@ class Rows:
     """
 
     def __init__(
-        self, batches: Iterable[Activations], layers: Sequence[str], *, correct: bool = False
+        self,
+        batches: Iterable[Activations],
+        layers: Sequence[str] | None,
+        *,
+        correct: bool = False,
     ):
         if iter(batches) is batches:
             raise ValueError(

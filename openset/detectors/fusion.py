@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from math import log
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +85,7 @@ class Fusion(Detector):
         super().__init__()
         if combine not in COMBINATIONS:
             raise ValueError(unknown_name("combination", combine, COMBINATIONS))
-        self.detectors = nn.ModuleList(members(detectors))
+        self.detectors: Any = nn.ModuleList(members(detectors))
         self.weights, self.combine = weights, combine
         if weights is not None and (len(weights) != len(self.detectors) or min(weights) <= 0):
             raise ValueError(
@@ -140,7 +140,7 @@ def members(detectors: Sequence[Detector | str]) -> list[Detector]:
     if isinstance(detectors, str) or len(detectors) < 2:
         raise ValueError(f"fusion needs at least two detectors, as energy+knn; got {detectors!r}")
     found = [build(d) if isinstance(d, str) else d for d in detectors]
-    plain = nn.Identity()
+    plain: Any = nn.Identity()
     for detector in found:
         if detector.view(plain) is not plain:
             raise ValueError(

@@ -33,8 +33,8 @@ class KNN(Detector):
         >>> x = torch.eye(2).repeat(20, 1)
         >>> batch = Activations(x, {"penultimate": x}, torch.arange(40) % 2)
         >>> far = Activations(x[:1], {"penultimate": torch.tensor([[-1.0, 0.0]])})
-        >>> KNN(k=5).fit([batch]).score(far).square().tolist()
-        [2.0]
+        >>> round(KNN(k=5).fit([batch]).score(far).item(), 3)
+        1.414
     """
 
     name = "knn"

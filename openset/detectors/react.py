@@ -29,8 +29,8 @@ class ReAct(Detector):
     Example:
         >>> x = torch.linspace(0, 1, 101)[:, None]
         >>> head = torch.tensor([[1.0], [0.0]]), torch.zeros(2)
-        >>> logits, labels = torch.zeros(101, 2), torch.zeros(101)
-        >>> batch = Activations(logits, {"penultimate": x}, labels, head=head)
+        >>> labels = torch.zeros(101, dtype=torch.long)
+        >>> batch = Activations(torch.zeros(101, 2), {"penultimate": x}, labels, head=head)
         >>> round(ReAct().fit([batch]).limit.item(), 4)
         0.9
     """
