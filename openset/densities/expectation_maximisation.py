@@ -130,6 +130,7 @@ def fit_mixtures(
         The mixtures, and each class's mean log-likelihood `[C]` before its last update.
     """
     classes, components, dim = start.shape
+    names = names.to(start.device)
     active = torch.ones(classes, dtype=torch.bool, device=start.device)
     likelihood = torch.full((classes,), -torch.inf, dtype=torch.float64, device=start.device)
 

@@ -32,8 +32,9 @@ class GaussianMixture(Density):
     and pooled maps count alike. Every covariance is drawn towards a round one with its *class's*
     mean variance, Σ_k ← (1 − s) S_k + s v I. The target does not collapse with a small component,
     so 1,930 features from 1,250 rows fit, and a feature that never fires in a class costs a finite
-    surprise when it does. A fixed share is used and not an estimated one such as Ledoit & Wolf's,
-    whose independence of rows responsibilities break.
+    surprise when it does. The share is fixed and not estimated as Ledoit & Wolf's, which assumes
+    rows that count once and wholly. Features of MNIST, 458 of them, were likeliest on held-out rows
+    at shares of 0.03, 0.01 and 0.001 for 300, 1,250 and 5,000 rows a class.
 
     Rows that fit into `memory` are held and each class runs on its own; otherwise each EM pass
     reads the batches again, and only the start is computed from a seeded sample.
@@ -68,7 +69,7 @@ class GaussianMixture(Density):
         self,
         components: int = 8,
         covariance: Covariance = "full",
-        shrinkage: float = 0.1,
+        shrinkage: float = 0.02,
         reduce: int | None = None,
         seeds: int = 1,
         iterations: int = 100,

@@ -38,6 +38,8 @@ def reservoir(
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
     held = 0
     for x, labels in batches:
+        if not bool(x.isfinite().all()):
+            raise ValueError("features hold NaN or infinity; look for overflow in the network")
         keys = torch.from_numpy(generator.random(len(x)))
         labels = labels.cpu()
         if len(labels) and int(labels.max()) >= classes:

@@ -39,3 +39,5 @@ def test_errors():
         reservoir([], 2, 5)
     with pytest.raises(ValueError, match="label 2 is outside 0…1"):
         reservoir([(torch.zeros(1, 2), torch.tensor([2]))], 2, 5)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        reservoir([(torch.tensor([[torch.inf]]), torch.tensor([0]))], 1, 5)
