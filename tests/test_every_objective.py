@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from openset import networks
+from openset.names import build
 from openset.objectives import OBJECTIVES
 from openset.train import Paused, accuracy, train
 
@@ -22,16 +23,32 @@ def images(n=72, seed=0):
     return image, label
 
 
-def small_network():
-    return networks.build("cnn", classes=CLASSES, channels=1, widths=(4, 8), hidden=16)
+SMALL = {
+    "flow-outliers": "flow-outliers:blocks=1,width=8,couplings=1",
+    "gan-outliers": "gan-outliers:width=8",
+}
+"""Settings that make an objective's own networks small enough to train here."""
+
+
+def make(name):
+    """An objective around a small network."""
+    network = networks.build("cnn", classes=CLASSES, channels=1, widths=(4, 8), hidden=16)
+    return build("objective", OBJECTIVES, SMALL.get(name, name), network=network)
 
 
 @pytest.fixture(params=sorted(OBJECTIVES))
 def objective(request):
-    """Each objective around a small network, with nothing else given."""
-    made = OBJECTIVES[request.param](small_network()).train()
+    made = make(request.param).train()
     made.start_epoch(0)
     return made
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_needs_nothing_but_a_network(name):
+    network = networks.cnn(classes=CLASSES, channels=1)
+    objective = OBJECTIVES[name](network)
+    assert objective.settings().keys() >= {"network"}
+    assert objective.learners()
 
 
 def weights(module):
@@ -104,7 +121,7 @@ def test_learns_a_small_problem(objective):
 
 def test_state_dict_round_trip(objective):
     train(objective, [images(48)], epochs=1, batch_size=24, lr=0.01)
-    other = type(objective)(small_network())
+    other = make(objective.name)
     other.load_state_dict(objective.state_dict())
     image, _ = images(8, seed=2)
     with torch.no_grad():
