@@ -29,5 +29,8 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+results: $(INSTALLED)
+	$(BIN)/python -m openset.results_page docs/results
+
 clean:
 	rm -rf .venv demo .pytest_cache .ruff_cache .hypothesis .coverage build *.egg-info

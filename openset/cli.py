@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -231,6 +232,57 @@ def evaluate(
 
 
 @app.command
+def benchmark(
+    protocol: str,
+    *,
+    out: Path,
+    quick: bool = False,
+    seeds: int | None = None,
+    only: Places = [],  # noqa: B006
+    dry_run: bool = False,
+    skip_missing: bool = False,
+    max_minutes: float | None = None,
+    cache: Path | None = None,
+) -> None:
+    """Run a protocol: the paper's table with ours beside it.
+
+    Trains and evaluates what is missing; after an interruption the same command goes on.
+
+    Args:
+        protocol: A name of `openset list protocols`, or a TOML file of your own.
+        out: Folder for `results.csv` and `report.html`, and for the work.
+        quick: Run the tier for two cores instead of the paper's settings.
+        seeds: How many seeds; by default as many as the protocol says.
+        only: Detectors to run; all by default.
+        dry_run: Say what would run and about how long it takes, and run nothing.
+        skip_missing: Leave out unknown sets that are not on this machine.
+        max_minutes: Stop at a checkpoint after so long; the same command goes on.
+        cache: Folder for trained networks and evaluations; `work` in `out` by default.
+    """
+    from openset import benchmark as job
+    from openset import protocol as protocols
+
+    tier = protocols.load(protocol, "quick" if quick else "paper")
+    if dry_run:
+        bench = job.Benchmark(tier, cache or out / "work", seeds, only, skip_missing)
+        Console().print(bench.plan())
+        return
+    results = job.benchmark(
+        tier,
+        out,
+        cache=cache,
+        seeds=seeds,
+        only=only,
+        skip_missing=skip_missing,
+        max_minutes=max_minutes,
+        command=shlex.join(["openset", *sys.argv[1:]]),
+        say=_say,
+    )
+    Console().print(job.paper_table(results))
+    _say(f"results: {out / 'results.csv'}, report: {out / 'report.html'}")
+
+
+@app.command
 def report(folder: Path) -> None:
     """Write `report.html` again from the results in a folder.
 
@@ -246,7 +298,7 @@ def report(folder: Path) -> None:
 
 @app.command(name="list")
 def list_names(what: str) -> None:
-    """List what there is: detectors, densities, objectives, networks or data.
+    """List what there is: detectors, densities, objectives, networks, metrics, protocols or data.
 
     Args:
         what: One of those words.

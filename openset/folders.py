@@ -34,13 +34,13 @@ def complete_folder(path: str | Path, owns: Sequence[str] = ()) -> Iterator[Path
         ['a.txt']
     """
     path = Path(path).resolve()
-    _refuse_foreign(path, owns)
+    refuse_foreign(path, owns)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(path)
     try:
         partial.mkdir()
         yield partial
-        _refuse_foreign(path, owns)
+        refuse_foreign(path, owns)
         _take_place(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -64,7 +64,7 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
 
 
-def _refuse_foreign(path: Path, owns: Sequence[str]) -> None:
+def refuse_foreign(path: Path, owns: Sequence[str]) -> None:
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; name a new or an empty folder")
     found = sorted(entry.name for entry in path.iterdir()) if path.exists() else []

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from openset import protocol
 from openset.data.sources import known_names
 from openset.densities import DENSITIES
 from openset.detectors import DETECTORS
@@ -32,8 +33,10 @@ def listing(what: str) -> Table:
     }
     if what == "data":
         return _plain("data", known_names())
+    if what == "protocols":
+        return protocols()
     if what not in tables:
-        raise ValueError(unknown_name("list", what, {*tables, "data"}))
+        raise ValueError(unknown_name("list", what, {*tables, "data", "protocols"}))
     if what == "metrics":
         return _plain(what, METRICS)
     table = Table("name", "what it is", "settings", title=what)
@@ -45,6 +48,21 @@ def listing(what: str) -> Table:
 
 GIVEN = ("network", "classes", "channels", "self")
 """Parameters that no user sets: the run supplies them."""
+
+
+def protocols() -> Table:
+    """The protocols that come with openset: each with its known set and its trainings by tier."""
+    table = Table("name", "what it is", "known", "quick", "paper", title="protocols")
+    for name in protocol.names():
+        tiers = [protocol.load(name, tier) for tier in protocol.TIERS]
+        table.add_row(name, tiers[0].title, tiers[0].data, *map(_trainings, tiers))
+    return table
+
+
+def _trainings(tier: protocol.Protocol) -> str:
+    count = tier.seeds * len(tier.splits)
+    each = [f"{method.network}, {method.training.epochs} epochs" for method in tier.methods]
+    return "; ".join(each) + (f" × {count}" if count > 1 else "")
 
 
 def _plain(title: str, names: Any) -> Table:

@@ -212,8 +212,9 @@ def restore(spec: Any, trust: Sequence[str] = ()) -> Any:
 def layers_for(network: nn.Module, detectors: Sequence[Detector]) -> tuple[str, ...]:
     """The layers that some detector reads, each once; a default means all stages."""
     stages = tuple(f"stage{i}" for i in range(1, len(find_stages(network)) + 1))
-    wanted = [stages if d.layers is None else d.layers for d in detectors]
-    return tuple(dict.fromkeys(layer for layers in wanted for layer in layers))
+    wanted = [layer for d in detectors for layer in (stages if d.layers is None else d.layers)]
+    # Stages in the network's order: what a detector reads must not depend on its companions.
+    return tuple(dict.fromkeys([*(stage for stage in stages if stage in wanted), *wanted]))
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -175,7 +175,7 @@ class Summary:
         differing = [
             getattr(line, part)
             for part in ("objective", "network")
-            if len({getattr(other, part) for other in self.lines}) > 1
+            if len({getattr(other, part) for other in self.lines} - {""}) > 1
         ]
         return " · ".join(filter(None, [line.detector, *differing]))
 
@@ -225,7 +225,7 @@ class Summary:
         """Averages over the unknown sets of a known set, for the lines that have all of them."""
         families: dict[Column, list[Column]] = {}
         for column in dict.fromkeys(column for _, column in self.cells):
-            if column.unknown:
+            if column.unknown and not column.unknown.startswith(MEAN):
                 families.setdefault(replace(column, unknown=MEAN), []).append(column)
         for mean, columns in families.items():
             for line in self.lines if len(columns) > 1 else []:

@@ -1,0 +1,363 @@
+"""Runs a protocol: trains what is missing, reuses what is there, ends with the paper's table."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from openset import data as images
+from openset.data import Data, ImageSet
+from openset.detectors import build
+from openset.evaluate import evaluate
+from openset.fit import fit
+from openset.folders import refuse_foreign
+from openset.job import train_run, write_results
+from openset.model import layers_for
+from openset.names import unknown_name
+from openset.paper_table import paper_rows
+from openset.protocol import LEFT_OUT, Method, Protocol
+from openset.provenance import minutes, notes
+from openset.results import FILES, Results
+from openset.run import Run
+from openset.table import Summary
+from openset.tap import Tap
+from openset.time_left import TimeLeft, evaluation_passes, forward_speed, training_passes
+from openset.train import Paused
+from openset.trial import Fingerprints, Step, Trial, check_run, training_key
+
+Say = Callable[[str], None]
+
+PARTIAL = ".results-"
+"""How the folder begins in which results are written before they take their place."""
+
+AGAIN = "run the same command again to go on exactly there"
+
+
+def benchmark(
+    protocol: Protocol,
+    out: str | os.PathLike[str],
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    seeds: int | None = None,
+    only: Sequence[str] = (),
+    skip_missing: bool = False,
+    max_minutes: float | None = None,
+    command: str = "",
+    say: Say = print,
+) -> Results:
+    """Runs a protocol to its end and writes `results.csv` and `report.html`.
+
+    Trained networks and evaluations lie in a work folder, each complete or absent, under a hash of
+    all that decides them. What is there is reused; after an interruption the same call goes on.
+
+    Args:
+        protocol: As `protocol.load` gives it.
+        out: Folder for the results.
+        cache: The work folder; `out/work` by default. Several protocols may share one.
+        seeds: How many seeds, instead of the protocol's number.
+        only: Detectors to run, by name or with settings; all by default.
+        skip_missing: Leave out unknown sets that are not on this machine, and say so.
+        max_minutes: Stop at a checkpoint after so long.
+        command: What the results say was run.
+        say: Is told of each step.
+
+    Raises:
+        Paused: If `max_minutes` have passed; the same call goes on.
+        ValueError: For data that is missing, and a folder that holds anything else.
+    """
+    out = Path(out)
+    work = Path(cache or out / "work")
+    refuse_foreign(out, (*FILES, "work", PARTIAL + "*"))
+    with locked(work):
+        bench = Benchmark(protocol, work, seeds, only, skip_missing)
+        results = bench.run(max_minutes, say)
+        first = bench.steps[0].data
+        results.notes |= notes(bench.protocol, first, bench.seconds, bench.left_out, command)
+        write_beside(results, out)
+    return results
+
+
+def write_beside(results: Results, out: Path) -> None:
+    """Writes the results into a folder that holds the work folder too, file by file."""
+    out.mkdir(parents=True, exist_ok=True)
+    for left in out.glob(PARTIAL + "*"):
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=out, prefix=PARTIAL) as partial:
+        write_results(results, Path(partial))
+        for file in sorted(Path(partial).iterdir()):
+            os.replace(file, out / file.name)
+
+
+@contextmanager
+def locked(work: Path) -> Iterator[None]:
+    """Keeps a second benchmark out of the work folder, and sweeps what a killed one left."""
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another benchmark is at work in {work}; wait for its end") from None
+        for left in (*work.glob(".activations-*"), *work.glob("evaluations/*/.*.partial")):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+class Benchmark:
+    """A protocol with its work folder: what is there, what is missing, and how to get it."""
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        work: Path,
+        seeds: int | None = None,
+        only: Sequence[str] = (),
+        skip_missing: bool = False,
+    ):
+        if seeds is not None and seeds < 1:
+            raise ValueError(f"seeds is {seeds}; give at least 1")
+        self.protocol = replace(protocol, methods=chosen(protocol, only))
+        self.work, self.skip_missing = work, skip_missing
+        self.seeds = seeds or protocol.seeds
+        self.fingerprints = Fingerprints()
+        self.left_out: dict[str, str] = {}
+        self.speeds: dict[tuple, float] = {}
+        self.seconds = {"training": 0.0, "evaluation": 0.0}
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """Every network: the first seed of all first."""
+        protocol = self.protocol
+        return [
+            Trial(protocol, method, split, seed)
+            for seed in range(self.seeds)
+            for method in protocol.methods
+            for split in range(len(protocol.splits))
+        ]
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """The trials with their data; nothing is decoded yet."""
+        return [self._step(trial) for trial in self.trials]
+
+    def _step(self, trial: Trial) -> Step:
+        data = trial.load_data()
+        sets = self._unknown(data)
+        prints = {name: self.fingerprints.of(each, name) for name, each in sets.items()}
+        objective = trial.build_objective(data)
+        key = training_key(
+            trial.describe(data, objective),
+            self.fingerprints.of_data(data, trial.protocol.data),
+            trial.method.weights,
+        )
+        return Step(trial, data, sets, objective, prints, key, self.work)
+
+    def _unknown(self, data: Data) -> dict[str, ImageSet]:
+        """The unknown sets by name; what cannot be read is refused, or left out."""
+        found, problems = {}, {}
+        for name in self.protocol.unknown_sets:
+            try:
+                found[name] = (
+                    data.unknown if name == LEFT_OUT else images.load_images(name, data.adapter)
+                )
+            except ValueError as error:
+                problems[name] = str(error)
+        self.left_out |= problems
+        if problems and not (self.skip_missing and found):
+            root = os.environ.get("OPENSET_DATA", "not set")
+            raise ValueError(
+                f"{self.protocol.name} needs unknown data that cannot be read here: "
+                f"{', '.join(problems)}; set OPENSET_DATA (now {root}) to the folder that holds "
+                f"them, go online, or leave them out with --skip-missing "
+                f"({next(iter(problems.values()))})"
+            )
+        return found
+
+    def plan(self) -> Table:
+        """What would run, where it lies, and about how long it takes."""
+        table = Table("network", "to train", "to evaluate", "about", "run folder", title="plan")
+        total = 0.0
+        for step in self.steps:
+            missing = step.missing()
+            seconds = sum(self.estimate(step, missing))
+            total += seconds
+            done = f" ({step.epochs_done} epochs are done)" if step.epochs_done else ""
+            training = "there" if step.trained else f"{step.trial.settings.epochs} epochs{done}"
+            detectors = ", ".join(missing) or "all there"
+            table.add_row(str(step.trial), training, detectors, minutes(seconds), str(step.folder))
+        table.caption = (
+            f"about {minutes(total)} in all on this machine: a guess from a timed forward pass; "
+            "fitting detectors comes on top"
+        )
+        return table
+
+    def run(self, max_minutes: float | None = None, say: Say = print) -> Results:
+        """Does what is missing and returns all results.
+
+        Raises:
+            Paused: If the time is up.
+        """
+        end = time.monotonic() + 60 * max_minutes if max_minutes is not None else None
+        left = TimeLeft()
+        for step in self.steps:
+            for name, seconds in zip(
+                ("train", "evaluate"), self.estimate(step, step.missing()), strict=True
+            ):
+                left.add(f"{name} {step.trial}", seconds)
+        parts: list[Results] = []
+        for number, step in enumerate(self.steps, 1):
+            place = f"{number}/{len(self.steps)} {step.trial}"
+            with left.timing(f"train {step.trial}"):
+                run = self._train(step, end, lambda text, p=place: say(f"{p}: {text}; {left}"))
+            with left.timing(f"evaluate {step.trial}"):
+                self._evaluate(step, run, end, lambda text, p=place: say(f"{p}: {text}; {left}"))
+            parts += [Results.load(unit) for unit in step.units().values()]
+            self._add_seconds(step, run, parts[-len(step.trial.method.detectors) :])
+        return self._merged(parts)
+
+    def estimate(self, step: Step, missing: Sequence[str]) -> tuple[float, float]:
+        """A guess at the seconds to train and to evaluate what is missing."""
+        trial, network, data = step.trial, step.objective.network, step.data
+        key = (trial.method.network, len(data.classes), data.adapter.shape)
+        if key not in self.speeds:
+            self.speeds[key] = forward_speed(network, data.adapter.shape)
+        share = 0 if step.trained else 1 - step.epochs_done / trial.settings.epochs
+        training = training_passes(data, trial.settings.epochs) * share
+        detectors = [build(name) for name in missing]
+        evaluation = evaluation_passes(data, step.sets, detectors)
+        return training / self.speeds[key], evaluation / self.speeds[key]
+
+    def _train(self, step: Step, end: float | None, say: Say) -> Run:
+        trial, protocol = step.trial, step.trial.protocol
+        if not step.trained:
+            say("training")
+            try:
+                train_run(
+                    protocol.data,
+                    step.folder,
+                    network=trial.method.network,
+                    objective=trial.method.objective,
+                    known_classes=trial.known_classes,
+                    size=protocol.size,
+                    channels=protocol.channels,
+                    valid=protocol.valid,
+                    weights=Path(trial.method.weights) if trial.method.weights else None,
+                    resume=True,
+                    max_minutes=_minutes_to(end),
+                    settings=trial.settings,
+                )
+            except Paused as pause:
+                raise Paused(f"{trial}: {str(pause).split(';')[0]}; {AGAIN}") from None
+        run = Run.load(step.folder)
+        check_run(run, trial.describe(step.data, step.objective), step.data)
+        return run
+
+    def _evaluate(self, step: Step, run: Run, end: float | None, say: Say) -> None:
+        """Fits and evaluates what is missing in one pass; each detector gets its own folder."""
+        missing = step.missing()
+        if not missing:
+            return
+        _minutes_to(end)
+        say(f"evaluating {', '.join(missing)}")
+        started, protocol = time.monotonic(), step.trial.protocol
+        network = run.load_network().to("cuda" if torch.cuda.is_available() else "cpu")
+        detectors = {name: build(name) for name in missing}
+        with tempfile.TemporaryDirectory(dir=self.work, prefix=".activations-") as store:
+            models = fit(
+                network,
+                detectors,
+                step.data.train,
+                step.data.valid,
+                accept=protocol.accept,
+                store=store,
+            )
+        results = evaluate(
+            Tap(network, layers_for(network, list(detectors.values()))),
+            {name: model.detector for name, model in models.items()},
+            step.data.test,
+            step.sets,
+            thresholds={name: t for name, m in models.items() if (t := m.threshold) is not None},
+            metrics=protocol.measured,
+            classes=run.classes,
+            run=step.trial.case,
+        )
+        seconds = (time.monotonic() - started) / len(missing)
+        units = step.units()
+        for name in missing:
+            part = part_of(results, name)
+            part.notes["seconds"] = f"{seconds:.1f}"
+            part.save(units[name])
+
+    def _add_seconds(self, step: Step, run: Run, parts: Sequence[Results]) -> None:
+        log = run.folder / "log.jsonl"
+        if log.exists() and (lines := log.read_text().splitlines()):
+            self.seconds["training"] += json.loads(lines[-1]).get("seconds", 0.0)
+        self.seconds["evaluation"] += sum(float(part.notes.pop("seconds", 0)) for part in parts)
+
+    def _merged(self, parts: Sequence[Results]) -> Results:
+        results = Results.merge(parts)
+        results.rows = paper_rows(self.protocol, results.rows)
+        return results
+
+
+def _minutes_to(end: float | None) -> float | None:
+    """Minutes until the end; raises `Paused` where none are left."""
+    if end is None:
+        return None
+    left = (end - time.monotonic()) / 60
+    if left <= 0:
+        raise Paused(f"the benchmark paused, because its time is up; {AGAIN}")
+    return left
+
+
+def chosen(protocol: Protocol, only: Sequence[str]) -> list[Method]:
+    """The methods with those of their detectors that are asked for."""
+    every = dict.fromkeys(name for method in protocol.methods for name in method.detectors)
+    bare = {name.partition(":")[0] for name in every}
+    for name in only:
+        if name not in every and name not in bare:
+            raise ValueError(unknown_name("detector of this protocol", name, {*every, *bare}))
+    if not only:
+        return protocol.methods
+    kept = [
+        replace(method, detectors=[d for d in method.detectors if _named(d, only)])
+        for method in protocol.methods
+    ]
+    return [method for method in kept if method.detectors]
+
+
+def _named(detector: str, only: Sequence[str]) -> bool:
+    return detector in only or detector.partition(":")[0] in only
+
+
+def part_of(results: Results, detector: str) -> Results:
+    """The results of one detector, with the images that its part of the report shows."""
+    part = Results([row for row in results.rows if row.detector == detector])
+    for case in (case for case in results.scored if case.detector == detector):
+        part.scored[case] = results.scored[case]
+        if case in results.thresholds:
+            part.thresholds[case] = results.thresholds[case]
+        part.classes[case.run] = results.classes[case.run]
+        kept = results.images.get(case.run, {})
+        for name, indices in part.wanted_images(case.run).items():
+            there = {i: kept[name][i] for i in indices if i in kept.get(name, {})}
+            part.keep_images(case.run, name, there)
+    return part
+
+
+def paper_table(results: Results) -> Table:
+    """The table of the paper for the screen, ours beside it."""
+    known = results.notes["Shown known"]
+    rows = [row for row in results.rows if row.known == known]
+    return Summary(rows, results.notes["Shown"].split()).table()

@@ -1,0 +1,339 @@
+"""Benchmark protocols: what is compared with what, on which data, beside which figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openset import detectors, metrics
+from openset.names import parse, unknown_name
+from openset.networks import LIBRARIES, NETWORKS
+from openset.objectives import OBJECTIVES
+from openset.settings import Settings
+from openset.toml_lines import TomlFile
+
+FOLDER = Path(__file__).parent / "protocols"
+
+LEFT_OUT = "left-out"
+"""Names, among the unknown sets, the test images of the classes that a split leaves out."""
+
+KNOWN = "known"
+"""Stands, among the published figures, for those that need no unknown set, such as accuracy."""
+
+METHOD: dict[str, tuple[type, ...]] = {
+    "network": (str,),
+    "objective": (str,),
+    "weights": (str,),
+    "training": (dict,),
+    "detectors": (list,),
+    "published": (dict,),
+}
+"""What a method may set, and of which type; a protocol of one method sets it at the top."""
+
+TIER: dict[str, tuple[type, ...]] = {
+    **METHOD,
+    "data": (str,),
+    "splits": (list,),
+    "unknown": (list, dict),
+    "size": (int,),
+    "channels": (int,),
+    "valid": (float, int),
+    "accept": (float, int),
+    "seeds": (int,),
+    "metrics": (list,),
+    "notes": (list,),
+    "others": (dict,),
+    "methods": (list,),
+}
+"""What a tier may set; the top of the file sets what all tiers share."""
+
+TIERS = ("quick", "paper")
+
+Figures = dict[str, dict[str, dict[str, float]]]
+"""Published figures by detector, unknown set and metric."""
+
+
+@dataclass
+class Method:
+    """A network, how it is trained, and the detectors on it.
+
+    Args:
+        network: As `networks.build` takes it.
+        objective: The training method with its settings, such as `cross-entropy`.
+        detectors: As `detectors.build` takes them.
+        training: How to train; the seed is that of the trial.
+        weights: A file of weights to start from.
+        published: The published figures of these detectors.
+    """
+
+    network: str
+    objective: str
+    detectors: list[str]
+    training: Settings
+    weights: str | None = None
+    published: Figures = field(default_factory=dict)
+
+
+@dataclass
+class Protocol:
+    """One tier of a protocol, checked.
+
+    Args:
+        name: The file's name without its ending.
+        tier: "quick" or "paper".
+        title: One line.
+        source: The paper, with its link.
+        data: The known set.
+        splits: The known classes of each split as `data.load` takes them; None means all classes.
+        unknown: The unknown sets by group; the group "" has no mean of its own.
+        methods: What is trained and evaluated.
+        metrics: What the paper's table shows.
+        others: Published figures of methods that are not run here.
+        notes: Sentences on where this differs from the paper.
+    """
+
+    name: str
+    tier: str
+    title: str
+    source: str
+    data: str
+    splits: list[str | None]
+    unknown: dict[str, list[str]]
+    methods: list[Method]
+    metrics: list[str]
+    others: Figures
+    notes: list[str]
+    seeds: int = 1
+    size: int | None = None
+    channels: int | None = None
+    valid: float = 0.1
+    accept: float = 0.95
+
+    @property
+    def unknown_sets(self) -> list[str]:
+        """All unknown sets, in their order."""
+        return list(dict.fromkeys(name for names in self.unknown.values() for name in names))
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The standard metrics, and those that the protocol names beyond them."""
+        return tuple(dict.fromkeys((*metrics.STANDARD, *self.metrics)))
+
+
+def names() -> list[str]:
+    """The protocols that come with openset."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def find(name: str) -> Path:
+    """The file of a protocol that comes with openset, or the user's own by its path."""
+    own = Path(name)
+    if own.suffix == ".toml":
+        if not own.is_file():
+            raise ValueError(f"{own} is no file; name a protocol: {', '.join(names())}")
+        return own
+    if name not in names():
+        raise ValueError(f"{unknown_name('protocol', name, names())}, or give a path to a .toml")
+    return FOLDER / f"{name}.toml"
+
+
+def load(name: str, tier: str = "paper") -> Protocol:
+    """A tier of a protocol.
+
+    Args:
+        name: One of `names()`, or the path of a TOML file.
+        tier: "quick" for two cores, or "paper" for the paper's settings.
+
+    Raises:
+        ValueError: For a file that is no valid protocol, naming the line.
+
+    Example:
+        >>> load("osr-mnist", "quick").splits[0]
+        '2,4,5,9,8,3'
+    """
+    file = TomlFile(find(name))
+    check(file)
+    table = file.table
+    if tier not in table and tier == "quick":
+        raise ValueError(f"{file.path} has no [quick] tier; run it without --quick")
+    shared = {key: value for key, value in table.items() if key not in TIERS}
+    return _protocol(file.path.stem, tier, merged(shared, table.get(tier, {})))
+
+
+def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with changes; settings of a training change one by one, all else as a whole."""
+    both = {**table, **changes}
+    both["training"] = {**table.get("training", {}), **changes.get("training", {})}
+    return both
+
+
+def _protocol(name: str, tier: str, table: dict[str, Any]) -> Protocol:
+    optional = ("seeds", "size", "channels", "valid", "accept")
+    unknown = table["unknown"]
+    return Protocol(
+        name,
+        tier,
+        table["title"],
+        table.get("source", ""),
+        table["data"],
+        [",".join(map(str, split)) for split in table.get("splits", [])] or [None],
+        unknown if isinstance(unknown, dict) else {"": unknown},
+        [_method(merged(table, changes)) for changes in table.get("methods", [{}])],
+        table.get("metrics", ["auroc"]),
+        table.get("others", {}),
+        table.get("notes", []),
+        **{key: table[key] for key in optional if key in table},
+    )
+
+
+def _method(table: dict[str, Any]) -> Method:
+    return Method(
+        table["network"],
+        table.get("objective", "cross-entropy"),
+        table["detectors"],
+        settings(table["training"]),
+        table.get("weights"),
+        {k: v for k, v in table.get("published", {}).items() if k in table["detectors"]},
+    )
+
+
+def settings(table: Mapping[str, Any]) -> Settings:
+    """The training settings of a table."""
+    return Settings().changed(
+        {key: tuple(x) if isinstance(x, list) else x for key, x in table.items()}
+    )
+
+
+def check(file: TomlFile) -> None:
+    """Raises for what is no protocol; the error names the line."""
+    top = {"title": (str,), "source": (str,), **TIER, **dict.fromkeys(TIERS, (dict,))}
+    _check_keys(file, (), file.table, top)
+    for tier in TIERS:
+        _check_keys(file, (tier,), file.table.get(tier, {}), TIER)
+    for keys, table in _tables(file.table):
+        _check_names(file, keys, table)
+    shared = {key: value for key, value in file.table.items() if key not in TIERS}
+    for tier in [t for t in TIERS if t in file.table] or [""]:
+        whole = merged(shared, file.table.get(tier, {}))
+        for key in ("title", "data", "unknown"):
+            if key not in whole:
+                file.refuse((tier,), f"{key} is missing; every protocol needs one")
+        for i, changes in enumerate(whole.get("methods", [{}])):
+            keys = ("methods", i) if "methods" in whole else (tier,)
+            _check_method(file, keys, merged(whole, changes))
+        if LEFT_OUT in _sets(whole["unknown"]) and not whole.get("splits"):
+            file.refuse((), f"{LEFT_OUT} needs splits: lists of known classes", LEFT_OUT)
+    _check_figures(file)
+
+
+def _tables(table: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], dict[str, Any]]]:
+    """The top, the tiers and the methods, with the keys that lead to them."""
+    places = [((), table), *(((tier,), table.get(tier, {})) for tier in TIERS)]
+    for keys, place in places:
+        yield keys, place
+        for i, method in enumerate(place.get("methods", [])):
+            yield (*keys, "methods", i), method
+
+
+def _check_keys(
+    file: TomlFile, keys: tuple, table: Any, allowed: Mapping[str, tuple[type, ...]]
+) -> None:
+    for key, value in table.items():
+        if key not in allowed:
+            file.refuse((*keys, key), unknown_name("key", key, allowed))
+        if not isinstance(value, allowed[key]) or isinstance(value, bool):
+            kinds = " or ".join(KINDS[kind] for kind in allowed[key])
+            file.refuse((*keys, key), f"{key} is {value!r}; expected {kinds}")
+    for i, method in enumerate(table.get("methods", [])):
+        _check_keys(file, (*keys, "methods", i), method, METHOD)
+
+
+KINDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "a table",
+}
+
+
+def _check_names(file: TomlFile, keys: tuple, table: dict[str, Any]) -> None:
+    """Raises for a detector, metric, network, objective or setting that does not exist."""
+
+    def attempt(key: str, value: Any, make: Callable[[Any], object]) -> None:
+        try:
+            make(value)
+        except ValueError as error:
+            file.refuse((*keys, key), error, value)
+
+    for name in table.get("detectors", []):
+        attempt("detectors", name, detectors.build)
+    for name in table.get("metrics", []):
+        attempt("metrics", name, metrics.find)
+    if "network" in table:
+        attempt("network", table["network"], _find_in("network", NETWORKS | LIBRARIES))
+    if "objective" in table:
+        attempt("objective", table["objective"], _find_in("objective", OBJECTIVES))
+    for key, value in table.get("training", {}).items():
+        try:
+            settings({"milestones": [1], key: value})
+        except (ValueError, TypeError) as error:
+            file.refuse((*keys, "training", key), f"{key} is {value!r}: {error}")
+    if not table.get("seeds", 1) > 0:
+        file.refuse((*keys, "seeds"), f"seeds is {table['seeds']}; expected at least 1")
+
+
+def _find_in(kind: str, known: Mapping[str, Any]) -> Callable[[str], None]:
+    def find_name(spec: str) -> None:
+        name = parse(spec)[0]
+        if name not in known and "." not in name:
+            raise ValueError(unknown_name(kind, name, known))
+
+    return find_name
+
+
+def _check_method(file: TomlFile, keys: tuple, table: dict[str, Any]) -> None:
+    for key in ("network", "detectors"):
+        if not table.get(key):
+            file.refuse(keys, f"{key} is missing; every method needs one")
+    try:
+        settings(table["training"])
+    except ValueError as error:
+        file.refuse((*keys, "training"), error)
+
+
+def _check_figures(file: TomlFile) -> None:
+    """Raises for published figures of a detector, set or metric that the protocol does not have."""
+    run = {name for _, table in _tables(file.table) for name in table.get("detectors", [])}
+    unknown = [table["unknown"] for _, table in _tables(file.table) if "unknown" in table]
+    sets = {KNOWN, *(name for each in unknown for name in _sets(each))}
+    sets |= {group for each in unknown if isinstance(each, dict) for group in each}
+    for keys, table in _tables(file.table):
+        for key in ("published", "others"):
+            for detector, figures in table.get(key, {}).items():
+                place = (*keys, key, detector)
+                if key == "published" and detector not in run:
+                    hint = "; methods that are not run go under [others]"
+                    file.refuse(place, unknown_name("detector here", detector, run) + hint)
+                _check_detector_figures(file, place, figures, sets)
+
+
+def _check_detector_figures(file: TomlFile, place: tuple, figures: Any, sets: set[str]) -> None:
+    for name, values in figures.items():
+        if name not in sets:
+            file.refuse((*place, name), unknown_name("unknown set here", name, sets))
+        for metric, value in values.items():
+            try:
+                metrics.find(metric)
+            except ValueError as error:
+                file.refuse((*place, name, metric), error)
+            if not isinstance(value, float | int) or not 0 <= value <= 1:
+                problem = f"{metric} is {value!r}; expected a share in 0…1"
+                file.refuse((*place, name, metric), problem)
+
+
+def _sets(unknown: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:
+    groups = unknown.values() if isinstance(unknown, Mapping) else [unknown]
+    return [name for names in groups for name in names]
