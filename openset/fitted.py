@@ -67,7 +67,7 @@ class Fitted(nn.Module):
         shown = {k: v for k, v in self.settings().items() if not isinstance(v, nn.Module)}
         return ", ".join(f"{key}={value!r}" for key, value in shown.items())
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for key in list(state_dict):
             name = key.removeprefix(prefix)
             if key.startswith(prefix) and "." not in name and name not in self._parameters:

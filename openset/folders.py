@@ -12,7 +12,7 @@ from uuid import uuid4
 
 
 @contextmanager
-def complete_folder(path: str | Path, owns: Sequence[str] = ()) -> Iterator[Path]:
+def complete_folder(path: str | os.PathLike[str], owns: Sequence[str] = ()) -> Iterator[Path]:
     """A new folder to write into, which takes its place under `path` only at the end.
 
     After an error, Ctrl-C or a full disk nothing is left of it and what stood there is unharmed.
@@ -47,7 +47,7 @@ def complete_folder(path: str | Path, owns: Sequence[str] = ()) -> Iterator[Path
 
 
 @contextmanager
-def complete_file(path: str | Path) -> Iterator[Path]:
+def complete_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A new file to write, which takes its place under `path`, at once, only at the end."""
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -79,8 +79,9 @@ def call(
 ) -> Any:
     """Calls a factory with settings from a spec, naming the setting that it does not take."""
     own = parameters_of(factory)
+    takes_any = len(own) < len(inspect.signature(factory).parameters)
     for key in keyed:
-        if key not in own:
+        if key not in own and not takes_any:
             raise ValueError(unknown_name(f"setting of {kind} {name}", key, own))
     given = {key: value for key, value in given.items() if key in own and key not in keyed}
     try:
@@ -99,8 +100,10 @@ def look_up(kind: str, table: Mapping[str, Callable[..., Any]], name: str) -> Ca
 
 
 def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """A factory's parameters by name."""
-    return inspect.signature(factory).parameters
+    """A factory's parameters by name, without `*args` and `**options`."""
+    gathers = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    found = inspect.signature(factory).parameters.items()
+    return {name: parameter for name, parameter in found if parameter.kind not in gathers}
 
 
 def import_factory(path: str) -> Callable[..., Any]:

@@ -47,7 +47,6 @@ def predict(
         probabilities: Whether to add the softmax probability of each known class, as `p_NAME`.
         batch_size: Images per pass.
     """
-    names = model.classes or [str(c) for c in range(10_000)]
     paths = iter(images.paths)
     limit = model.get_buffer("limit").cpu()
     for seen in stream(model.extractor, images, batch_size):
@@ -56,10 +55,11 @@ def predict(
             predicted = model.detector.class_scores(seen).argmax(1)
         limits = limit[predicted] if len(limit) > 1 else limit.expand(len(label))
         shares = seen.logits.softmax(1)
+        names = model.classes or [str(c) for c in range(shares.shape[1])]
         for i in range(len(label)):
             record = {
                 "path": next(paths),
-                "label": "unknown" if label[i] == UNKNOWN else names[label[i]],
+                "label": "unknown" if label[i] == UNKNOWN else names[int(label[i])],
                 "score": float(score[i]),
                 "threshold": float(limits[i]),
             }

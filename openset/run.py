@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -50,7 +51,7 @@ class Run:
     accuracy: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
         """Reads a run's description.
 
         Raises:

@@ -31,7 +31,9 @@ class RunFolder:
         ValueError: If the folder holds a run that is not, or cannot be, resumed.
     """
 
-    def __init__(self, path: str | Path, description: dict[str, Any], resume: bool = False):
+    def __init__(
+        self, path: str | os.PathLike[str], description: dict[str, Any], resume: bool = False
+    ):
         self.path = Path(path)
         description = json.loads(json.dumps(description, default=_plain))
         before = self.read_description()

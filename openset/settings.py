@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -53,9 +54,7 @@ class Settings:
 
     def __post_init__(self):
         for name, hint in get_type_hints(type(self)).items():
-            value, choices = getattr(self, name), get_args(hint)
-            if isinstance(value, str) and isinstance(choices[0], str) and value not in choices:
-                raise ValueError(unknown_name(name, value, choices))
+            _check_kind(name, getattr(self, name), hint)
         least = {"epochs": 1, "batch_size": 1, "lr": 0, "momentum": 0, "weight_decay": 0}
         for name, bound in {**least, "warmup_epochs": 0, "step_factor": 0, "seed": 0}.items():
             if not getattr(self, name) >= bound:
@@ -108,3 +107,15 @@ class Settings:
 
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(share, 1))) / 2
+
+
+def _check_kind(name: str, value: Any, hint: Any) -> None:
+    """Raises for a value that its annotation does not allow, such as text from a TOML file."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(unknown_name(name, str(value), get_args(hint)))
+        return
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    allowed = tuple(get_origin(kind) or kind for kind in kinds)
+    if not isinstance(value, (*allowed, int) if float in allowed else allowed):
+        raise ValueError(f"{name} is {value!r}; expected {getattr(hint, '__name__', hint)}")

@@ -128,7 +128,7 @@ SHOWN = ("left-out", "auroc", "msp")
 
 
 def test_only_runs_what_is_asked_for_and_the_rest_later(tiny, tmp_path):
-    some, _ = run(tiny, tmp_path / "out", seeds=1, only=["gemos"])
+    run(tiny, tmp_path / "out", seeds=1, only=["gemos"])
     rest, said = run(tiny, tmp_path / "out", seeds=1)
     assert not any("training" in line for line in said)
     assert not any("gemos" in line for line in said)

@@ -253,7 +253,11 @@ def test_an_interrupted_training_waits_for_resume(tmp_path, capsys, monkeypatch)
     assert "--resume" in fails(capsys, *common, *settings)
     call(*common, *settings, "--resume")
     assert Run.load(out).accuracy["test"] > 0.5
-    assert [json.loads(line)["epoch"] for line in (out / "log.jsonl").open()] == [1, 2, 3]
+    assert [json.loads(x)["epoch"] for x in (out / "log.jsonl").read_text().splitlines()] == [
+        1,
+        2,
+        3,
+    ]
 
 
 def test_list_names_what_there_is(capsys):

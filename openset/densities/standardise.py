@@ -23,7 +23,7 @@ class Standardise(Fitted):
 
     Example:
         >>> x = torch.tensor([[1.0, 7.0], [3.0, 7.0]])
-        >>> Standardise().fit([(x, torch.zeros(2))])(x)
+        >>> Standardise().fit([(x, torch.zeros(2, dtype=torch.long))])(x)
         tensor([[-1.,  0.],
                 [ 1.,  0.]])
     """

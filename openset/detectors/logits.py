@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Self
+from typing import Any, Self
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -120,7 +120,9 @@ class Temperature(Detector):
         def loss(log_temperature: float) -> float:
             return F.cross_entropy(logits / torch.tensor(log_temperature).exp(), labels).item()
 
-        best = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-6})
+        best: Any = minimize_scalar(
+            loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-6}
+        )
         self.keep(temperature=torch.tensor(best.x, dtype=torch.float64).exp())
         return self
 

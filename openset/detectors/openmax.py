@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -154,5 +154,6 @@ def fit_high(tail: Tensor, c: int) -> tuple[float, float, float, float]:
     # The moments of the logarithm start the search where it ends.
     shape = np.pi / np.sqrt(6) / np.log(moved).std()
     scale = np.exp(np.log(moved).mean() + np.euler_gamma / shape)
-    shape, _, scale = map(float, weibull_min.fit(moved, shape, floc=0, scale=scale))
+    found: Any = weibull_min.fit(moved, shape, floc=0, scale=scale)
+    shape, _, scale = map(float, found)
     return shape, shape * np.log(TRANSLATION / scale), location, unit

@@ -95,12 +95,9 @@ def build(spec: str | Mapping[str, Any], **given: Any) -> nn.Module:
     """
     if not isinstance(spec, str):
         return _make(spec, (), given)
-    name, _, rest = spec.partition(":")
-    if "." not in name:
+    if "." not in spec.partition(":")[0]:
         return names.build("network", NETWORKS | LIBRARIES | AUTOENCODERS, spec, **given)
-    attribute, _, settings = rest.partition(":")
-    path = f"{name}:{attribute}"
-    _, bare, keyed = names.parse(f"{name}:{settings}")
+    path, bare, keyed = names.parse(spec)
     return names.call("network", path, _imported(path), bare, keyed, given)
 
 

@@ -13,6 +13,9 @@ from openset.objectives.synthetic_outliers import SyntheticOutliers, image_chann
 class NoiseOutliers(SyntheticOutliers):
     """Gaussian noise as outliers, the baseline that a learned outlier must beat.
 
+    The loss is that of Lee et al., "Training Confidence-calibrated Classifiers for Detecting
+    Out-of-Distribution Samples", 2018, https://arxiv.org/abs/1711.09325, without its GAN.
+
     Args:
         network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]`.
         weight: λ, the weight of KL(U ‖ p) on the noise.
