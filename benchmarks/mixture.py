@@ -70,7 +70,7 @@ def compare(x, labels, components: int, floor: float, classes: int) -> None:
 
 def many(classes: int = 1000, rows: int = 1000, dim: int = 64) -> None:
     x, labels = random_features(classes, rows, dim)
-    density = GaussianMixture(8, "diag")
+    density = GaussianMixture(8, "diag", memory=2)
     _, (wall, cpu) = timed(lambda batches: density.fit_classes(batches, classes), [(x, labels)])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(

@@ -21,7 +21,7 @@ from openset.densities import DENSITIES
 from openset.detectors import DETECTORS, Detector
 from openset.evaluate import score_activations
 from openset.folders import complete_folder
-from openset.names import check_trust, look_up
+from openset.names import as_names, check_trust, look_up
 from openset.store import stream
 from openset.tap import Tap, find_stages
 from openset.threshold import Threshold
@@ -212,7 +212,9 @@ def restore(spec: Any, trust: Sequence[str] = ()) -> Any:
 def layers_for(network: nn.Module, detectors: Sequence[Detector]) -> tuple[str, ...]:
     """The layers that some detector reads, each once; a default means all stages."""
     stages = tuple(f"stage{i}" for i in range(1, len(find_stages(network)) + 1))
-    wanted = [layer for d in detectors for layer in (stages if d.layers is None else d.layers)]
+    wanted = [
+        layer for d in detectors for layer in as_names(stages if d.layers is None else d.layers)
+    ]
     # Stages in the network's order: what a detector reads must not depend on its companions.
     return tuple(dict.fromkeys([*(stage for stage in stages if stage in wanted), *wanted]))
 

@@ -18,6 +18,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}: {hint}"
 
 
+def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
+    """One name or several, as a tuple; a text is one name and not its letters."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def parse(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
     """Splits `name:first,key=value` into the name, the bare values and the keyed ones.
 

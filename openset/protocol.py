@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ METHOD: dict[str, tuple[type, ...]] = {
     "weights": (str,),
     "training": (dict,),
     "detectors": (list,),
+    "peers": (list,),
     "published": (dict,),
 }
 """What a method may set, and of which type; a protocol of one method sets it at the top."""
@@ -50,6 +52,11 @@ TIER: dict[str, tuple[type, ...]] = {
 """What a tier may set; the top of the file sets what all tiers share."""
 
 TIERS = ("quick", "paper")
+
+WITHOUT_PEERS = (
+    "pytorch-ood is not installed, so its detectors are left out; "
+    "for them: pip install 'openset[peers]'."
+)
 
 Figures = dict[str, dict[str, dict[str, float]]]
 """Published figures by detector, unknown set and metric."""
@@ -171,6 +178,7 @@ def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 def _protocol(name: str, tier: str, table: dict[str, Any]) -> Protocol:
     optional = ("seeds", "size", "channels", "valid", "accept")
+    peers = any("peers" in method for method in (table, *table.get("methods", [])))
     unknown = table["unknown"]
     return Protocol(
         name,
@@ -183,20 +191,26 @@ def _protocol(name: str, tier: str, table: dict[str, Any]) -> Protocol:
         [_method(merged(table, changes)) for changes in table.get("methods", [{}])],
         table.get("metrics", ["auroc"]),
         table.get("others", {}),
-        table.get("notes", []),
+        [*table.get("notes", []), *([WITHOUT_PEERS] if peers and not peers_installed() else [])],
         **{key: table[key] for key in optional if key in table},
     )
 
 
 def _method(table: dict[str, Any]) -> Method:
+    names = [*table["detectors"], *(table.get("peers", []) if peers_installed() else [])]
     return Method(
         table["network"],
         table.get("objective", "cross-entropy"),
-        table["detectors"],
+        names,
         settings(table["training"]),
         table.get("weights"),
-        {k: v for k, v in table.get("published", {}).items() if k in table["detectors"]},
+        {k: v for k, v in table.get("published", {}).items() if k in names},
     )
+
+
+def peers_installed() -> bool:
+    """Whether the detectors of another library can be run beside ours."""
+    return find_spec("pytorch_ood") is not None
 
 
 def settings(table: Mapping[str, Any]) -> Settings:
@@ -270,6 +284,8 @@ def _check_names(file: TomlFile, keys: tuple, table: dict[str, Any]) -> None:
 
     for name in table.get("detectors", []):
         attempt("detectors", name, detectors.build)
+    for name in table.get("peers", []) if peers_installed() else []:
+        attempt("peers", name, detectors.build)
     for name in table.get("metrics", []):
         attempt("metrics", name, metrics.find)
     if "network" in table:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openset.activations import Activations
-from openset.names import unknown_name
+from openset.names import as_names, unknown_name
 
 
 class Tap(nn.Module):
@@ -38,7 +38,9 @@ class Tap(nn.Module):
     def __init__(self, network: nn.Module, layers: Sequence[str] = (), head: str | None = None):
         super().__init__()
         self.network = network
-        self.layers = tuple(layer for layer in layers if layer not in ("logits", "penultimate"))
+        self.layers = tuple(
+            layer for layer in as_names(layers) if layer not in ("logits", "penultimate")
+        )
         self.head = find_head(network) if head is None else head
         self._paths = {layer: resolve(network, layer) for layer in self.layers}
         if head is not None:

@@ -10,8 +10,8 @@ from torch import nn
 from openset import networks
 from openset.activations import UNKNOWN
 from openset.data import Adapter
-from openset.detectors import ODIN, Energy, GeMOS, Mahalanobis
-from openset.model import OpenSet
+from openset.detectors import ODIN, Energy, Fusion, GeMOS, Mahalanobis
+from openset.model import OpenSet, layers_for
 from openset.store import extract
 from openset.tap import Tap
 
@@ -44,6 +44,15 @@ def test_answers_a_class_or_unknown(network, known):
     assert int((label == UNKNOWN).sum()) == 120 - 109  # The 109th smallest of 120 is the threshold.
     kept = label != UNKNOWN
     assert torch.equal(label[kept], model.tap(images).logits.argmax(1)[kept])
+
+
+@pytest.mark.parametrize("kind", [Mahalanobis, GeMOS])
+def test_one_layer_may_stand_alone(network, known, kind):
+    alone, listed = kind(layers="stage1"), kind(layers=("stage1",))
+    assert layers_for(network, [alone]) == layers_for(network, [listed]) == ("stage1",)
+    assert Tap(network, "stage1").layers == ("stage1",)
+    fusion = Fusion((Energy(), Mahalanobis(layers="stage1")))
+    assert fusion.layers == ("stage1",)
 
 
 def test_without_a_threshold_nothing_is_unknown(network):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from openset.activations import Activations
 from openset.fitted import Fitted
+from openset.names import as_names
 from openset.tap import Tap
 
 
@@ -133,7 +134,7 @@ def choose_layers(batches: Iterable[Activations], layers: Sequence[str] | None) 
     """
     features = peek(batches).features
     if layers is not None:
-        return (layers,) if isinstance(layers, str) else tuple(layers)
+        return as_names(layers)
     stages = [name for name in features if name.startswith("stage")]
     found = stages or [name for name in features if name != "penultimate"]
     last = ["penultimate"] if "penultimate" in features else []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from openset.activations import Activations
 from openset.detectors.base import Detector, known
 from openset.detectors.ranks import TailRank
-from openset.names import unknown_name
+from openset.names import as_names, unknown_name
 
 ACCEPTED = 0.95
 """The share of known images on which a guard stays silent."""
@@ -100,7 +100,7 @@ class Fusion(Detector):
         wanted = [detector.layers for detector in self.detectors]
         if None in wanted:
             return None
-        return tuple(dict.fromkeys(layer for layers in wanted for layer in layers))
+        return tuple(dict.fromkeys(layer for layers in wanted for layer in as_names(layers)))
 
     def fit(self, batches: Iterable[Activations]) -> Self:
         for detector in self.detectors:
