@@ -19,7 +19,7 @@ from openset.densities.standardise import Standardise
 CHUNK = 2**24
 """How many numbers of padded rows or of covariances are worked on at once."""
 
-HELD = {"full": 2.0, "tied": 2.0, "diag": 2.0**-6}
+HELD = {"full": 2.0, "tied": 2.0, "diag": 2.0**-8}
 """GiB of rows held at once, by the kind of covariance."""
 
 
@@ -55,7 +55,7 @@ class GaussianMixture(Density):
         jitter: Variance added to each feature, as a share of its variance over all classes;
             scikit-learn's `reg_covar` on standardised features.
         memory: GiB of rows held at once. None is 2, which saves time with full covariances, and
-            1/64 with diagonal ones, whose passes cost little more than reading the rows.
+            1/256 with diagonal ones, whose passes cost little more than reading the rows.
         seed: Of the first start.
 
     Example:
