@@ -48,15 +48,29 @@ def complete_folder(path: str | os.PathLike[str], owns: Sequence[str] = ()) -> I
 
 @contextmanager
 def complete_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new file to write, which takes its place under `path`, at once, only at the end."""
+    """A new file to write, which takes its place under `path`, at once, only at the end.
+
+    It then lies on the disk, so that not even a power cut leaves less than the old or the new.
+    """
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(path)
     try:
         yield partial
+        _flush(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+    _flush(path.parent)  # The rename itself must reach the disk too.
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file or a folder's list of names is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _beside(path: Path) -> Path:

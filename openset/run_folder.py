@@ -14,6 +14,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from openset.folders import complete_file
+
 
 class RunFolder:
     """A folder with one training run.
@@ -43,10 +45,12 @@ class RunFolder:
             )
         if before is not None:
             self._refuse_other(before, description)
+            for left in self.path.glob(".*.partial"):  # By a kill -9 in the middle of a write.
+                left.unlink()
             return
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(description, indent=2, ensure_ascii=False)
-        write_atomically(self.path / "training.json", text.encode())
+        self._write("training.json", text.encode())
 
     def read_description(self) -> dict[str, Any] | None:
         """What `training.json` says, or None if there is no run here."""
@@ -90,7 +94,7 @@ class RunFolder:
         log = self.path / "log.jsonl"
         buffer = io.BytesIO()
         torch.save({**state, "log_bytes": log.stat().st_size if log.exists() else 0}, buffer)
-        write_atomically(self.path / "checkpoint.pt", buffer.getbuffer())
+        self._write("checkpoint.pt", buffer.getbuffer())
 
     def log(self, record: dict[str, Any]) -> None:
         """Adds a line to the log; it counts once the next checkpoint is saved."""
@@ -111,25 +115,11 @@ class RunFolder:
             name: x.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, x in network.state_dict().items()
         }
-        write_atomically(self.path / "network.safetensors", safetensors.torch.save(tensors))
+        self._write("network.safetensors", safetensors.torch.save(tensors))
 
-
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Writes a file so that it holds all of the new content or all of the old, whatever happens."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # The rename itself must reach the disk too.
-    finally:
-        os.close(directory)
+    def _write(self, name: str, content: bytes | memoryview) -> None:
+        with complete_file(self.path / name) as partial:
+            partial.write_bytes(content)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """A folder is complete or absent, whatever happens while it is written."""
 
 import errno
+import os
 
 import pytest
 
@@ -110,3 +111,21 @@ def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path):
     with complete_file(path) as partial:
         partial.write_text("new")
     assert contents(tmp_path) == {"report.html": "new"}
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_content(tmp_path, monkeypatch, call):
+    file = tmp_path / "a.txt"
+
+    def write(content):
+        with complete_file(file) as partial:
+            partial.write_text(content)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write("old")
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match="No space left"):
+        write("new")
+    assert contents(tmp_path) == {"a.txt": "old"}

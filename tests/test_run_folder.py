@@ -1,6 +1,5 @@
 """A run's folder holds all of the old or all of the new, and one run only."""
 
-import errno
 import os
 import pickle
 
@@ -9,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from openset.run_folder import RunFolder, write_atomically
+from openset.run_folder import RunFolder
 
 RUN = {"objective": {"name": "cross-entropy"}, "settings": {"lr": 0.1, "milestones": (3, 4)}}
 
@@ -19,19 +18,11 @@ def folder(tmp_path):
     return RunFolder(tmp_path / "run", RUN)
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_the_old_content(tmp_path, monkeypatch, call):
-    file = tmp_path / "a.txt"
-    write_atomically(file, b"old")
-
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, call, full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(file, b"new")
-    assert file.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [file]
+def test_what_a_kill_left_half_written_is_swept(folder):
+    left = folder.path / ".checkpoint.pt.01234567.partial"
+    left.write_bytes(b"half")
+    assert RunFolder(folder.path, RUN, resume=True).load() is None
+    assert not left.exists()
 
 
 def test_holds_one_run(folder):
