@@ -196,6 +196,24 @@ def predict(
 
 
 @app.command
+def export(run: Path, *, detector: str | None = None, out: Path, trust: Names = None) -> None:
+    """Write network, detector and threshold as one ONNX file, checked against the model.
+
+    Args:
+        run: A run, or a model's folder or file.
+        detector: Which model of a run.
+        out: The file to write (.onnx).
+        trust: Packages that may be imported to build the network.
+    """
+    from openset.export import export as to_onnx
+
+    if out.suffix != ".onnx":
+        raise ValueError(f"cannot write {out.name}; end the name in .onnx")
+    gap = to_onnx(_load(run, detector, trust or ()), out)
+    _say(f"scores differ from the model's by at most {gap:.1g} of a score: {out}")
+
+
+@app.command
 def evaluate(
     run: Path,
     *,

@@ -87,15 +87,25 @@ class OpenSet(nn.Module):
         with torch.no_grad():
             return self.decide(self.extractor(image))
 
-    def decide(self, activations: Activations) -> tuple[Tensor, Tensor]:
-        """Labels and scores of activations of `extractor`, as `forward` gives them for images."""
+    def decide(
+        self, activations: Activations, limit: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Labels and scores of activations of `extractor`, as `forward` gives them for images.
+
+        Args:
+            activations: Of any number of images.
+            limit: Another threshold `[1]`, or one for each class `[K]`, than the calibrated one.
+        """
         rows = activations.rows()
         label = self.detector.class_scores(rows).argmax(1)
         score = self.detector.score(rows)
-        limit: Tensor = self.get_buffer("limit")
+        limit = self.get_buffer("limit") if limit is None else limit
         known = score <= (limit[label] if len(limit) > 1 else limit)
         label = torch.where(known, label, UNKNOWN)
-        shape = (len(activations), *activations.grid)
+        shape = (
+            activations.logits.shape[0],
+            *activations.grid,
+        )  # `len` would fix an export's batch.
         return label.view(shape), score.view(shape)
 
     def calibrate(self, images: object, accept: float = 0.95, *, per_class: bool = False) -> Self:

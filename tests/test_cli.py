@@ -260,6 +260,10 @@ def test_an_interrupted_training_waits_for_resume(tmp_path, capsys, monkeypatch)
     ]
 
 
+def test_export_refuses_what_it_cannot_write(run, tmp_path, capsys):
+    assert "end the name in .onnx" in fails(capsys, "export", run, "--out", tmp_path / "a.bin")
+
+
 def test_list_names_what_there_is(capsys):
     call("list", "detectors")
     said = capsys.readouterr().out

@@ -44,4 +44,5 @@ def test_the_shell_runs(tmp_path):
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"
     assert (tmp_path / "labels.csv").read_text().startswith("path,label,score,threshold")
+    assert (tmp_path / "energy.onnx").exists()
     assert (tmp_path / "results" / "report.html").exists()

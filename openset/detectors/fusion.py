@@ -20,7 +20,8 @@ ACCEPTED = 0.95
 
 def fisher(surprise: Tensor, weights: Tensor) -> Tensor:
     """Fisher, 1932: the mean of −log p. Detectors that are all somewhat surprised add up."""
-    return surprise @ weights
+    # No `@`: onnxruntime 1.31.1 gives a transposed matrix times a vector wrongly.
+    return (surprise * weights).sum(1)
 
 
 def harmonic(surprise: Tensor, weights: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def guard(surprise: Tensor, weights: Tensor) -> Tensor:
     others say within the usual is noise to the first, and far images lie beyond it.
     """
     beyond = (surprise[:, 1:] + log(1 - ACCEPTED)).clamp_min(0)
-    return surprise[:, 0] * weights[0] + beyond @ weights[1:]
+    return surprise[:, 0] * weights[0] + (beyond * weights[1:]).sum(1)
 
 
 COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

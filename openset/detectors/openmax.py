@@ -115,7 +115,7 @@ class OpenMax(Detector):
         alpha = min(self.alpha, logits.shape[1])
         weights = torch.arange(alpha, 0, -1, device=logits.device) / alpha
         best = logits.topk(alpha).indices
-        weight = torch.zeros_like(logits).scatter(1, best, weights.to(logits).expand(len(best), -1))
+        weight = torch.zeros_like(logits).scatter(1, best, weights.to(logits).expand_as(best))
         taken = logits * weight * self.outlying(rows.stacked(self.layers)).to(logits.dtype)
         return logits - taken, taken.sum(1)
 
