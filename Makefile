@@ -29,6 +29,9 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks
+
 results: $(INSTALLED)
 	$(BIN)/python -m openset.results_page docs/results
 
