@@ -31,6 +31,7 @@ from openset.protocol import LEFT_OUT, Method, Protocol
 from openset.provenance import minutes, notes
 from openset.results import FILES, Results
 from openset.run import Run
+from openset.run_folder import read_pictures
 from openset.table import Summary
 from openset.tap import Tap
 from openset.time_left import TimeLeft, evaluation_passes, forward_speed, training_passes
@@ -235,6 +236,8 @@ class Benchmark:
             with left.timing(f"evaluate {step.trial}"):
                 self._evaluate(step, run, end, lambda text, p=place: say(f"{p}: {text}; {left}"))
             parts += [Results.load(unit) for unit in step.units().values()]
+            pictures = read_pictures(step.folder).items()
+            parts[-1].figures |= {f"{step.trial}: {title}": png for title, png in pictures}
             self._add_seconds(step, run, parts[-len(step.trial.method.detectors) :])
         return self._merged(parts)
 

@@ -15,6 +15,7 @@ from torch import nn
 from openset import data as images
 from openset import networks
 from openset.data import Adapter, Data, ImageSet, mean_std
+from openset.detectors import Detector
 from openset.detectors import build as build_detector
 from openset.evaluate import evaluate
 from openset.fit import fit
@@ -24,6 +25,7 @@ from openset.names import build, parse
 from openset.objectives import OBJECTIVES
 from openset.results import Results
 from openset.run import Run
+from openset.run_folder import read_pictures
 from openset.tap import Tap
 from openset.train import Settings, accuracy, train
 from openset.tune import Tuned, refuse_leak, tune_model
@@ -152,6 +154,7 @@ def evaluate_run(
         run=run.case,
     )
     results.notes |= run_notes(run, data, sets)
+    results.figures |= read_pictures(run.folder)
     return results
 
 
@@ -178,15 +181,27 @@ def tune_run(
         refuse_leak(unknown, tested_on)
     network, data = run.load_network(trust), run.load_data()
     sets = {name: images.load_images(name, data.adapter) for name in unknown}
-    model = run.load_model(detector, trust) if detector in run.models else None
-    if model is None:
-        model = fit(network, {detector: build_detector(detector)}, data.train, data.valid)[detector]
-        model.classes, model.adapter = run.classes, Adapter.from_settings(run.adapter)
+    model = (
+        run.load_model(detector, trust)
+        if detector in run.models
+        else untuned(run, detector, data, network)
+    )
     settings = {"accept": accept, "allow_leak": True, "limit": limit, "seed": seed}
     model, tuned = tune_model(model, data.valid, sets, parse_grid(grid), **settings)
     name = changed_spec(detector, tuned.settings)
     model.save(run.model_folder(name))
     return name, model, tuned
+
+
+def untuned(run: Run, name: str, data: Data, network: nn.Module) -> OpenSet:
+    """A model to tune, fitted if its detector learns anything."""
+    detector = build_detector(name)
+    if type(detector).fit is Detector.fit:
+        model = OpenSet(Tap(network, layers_for(network, [detector])), detector)
+    else:
+        model = fit(network, {name: detector}, data.train, data.valid)[name]
+    model.classes, model.adapter = run.classes, Adapter.from_settings(run.adapter)
+    return model
 
 
 def parse_grid(text: str | None) -> dict[str, Sequence[Any]] | None:

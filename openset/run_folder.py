@@ -6,13 +6,19 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from PIL.Image import Resampling
+from torch import Tensor, nn
+
+from openset.data.adapter import to_pil
+
+PICTURES = "pictures"
+"""The folder, within a run, of what the report shows of the training."""
 
 
 class RunFolder:
@@ -110,6 +116,22 @@ class RunFolder:
             for name, x in network.state_dict().items()
         }
         write_atomically(self.path / "network.safetensors", safetensors.torch.save(tensors))
+
+    def save_pictures(self, pictures: Mapping[str, Tensor]) -> None:
+        """Writes uint8 images `[C, H, W]` as PNG files under their titles, twice as large."""
+        for title, image in pictures.items():
+            (self.path / PICTURES).mkdir(exist_ok=True)
+            small = to_pil(image)
+            large = small.resize((2 * small.width, 2 * small.height), Resampling.NEAREST)
+            buffer = io.BytesIO()
+            large.save(buffer, format="PNG", optimize=True)
+            write_atomically(self.path / PICTURES / f"{title}.png", buffer.getbuffer())
+
+
+def read_pictures(run: Path) -> dict[str, bytes]:
+    """The pictures of a training, as PNG bytes by title."""
+    files = sorted((run / PICTURES).glob("*.png"))
+    return {file.stem: file.read_bytes() for file in files}
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
