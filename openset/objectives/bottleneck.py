@@ -51,7 +51,7 @@ class VIB(Objective):
         beta: float = 0.005,
         dim: int = 64,
         samples: int = 0,
-        sigma: float = 0.3,
+        sigma: float = 0.1,
     ):
         super().__init__(bottleneck(network, 1, dim, samples, sigma=sigma))
         self.beta, self.dim, self.samples, self.sigma = beta, dim, samples, sigma
