@@ -31,16 +31,21 @@ from openset.protocol import LEFT_OUT, Method, Protocol
 from openset.provenance import minutes, notes
 from openset.results import FILES, Results
 from openset.run import Run
+from openset.run_folder import read_pictures
 from openset.table import Summary
 from openset.tap import Tap
 from openset.time_left import TimeLeft, evaluation_passes, forward_speed, training_passes
 from openset.train import Paused
 from openset.trial import Fingerprints, Step, Trial, check_run, training_key
+from openset.tune import tune_model
 
 Say = Callable[[str], None]
 
 PARTIAL = ".results-"
 """How the folder begins in which results are written before they take their place."""
+
+TUNED_ON = 500
+"""Images of each set that a detector is tuned on, as many as the survey takes."""
 
 AGAIN = "run the same command again to go on exactly there"
 
@@ -161,7 +166,15 @@ class Benchmark:
             self.fingerprints.of_data(data, trial.protocol.data),
             trial.method.weights,
         )
-        return Step(trial, data, sets, objective, prints, key, self.work)
+        tuning = {
+            name: {each: images.load_images(each, data.adapter) for each in names}
+            for name, names in trial.method.tune.items()
+        }
+        tuning_prints = {
+            name: {each: self.fingerprints.of(s, each) for each, s in tuned_on.items()}
+            for name, tuned_on in tuning.items()
+        }
+        return Step(trial, data, sets, objective, prints, key, self.work, tuning, tuning_prints)
 
     def _unknown(self, data: Data) -> dict[str, ImageSet]:
         """The unknown sets by name; what cannot be read is refused, or left out."""
@@ -223,6 +236,8 @@ class Benchmark:
             with left.timing(f"evaluate {step.trial}"):
                 self._evaluate(step, run, end, lambda text, p=place: say(f"{p}: {text}; {left}"))
             parts += [Results.load(unit) for unit in step.units().values()]
+            pictures = read_pictures(step.folder).items()
+            parts[-1].figures |= {f"{step.trial}: {title}": png for title, png in pictures}
             self._add_seconds(step, run, parts[-len(step.trial.method.detectors) :])
         return self._merged(parts)
 
@@ -282,6 +297,12 @@ class Benchmark:
                 accept=protocol.accept,
                 store=store,
             )
+        for name, sets in step.tuning.items():
+            if name in models:
+                models[name], tuned = tune_model(
+                    models[name], step.data.valid, sets, accept=protocol.accept, limit=TUNED_ON
+                )
+                say(f"{name} tuned to {tuned.settings}")
         results = evaluate(
             Tap(network, layers_for(network, list(detectors.values()))),
             {name: model.detector for name, model in models.items()},

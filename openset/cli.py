@@ -158,6 +158,57 @@ def fit(
 
 
 @app.command
+def tune(
+    run: Path,
+    *,
+    detector: str,
+    unknown: Places = [],  # noqa: B006
+    tested_on: Places = [],  # noqa: B006
+    allow_leak: bool = False,
+    grid: str | None = None,
+    limit: int | None = None,
+    accept: float = 0.95,
+    seed: int = 0,
+    trust: Names = None,
+) -> None:
+    """Choose a detector's settings, such as ODIN's temperature and ε, on validation data.
+
+    With unknown data the settings with the least FPR95 win; without, known images alone decide.
+    The model is saved under its new settings, and every result of it names what it was tuned on.
+
+    Args:
+        run: Folder that `openset train` wrote.
+        detector: The detector, such as `odin`.
+        unknown: Data sets of unknown images to tune on; none uses held-out known images alone.
+        tested_on: Unknown data that results will be reported on; tuning on it is refused.
+        allow_leak: Tune on data of `--tested-on` all the same.
+        grid: The values to try, such as `temperature=1+100,epsilon=0+0.002`; by default ODIN's.
+        limit: Take a random sample of so many images of each set.
+        accept: Share of known images to accept.
+        seed: Of that sample.
+        trust: Packages that may be imported to build the network.
+    """
+    from openset.job import tune_run
+
+    name, model, tuned = tune_run(
+        run,
+        detector,
+        unknown,
+        grid=grid,
+        accept=accept,
+        tested_on=tested_on,
+        allow_leak=allow_leak,
+        limit=limit,
+        seed=seed,
+        trust=trust or (),
+    )
+    Console().print(tuned.table())
+    assert model.threshold is not None
+    _say(f"{name}, tuned on {' + '.join(tuned.tuned_on)}: {model.threshold.guarantee()}")
+    _say(f"next: openset evaluate {run} --detector {name} --unknown DATA --out DIR")
+
+
+@app.command
 def predict(
     model: Path,
     images: Annotated[list[str], Parameter(negative="")],
@@ -223,6 +274,7 @@ def evaluate(
     accept: float = 0.95,
     metric: Places = [],  # noqa: B006
     trust: Names = None,
+    allow_leak: bool = False,
 ) -> None:
     """Measure detectors on the known test images and on unknown ones.
 
@@ -235,6 +287,7 @@ def evaluate(
         accept: Share of known images to accept, for detectors that are fitted now.
         metric: What to measure; by default everything that needs no unknown data to set up.
         trust: Packages that may be imported to build the network.
+        allow_leak: Test a detector on the very unknown data that it was tuned on.
     """
     from openset.folders import complete_folder
     from openset.job import evaluate_run, write_results
@@ -242,7 +295,13 @@ def evaluate(
 
     with complete_folder(out, owns=FILES) as partial:
         results = evaluate_run(
-            run, unknown, detector, accept=accept, metrics=metric or None, trust=trust or ()
+            run,
+            unknown,
+            detector,
+            accept=accept,
+            metrics=metric or None,
+            trust=trust or (),
+            allow_leak=allow_leak,
         )
         write_results(results, partial)
     Console().print(results.table())

@@ -107,7 +107,7 @@ def evaluate(
     run = replace(run or Case(), known=known_name)
     for name in named:
         results.add(
-            replace(run, detector=name),
+            replace(run, detector=name, tuned_on=" + ".join(named[name].tuned_on)),
             seen[name],
             {other: scored[name] for other, scored in others.items()},
             thresholds[name].record() if name in thresholds else None,

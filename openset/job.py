@@ -1,4 +1,4 @@
-"""The jobs behind the commands: train into a run, evaluate a run."""
+"""The jobs behind the commands: train into a run, tune and evaluate detectors of a run."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from openset import data as images
 from openset import networks
-from openset.data import Data, ImageSet, mean_std
+from openset.data import Adapter, Data, ImageSet, mean_std
+from openset.detectors import Detector
+from openset.detectors import build as build_detector
 from openset.evaluate import evaluate
+from openset.fit import fit
 from openset.metrics import STANDARD, find
-from openset.model import layers_for
-from openset.names import build
+from openset.model import OpenSet, layers_for
+from openset.names import build, parse
 from openset.objectives import OBJECTIVES
 from openset.results import Results
 from openset.run import Run
+from openset.run_folder import read_pictures
 from openset.tap import Tap
 from openset.train import Settings, accuracy, train
+from openset.tune import Tuned, refuse_leak, tune_model
 
 
 def train_run(
@@ -121,6 +127,7 @@ def evaluate_run(
     accept: float = 0.95,
     metrics: Sequence[str] | None = None,
     trust: Sequence[str] = (),
+    allow_leak: bool = False,
 ) -> Results:
     """Evaluates models of a run on unknown data; see `openset evaluate` for the arguments."""
     for name in metrics or ():
@@ -130,6 +137,9 @@ def evaluate_run(
     sets = unknown_sets(unknown, data)
     names = list(detectors or run.models or DETECTORS)
     models = {name: run.load_model(name, trust) for name in names if name in run.models}
+    for model in models.values():
+        if not allow_leak:
+            refuse_leak(model.detector.tuned_on, sets)
     missing = [name for name in names if name not in models]
     if missing:
         models |= run.fit(missing, data, network, accept=accept)
@@ -144,7 +154,71 @@ def evaluate_run(
         run=run.case,
     )
     results.notes |= run_notes(run, data, sets)
+    results.figures |= read_pictures(run.folder)
     return results
+
+
+def tune_run(
+    folder: str | os.PathLike[str],
+    detector: str,
+    unknown: Sequence[str] = (),
+    *,
+    grid: str | None = None,
+    accept: float = 0.95,
+    tested_on: Sequence[str] = (),
+    allow_leak: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+    trust: Sequence[str] = (),
+) -> tuple[str, OpenSet, Tuned]:
+    """Tunes a detector of a run and saves its model; see `openset tune` for the arguments.
+
+    Returns:
+        The name under which the model is saved, which tells the settings; the model; the search.
+    """
+    run = Run.load(folder)
+    if not allow_leak:
+        refuse_leak(unknown, tested_on)
+    network, data = run.load_network(trust), run.load_data()
+    sets = {name: images.load_images(name, data.adapter) for name in unknown}
+    model = (
+        run.load_model(detector, trust)
+        if detector in run.models
+        else untuned(run, detector, data, network)
+    )
+    settings = {"accept": accept, "allow_leak": True, "limit": limit, "seed": seed}
+    model, tuned = tune_model(model, data.valid, sets, parse_grid(grid), **settings)
+    name = changed_spec(detector, tuned.settings)
+    model.save(run.model_folder(name))
+    return name, model, tuned
+
+
+def untuned(run: Run, name: str, data: Data, network: nn.Module) -> OpenSet:
+    """A model to tune, fitted if its detector learns anything."""
+    detector = build_detector(name)
+    if type(detector).fit is Detector.fit:
+        model = OpenSet(Tap(network, layers_for(network, [detector])), detector)
+    else:
+        model = fit(network, {name: detector}, data.train, data.valid)[name]
+    model.classes, model.adapter = run.classes, Adapter.from_settings(run.adapter)
+    return model
+
+
+def parse_grid(text: str | None) -> dict[str, Sequence[Any]] | None:
+    """The values of each setting from `temperature=1+10,epsilon=0+0.002`; None for the default."""
+    if text is None:
+        return None
+    _, bare, keyed = parse(f"grid:{text}")
+    if bare or not keyed:
+        raise ValueError(f"the grid is {text!r}; expected SETTING=VALUE+VALUE,SETTING=VALUE")
+    return {key: value if isinstance(value, tuple) else (value,) for key, value in keyed.items()}
+
+
+def changed_spec(spec: str, settings: Mapping[str, Any]) -> str:
+    """A detector's name with some of its settings changed: `odin:epsilon=0.002`."""
+    name, bare, keyed = parse(spec)
+    parts = [*map(str, bare), *(f"{k}={v}" for k, v in {**keyed, **settings}.items())]
+    return f"{name}:{','.join(parts)}" if parts else name
 
 
 def unknown_sets(names: Sequence[str], data: Data) -> dict[str, ImageSet]:

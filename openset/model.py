@@ -143,6 +143,7 @@ class OpenSet(nn.Module):
             "network": spec,
             "tap": {"layers": list(self.tap.layers), "head": self.tap.head},
             "detector": self.detector.spec(),
+            "tuned_on": list(self.detector.tuned_on),
             "threshold": None if self.threshold is None else self.threshold.settings(),
             "classes": None if self.classes is None else list(self.classes),
             "adapter": None if self.adapter is None else self.adapter.settings(),
@@ -189,6 +190,7 @@ class OpenSet(nn.Module):
                 )
             network = networks.from_spec(description["network"], trust)
         detector = restore(description["detector"], trust)
+        detector.tuned_on = tuple(description.get("tuned_on", ()))
         adapter, threshold = description["adapter"], description["threshold"]
         model = cls(
             Tap(network, **description["tap"]),

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from openset import detectors, metrics
+from openset.data.sources import DataName
 from openset.names import parse, unknown_name
 from openset.networks import LIBRARIES, NETWORKS
 from openset.objectives import OBJECTIVES
 from openset.settings import Settings
 from openset.toml_lines import TomlFile
+from openset.tune import refuse_leak
 
 FOLDER = Path(__file__).parent / "protocols"
 
@@ -30,6 +32,7 @@ METHOD: dict[str, tuple[type, ...]] = {
     "training": (dict,),
     "detectors": (list,),
     "peers": (list,),
+    "tune": (dict,),
     "published": (dict,),
 }
 """What a method may set, and of which type; a protocol of one method sets it at the top."""
@@ -72,6 +75,8 @@ class Method:
         detectors: As `detectors.build` takes them.
         training: How to train; the seed is that of the trial.
         weights: A file of weights to start from.
+        tune: By detector, the unknown sets that its settings are chosen on, none of them among
+            those of the test; an empty list leaves the choice to known data.
         published: The published figures of these detectors.
     """
 
@@ -80,6 +85,7 @@ class Method:
     detectors: list[str]
     training: Settings
     weights: str | None = None
+    tune: dict[str, list[str]] = field(default_factory=dict)
     published: Figures = field(default_factory=dict)
 
 
@@ -204,6 +210,7 @@ def _method(table: dict[str, Any]) -> Method:
         names,
         settings(table["training"]),
         table.get("weights"),
+        {k: v for k, v in table.get("tune", {}).items() if k in names},
         {k: v for k, v in table.get("published", {}).items() if k in names},
     )
 
@@ -237,6 +244,7 @@ def check(file: TomlFile) -> None:
         for i, changes in enumerate(whole.get("methods", [{}])):
             keys = ("methods", i) if "methods" in whole else (tier,)
             _check_method(file, keys, merged(whole, changes))
+            _check_tuning(file, keys, merged(whole, changes))
         if LEFT_OUT in _sets(whole["unknown"]) and not whole.get("splits"):
             file.refuse((), f"{LEFT_OUT} needs splits: lists of known classes", LEFT_OUT)
     _check_figures(file)
@@ -320,11 +328,25 @@ def _check_method(file: TomlFile, keys: tuple, table: dict[str, Any]) -> None:
         file.refuse((*keys, "training"), error)
 
 
+def _check_tuning(file: TomlFile, keys: tuple, table: dict[str, Any]) -> None:
+    """Raises for tuning of a detector that is not there, or on unknown data of the test."""
+    for detector, sets in table.get("tune", {}).items():
+        place = (*keys, "tune", detector)
+        if detector not in table["detectors"]:
+            file.refuse(place, unknown_name("detector here", detector, table["detectors"]))
+        if not isinstance(sets, list):
+            file.refuse(place, f"tune is {sets!r}; expected a list of unknown sets")
+        try:
+            refuse_leak(sets, _sets(table["unknown"]))
+        except ValueError as error:
+            file.refuse(place, error)
+
+
 def _check_figures(file: TomlFile) -> None:
     """Raises for published figures of a detector, set or metric that the protocol does not have."""
     run = {name for _, table in _tables(file.table) for name in table.get("detectors", [])}
     unknown = [table["unknown"] for _, table in _tables(file.table) if "unknown" in table]
-    sets = {KNOWN, *(name for each in unknown for name in _sets(each))}
+    sets = {KNOWN, *(str(DataName.parse(name)) for each in unknown for name in _sets(each))}
     sets |= {group for each in unknown if isinstance(each, dict) for group in each}
     for keys, table in _tables(file.table):
         for key in ("published", "others"):

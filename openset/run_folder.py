@@ -6,15 +6,20 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from PIL.Image import Resampling
+from torch import Tensor, nn
 
+from openset.data.adapter import to_pil
 from openset.folders import complete_file
+
+PICTURES = "pictures"
+"""The folder, within a run, of what the report shows of the training."""
 
 
 class RunFolder:
@@ -45,7 +50,7 @@ class RunFolder:
             )
         if before is not None:
             self._refuse_other(before, description)
-            for left in self.path.glob(".*.partial"):  # By a kill -9 in the middle of a write.
+            for left in self.path.rglob(".*.partial"):  # By a kill -9 in the middle of a write.
                 left.unlink()
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -117,9 +122,24 @@ class RunFolder:
         }
         self._write("network.safetensors", safetensors.torch.save(tensors))
 
+    def save_pictures(self, pictures: Mapping[str, Tensor]) -> None:
+        """Writes uint8 images `[C, H, W]` as PNG files under their titles, twice as large."""
+        for title, image in pictures.items():
+            small = to_pil(image)
+            large = small.resize((2 * small.width, 2 * small.height), Resampling.NEAREST)
+            buffer = io.BytesIO()
+            large.save(buffer, format="PNG", optimize=True)
+            self._write(f"{PICTURES}/{title}.png", buffer.getbuffer())
+
     def _write(self, name: str, content: bytes | memoryview) -> None:
         with complete_file(self.path / name) as partial:
             partial.write_bytes(content)
+
+
+def read_pictures(run: Path) -> dict[str, bytes]:
+    """The pictures of a training, as PNG bytes by title."""
+    files = sorted((run / PICTURES).glob("*.png"))
+    return {file.stem: file.read_bytes() for file in files}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -26,6 +26,8 @@ class Case:
         objective: Name of the training method.
         detector: Name of the detector with its settings, such as `gemos:components=4`.
         known: Name of the known data.
+        tuned_on: Names of the data that the detector's settings were chosen on, joined by " + ";
+            empty for settings that nobody chose by looking.
     """
 
     protocol: str = ""
@@ -34,11 +36,12 @@ class Case:
     objective: str = ""
     detector: str = ""
     known: str = ""
+    tuned_on: str = field(default="", kw_only=True)
 
     @property
     def run(self) -> Case:
         """The same without a detector: what all detectors of a run share."""
-        return replace(self, detector="")
+        return replace(self, detector="", tuned_on="")
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class Row(Case):
     paper: float | None = None
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
-"""The columns of `results.csv`, in their order."""
+COLUMNS = (*(f.name for f in fields(Row) if f.name != "tuned_on"), "tuned_on")
+"""The columns of `results.csv`, in their order; files from before the last are read too."""
 
 
 def write_csv(rows: Iterable[Row], path: str | Path) -> None:
@@ -74,7 +77,7 @@ def read_csv(path: str | Path) -> list[Row]:
     """The rows of a file that `write_csv` wrote."""
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        if tuple(reader.fieldnames or ()) not in (COLUMNS, COLUMNS[:-1]):
             raise ValueError(f"{path}: the first line must be {','.join(COLUMNS)}")
         return [_row(record, f"{path}, line {reader.line_num}") for record in reader]
 
@@ -162,7 +165,7 @@ class Summary:
         self.metrics = tuple(metrics)
         self.cells: dict[tuple[Case, Column], Cell] = {}
         for row, cell in mean_over_seeds(r for r in rows if r.metric in metrics).items():
-            line = Case(network=row.network, objective=row.objective, detector=row.detector)
+            line = Case("", 0, row.network, row.objective, row.detector, tuned_on=row.tuned_on)
             column = Column(row.protocol, row.known, row.unknown, row.metric)
             self.cells[line, column] = cell
         self.lines = list(dict.fromkeys(line for line, _ in self.cells))
@@ -171,13 +174,14 @@ class Summary:
         self.best = {pair for column in self.columns for pair in self._best(column)}
 
     def label(self, line: Case) -> str:
-        """The detector, with objective and network where they differ between lines."""
+        """The detector, what it was tuned on, and objective and network where lines differ."""
         differing = [
             getattr(line, part)
             for part in ("objective", "network")
             if len({getattr(other, part) for other in self.lines} - {""}) > 1
         ]
-        return " · ".join(filter(None, [line.detector, *differing]))
+        tuned = f"tuned on {line.tuned_on}" if line.tuned_on else ""
+        return " · ".join(filter(None, [line.detector, tuned, *differing]))
 
     def group(self, column: Column) -> str:
         """The unknown set, with known set and protocol where they differ between columns."""

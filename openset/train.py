@@ -96,6 +96,7 @@ def train(
         network = objective.finish(images.batches(settings.batch_size)).eval()
     if run is not None:
         run.save_network(network)
+        run.save_pictures(objective.pictures())
     return network
 
 

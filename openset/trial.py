@@ -8,7 +8,7 @@ import re
 import sys
 import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -168,6 +168,7 @@ def evaluation_key(
     detector: str,
     network: nn.Module,
     settings: dict[str, Any],
+    tuning: dict[str, str] | None = None,
 ) -> str:
     """The key of one detector's evaluation: all that decides its figures.
 
@@ -178,10 +179,13 @@ def evaluation_key(
         detector: The detector with its settings.
         network: The network, for the code it runs.
         settings: What else the figures depend on: metrics, accepted share, names.
+        tuning: Fingerprints of the unknown sets that it is tuned on; None if it is not tuned.
     """
     parts = [build_detector(detector), network]
     kinds = {type(module) for part in parts for module in part.modules()}
-    return key_of(training, weights, unknown, detector, settings, code_digest(kinds), versions())
+    code = code_digest(kinds)
+    key = [training, weights, unknown, detector, settings, code, versions()]
+    return key_of(*key) if tuning is None else key_of(*key, tuning, _code("openset.tune"))
 
 
 def code_digest(kinds: Iterable[type]) -> str:
@@ -192,7 +196,7 @@ def code_digest(kinds: Iterable[type]) -> str:
     for kind in kinds:
         for base in kind.__mro__:
             _collect(base.__module__, found)
-    return key_of(*(hashed(Path(_file(name)).read_bytes()) for name in sorted(found)))
+    return key_of(*(_code(name) for name in sorted(found)))
 
 
 def _collect(name: str, found: set[str]) -> None:
@@ -203,6 +207,10 @@ def _collect(name: str, found: set[str]) -> None:
     for value in list(vars(sys.modules[name]).values()):
         if not isinstance(value, ModuleType):
             _collect(getattr(value, "__module__", None) or "", found)
+
+
+def _code(name: str) -> str:
+    return hashed(Path(_file(name)).read_bytes())
 
 
 def _file(name: str) -> str:
@@ -224,7 +232,19 @@ def versions() -> dict[str, str]:
 
 @dataclass
 class Step:
-    """A trial with its data: where its network lies, and what is there already."""
+    """A trial with its data: where its network lies, and what is there already.
+
+    Args:
+        trial: What is to be trained and evaluated.
+        data: Its known data.
+        sets: Its unknown sets by name.
+        objective: The training method around a new network.
+        prints: Fingerprints of the unknown sets.
+        key: The network's key.
+        work: The work folder.
+        tuning: By detector, the unknown sets that it is tuned on.
+        tuning_prints: Their fingerprints.
+    """
 
     trial: Trial
     data: Data
@@ -233,6 +253,8 @@ class Step:
     prints: dict[str, str]
     key: str
     work: Path
+    tuning: dict[str, dict[str, ImageSet]] = field(default_factory=dict)
+    tuning_prints: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -258,7 +280,15 @@ class Step:
         settings["metrics"] = list(protocol.measured)
         network = self.objective.network
         keys = {
-            name: evaluation_key(self.key, weights, self.prints, name, network, settings)
+            name: evaluation_key(
+                self.key,
+                weights,
+                self.prints,
+                name,
+                network,
+                settings,
+                self.tuning_prints.get(name),
+            )
             for name in self.trial.method.detectors
         }
         home = self.work / "evaluations" / self.folder.name

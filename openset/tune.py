@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset
 
 from openset.activations import Activations, concatenate
 from openset.data import ImageSet, batches
+from openset.data.sources import DataName
 from openset.detectors import Detector
 from openset.detectors.base import known as known_rows
 from openset.metrics import fpr_at_95_tpr
+from openset.model import OpenSet
 from openset.names import unknown_name
 from openset.store import device_of, finite
 from openset.tap import Perturb, Tap
@@ -32,12 +35,17 @@ GRID: Grid = {
 """The values that ODIN's authors search: 10 temperatures, and 21 steps ε from 0 to 0.004."""
 
 
+MEASURES = {"fpr_at_95_tpr": min, "nll": min, "mean_score_drop": max}
+"""What decides between settings, and which of its values is best."""
+
+
 @dataclass(frozen=True)
 class Tuned:
     """What tuning found, and on what.
 
     Args:
-        detector: The detector with the best settings; its fit is that of the one given.
+        detector: The detector with the best settings; its fit is that of the one given. It carries
+            `tuned_on` into every result and saved model.
         settings: The best settings by name.
         figures: One entry per grid point: its settings, and the measure by its name.
         tuned_on: The names of all data sets that the choice rests on.
@@ -47,6 +55,18 @@ class Tuned:
     settings: Point
     figures: list[dict[str, Any]]
     tuned_on: tuple[str, ...]
+
+    def table(self, count: int = 10) -> Table:
+        """The best grid points for the screen, by each measure that decided."""
+        names = list(dict.fromkeys(key for figure in self.figures for key in figure))
+        table = Table(*names, title=f"the best of {len(self.figures)} settings")
+        for measure in (name for name in names if name in MEASURES):
+            have = [figure for figure in self.figures if measure in figure]
+            have.sort(key=lambda figure: figure[measure], reverse=MEASURES[measure] is max)
+            for figure in have[:count]:
+                table.add_row(*(f"{figure[name]:.6g}" if name in figure else "" for name in names))
+            table.add_section()
+        return table
 
 
 @dataclass(frozen=True)
@@ -139,12 +159,8 @@ def tune(
         ({'temperature': 1}, ('known', 'noise'))
     """
     sets = unknown if isinstance(unknown, Mapping) else {_name(unknown): unknown}
-    leaked = sorted(set(sets) & set(tested_on))
-    if leaked and not allow_leak:
-        raise ValueError(
-            f"{', '.join(leaked)} is an unknown set of the test; tuned on it, the result would say "
-            "little of other images: tune on another set or on known data, or allow the leak"
-        )
+    if not allow_leak:
+        refuse_leak(sets, tested_on)
     source = _Source(tap, batch_size, limit, seed)
     values = _values(detector, grid)
     points = [
@@ -156,6 +172,65 @@ def tune(
     high = [torch.cat(each) for each in zip(*others, strict=True)]
     rates = [fpr_at_95_tpr(k, u) for k, u in zip(low, high, strict=True)]
     return _best(detector, points, "fpr_at_95_tpr", rates, (_name(known, "known"), *sets))
+
+
+def tune_model(
+    model: OpenSet,
+    held_out: ImageSet,
+    unknown: Mapping[str, Any] | None = None,
+    grid: Grid | None = None,
+    *,
+    accept: float = 0.95,
+    tested_on: Sequence[str] = (),
+    allow_leak: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+) -> tuple[OpenSet, Tuned]:
+    """Tunes the detector of a model and sets its threshold anew.
+
+    Every other held-out known image serves the choice and the rest the threshold, which keeps the
+    threshold's guarantee.
+
+    Args:
+        model: With a fitted detector.
+        held_out: Known images with labels that the network was not trained on.
+        unknown: Unknown sets by name, for `tune`; without any, `tune_on_known` decides.
+        grid: As in `tune`.
+        accept: The share of known images to accept.
+        tested_on: As in `tune`.
+        allow_leak: As in `tune`.
+        limit: As in `tune`.
+        seed: As in `tune`.
+    """
+    count = len(held_out)
+    choosing = held_out.subset(range(0, count, 2), f"{held_out.name} (held out)")
+    settings: dict[str, Any] = {"known": choosing, "tap": model.tap, "limit": limit, "seed": seed}
+    if unknown:
+        settings |= {"tested_on": tested_on, "allow_leak": allow_leak}
+        tuned = tune(model.detector, grid, unknown=unknown, **settings)
+    else:
+        tuned = tune_on_known(model.detector, grid, **settings)
+    found = OpenSet(model.tap, tuned.detector, None, model.classes, model.adapter)
+    return found.calibrate(held_out.subset(range(1, count, 2)), accept), tuned
+
+
+def refuse_leak(tuned_on: Iterable[str], tested_on: Iterable[str]) -> None:
+    """Raises for unknown data that serve both to tune and to test.
+
+    Two names of one data set and split are the same, whatever the sample drawn from it.
+    """
+    tested = {same_name(name) for name in tested_on}
+    leaked = [name for name in tuned_on if same_name(name) in tested]
+    if leaked:
+        raise ValueError(
+            f"{', '.join(leaked)} is an unknown set of the test; tuned on it, the result would say "
+            "little of other images: tune on another set or on known data, or allow the leak"
+        )
+
+
+def same_name(name: str) -> str:
+    """A data string without what draws a sample: `isun:test,limit=9` and `isun` are the same."""
+    return str(DataName.parse(name)).removesuffix(":test")
 
 
 def tune_on_known(
@@ -215,7 +290,7 @@ def tune_on_known(
     candidates = [_changed(detector, point) for point in (still, *points)]
     plain, *moved = (score.double().mean().item() for score in source.scores(candidates, known))
     drops = [plain - score for score in moved]
-    stepped = _best(detector, points, "mean_score_drop", drops, names, pick=max)
+    stepped = _best(detector, points, "mean_score_drop", drops, names)
     return replace(stepped, figures=tuned.figures + stepped.figures)
 
 
@@ -248,12 +323,13 @@ def _best(
     measure: str,
     values: list[float],
     names: tuple[str, ...],
-    pick: Callable[[list[float]], float] = min,
 ) -> Tuned:
     """The grid point with the best value of a measure; the first of equals."""
-    best = points[values.index(pick(values))]
+    best = points[values.index(MEASURES[measure](values))]
     figures = [{**point, measure: value} for point, value in zip(points, values, strict=True)]
-    return Tuned(copy.deepcopy(_changed(detector, best)), best, figures, names)
+    chosen = copy.deepcopy(_changed(detector, best))
+    chosen.tuned_on = names
+    return Tuned(chosen, best, figures, names)
 
 
 def _losses(temperatures: Sequence[float], source: _Source, known: Any) -> list[float]:

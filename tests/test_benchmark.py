@@ -321,3 +321,20 @@ def test_a_method_is_told_apart_by_its_network():
 def test_results_csv_reads_back(tiny, tmp_path):
     results, _ = run(tiny, tmp_path / "out", seeds=1, only=["msp"])
     assert repr(read_csv(tmp_path / "out" / "results.csv")) == repr(results.rows)
+
+
+def test_a_tuned_detector_says_so_in_every_row(tmp_path):
+    path = tmp_path / "tuned.toml"
+    text = TINY.replace("uniform-noise,limit=50", "gaussian-noise,limit=60")
+    tune = 'tune = { msp = ["uniform-noise,limit=40"], energy = [] }\nseeds = 2'
+    path.write_text(text.replace("seeds = 2", tune))
+    results, said = run(path, tmp_path / "out", "quick", seeds=1, only=["msp", "energy", "gemos"])
+    told = {row.detector: row.tuned_on for row in results.rows if row.network}
+    assert told == {
+        "msp": "digits (held out) + uniform-noise,limit=40",
+        "energy": "digits (held out)",
+        "gemos:components=1": "",
+    }
+    assert any("msp tuned to {'temperature': " in line for line in said)
+    _, again = run(path, tmp_path / "out", "quick", seeds=1, only=["msp", "energy", "gemos"])
+    assert not any("evaluating" in line for line in again)

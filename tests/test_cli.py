@@ -83,6 +83,37 @@ def test_evaluate_writes_the_table_and_the_report(run, tmp_path, capsys):
     assert "odin" in Run.load(run).models, "a detector fitted on the way is kept"
 
 
+def test_tune_saves_a_model_whose_results_say_what_it_was_tuned_on(run, tmp_path, capsys):
+    grid = ("--grid", "temperature=1+100,epsilon=0+0.01")
+    known_only = ("tune", run, "--detector", "msp", "--grid", "temperature=1+3")
+    call(*known_only)
+    assert "digits (held out)" in capsys.readouterr().err
+    call("tune", run, "--detector", "odin", "--unknown", "uniform-noise,limit=100", *grid)
+    (tuned,) = (name for name in Run.load(run).models if name.startswith("odin"))
+    model = Run.load(run).load_model(tuned)
+    assert model.detector.tuned_on == ("digits (held out)", "uniform-noise,limit=100")
+    assert "the 72 held-out ones" in model.threshold.guarantee()
+    out = tmp_path / "out"
+    call("evaluate", run, "--unknown", "gaussian-noise,limit=90", "--detector", tuned, "--out", out)
+    rows = csv.DictReader((out / "results.csv").read_text().splitlines())
+    assert {row["tuned_on"] for row in rows} == {"digits (held out) + uniform-noise,limit=100"}
+    assert "tuned on digits (held out) + uniform-noise" in (out / "report.html").read_text()
+
+
+def test_tune_and_evaluate_refuse_the_same_unknown_data(run, tmp_path, capsys):
+    tune = ("tune", run, "--detector", "msp:temperature=2", "--grid", "temperature=4")
+    noise = ("--unknown", "uniform-noise,limit=50")
+    said = fails(capsys, *tune, *noise, "--tested-on", "uniform-noise")
+    assert "uniform-noise,limit=50 is an unknown set of the test" in said
+    call(*tune, *noise, "--tested-on", "uniform-noise", "--allow-leak")
+    capsys.readouterr()
+    evaluate = ("evaluate", run, "--detector", "msp:temperature=4", "--unknown", "uniform-noise")
+    assert "is an unknown set of the test" in fails(capsys, *evaluate, "--out", tmp_path / "a")
+    call(*evaluate, "--out", tmp_path / "b", "--allow-leak")
+    capsys.readouterr()
+    assert "expected SETTING=VALUE" in fails(capsys, *tune[:4], "--grid", "4")
+
+
 def test_evaluate_takes_the_classes_left_out_by_default(run, tmp_path):
     call(
         "evaluate",
@@ -274,7 +305,7 @@ def test_list_names_what_there_is(capsys):
 
 
 def test_every_command_has_help(capsys):
-    for command in ("demo", "train", "fit", "predict", "evaluate", "report", "list"):
+    for command in ("demo", "train", "fit", "tune", "predict", "evaluate", "report", "list"):
         call(command, "--help")
         assert "Usage" in capsys.readouterr().out
 

@@ -120,3 +120,19 @@ def test_lines_of_nested_tables():
     assert lines["a", 0, "b", "y"] == 4
     assert lines["a", 1, "x"] == 6
     assert lines["c", "d e", "z"] == 10
+
+
+def test_a_detector_is_tuned_on_other_unknown_data_than_the_tests(tmp_path):
+    text = VALID.replace("[training]", 'tune = { msp = ["uniform-noise,limit=9"] }\n[training]')
+    assert protocol.load(str(write(tmp_path, text))).methods[0].tune == {
+        "msp": ["uniform-noise,limit=9"]
+    }
+    leak = text.replace("uniform-noise,limit=9", "gaussian-noise,limit=9")
+    with pytest.raises(ValueError, match="gaussian-noise,limit=9 is an unknown set of the test"):
+        protocol.load(str(write(tmp_path, leak)))
+    other = text.replace("{ msp =", "{ odin =")
+    with pytest.raises(ValueError, match="unknown detector here 'odin'"):
+        protocol.load(str(write(tmp_path, other)))
+    wrong = text.replace('["uniform-noise,limit=9"]', '"uniform-noise"')
+    with pytest.raises(ValueError, match="expected a list of unknown sets"):
+        protocol.load(str(write(tmp_path, wrong)))

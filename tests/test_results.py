@@ -92,7 +92,7 @@ def test_the_csv_has_the_agreed_columns(tmp_path):
     results = example()
     results.save(tmp_path / "out")
     lines = list(csv.reader((tmp_path / "out" / "results.csv").read_text().splitlines()))
-    expected = "protocol seed network objective detector known unknown metric value paper"
+    expected = "protocol seed network objective detector known unknown metric value paper tuned_on"
     assert lines[0] == expected.split() == list(COLUMNS)
     row = results.rows[1]
     assert " ".join(lines[2][:8]) == "demo 0 cnn cross-entropy energy digits letters auroc"
@@ -185,7 +185,9 @@ def test_a_csv_of_another_kind_is_refused(tmp_path):
     path.write_text("a,b\n")
     with pytest.raises(ValueError, match="the first line must be protocol,seed"):
         read_csv(path)
-    path.write_text(",".join(COLUMNS) + "\n,zero,,,,,,,1,\n")
+    path.write_text(",".join(COLUMNS[:-1]) + "\n,0,,,msp,k,u,auroc,0.5,\n")
+    assert read_csv(path)[0].tuned_on == ""
+    path.write_text(",".join(COLUMNS) + "\n,zero,,,,,,,1,,\n")
     with pytest.raises(ValueError, match="line 2: seed, value and paper must be numbers"):
         read_csv(path)
 

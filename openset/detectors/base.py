@@ -29,6 +29,9 @@ class Detector(Fitted):
 
     layers: Sequence[str] | None = ()
 
+    tuned_on: Sequence[str] = ()
+    """Names of the data that the settings were chosen on; all results and saved models say so."""
+
     def fit(self, batches: Iterable[Activations]) -> Self:
         """Learns from activations of known training data; `batches` may be read several times."""
         return self

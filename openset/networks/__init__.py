@@ -16,6 +16,7 @@ from openset.networks.densenet import densenet_121, densenet_bc_100
 from openset.networks.external import smp, timm, torchvision
 from openset.networks.heads import binary_heads, bottleneck
 from openset.networks.latent import latent
+from openset.networks.real_nvp import real_nvp
 from openset.networks.resnet import resnet18, resnet34
 from openset.networks.vgg import vgg, vgg13
 from openset.networks.wide_resnet import wrn_16_2, wrn_16_4, wrn_28_10
@@ -48,8 +49,12 @@ HEADS: dict[str, Callable[..., Any]] = {
 AUTOENCODERS: dict[str, Callable[..., Any]] = {"autoencoder": autoencoder}
 """Factories `(channels, size, …) -> network` from images to images, by name."""
 
+FLOWS: dict[str, Callable[..., Any]] = {"real-nvp": real_nvp}
+"""Factories `(channels, …) -> network` of densities that draw images, by name."""
+
 __all__ = [
     "AUTOENCODERS",
+    "FLOWS",
     "HEADS",
     "LIBRARIES",
     "NETWORKS",
@@ -67,6 +72,7 @@ __all__ = [
     "latent",
     "load_weights",
     "plain_cnn",
+    "real_nvp",
     "resnet18",
     "resnet34",
     "vgg",
@@ -96,7 +102,7 @@ def build(spec: str | Mapping[str, Any], **given: Any) -> nn.Module:
     if not isinstance(spec, str):
         return _make(spec, (), given)
     if "." not in spec.partition(":")[0]:
-        return names.build("network", NETWORKS | LIBRARIES | AUTOENCODERS, spec, **given)
+        return names.build("network", NETWORKS | LIBRARIES | AUTOENCODERS | FLOWS, spec, **given)
     path, bare, keyed = names.parse(spec)
     return names.call("network", path, _imported(path), bare, keyed, given)
 
@@ -136,7 +142,7 @@ def _make(spec: Mapping[str, Any], trust: Sequence[str], given: dict[str, Any]) 
 
 def _trusted(name: str, trust: Sequence[str]) -> Callable[..., Any]:
     """The factory of that name; one outside openset only from a package in `trust`."""
-    table = NETWORKS | LIBRARIES | HEADS | AUTOENCODERS
+    table = NETWORKS | LIBRARIES | HEADS | AUTOENCODERS | FLOWS
     if name in table:
         return table[name]
     module = name.partition(":")[0]

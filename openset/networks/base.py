@@ -65,7 +65,7 @@ class Backbone(nn.Module):
         head: nn.Module,
     ):
         super().__init__()
-        self.normalize = Normalize([0.5] * channels, [0.5] * channels)
+        self.normalize: nn.Module = Normalize([0.5] * channels, [0.5] * channels)
         self.stem = stem
         for i, stage in enumerate(stages, start=1):
             self.add_module(f"stage{i}", stage)

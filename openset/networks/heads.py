@@ -112,6 +112,8 @@ class Bottleneck(Widened):
         samples: Class probabilities come from the mean of the code if 0, otherwise they are the
             average over this many seeded draws, the same for every image.
         head: As `Widened` takes it.
+        sigma: Standard deviation of the codes before training. Images like those of training learn
+            to widen theirs towards the prior; others keep a narrow code, which is many nats away.
     """
 
     noise: Tensor
@@ -123,10 +125,14 @@ class Bottleneck(Widened):
         dim: int = 64,
         samples: int = 0,
         head: str | None = None,
+        sigma: float = 0.3,
     ):
         super().__init__(network, head)
+        if not sigma > 0:
+            raise ValueError(f"sigma is {sigma}; the codes need a width above 0")
         self.dim = dim
         self.encoder = nn.Linear(self.features, 2 * dim)
+        self.encoder.bias.data[dim:] += math.log(math.expm1(sigma))
         self.divergence = Divergence(priors or self.classes, dim)
         noise = torch.randn(samples, 1, dim, generator=torch.Generator().manual_seed(0))
         self.register_buffer("noise", noise, persistent=False)
@@ -188,6 +194,7 @@ def bottleneck(
     dim: int = 64,
     samples: int = 0,
     head: str | None = None,
+    sigma: float = 0.3,
 ) -> Bottleneck:
     """Puts a variational information bottleneck before a classifier's head (VIB, VIBY).
 
@@ -201,6 +208,7 @@ def bottleneck(
         samples: 0 for class probabilities from the mean of the code, otherwise the number of
             seeded draws that they are averaged over.
         head: Path of the last linear layer; None finds it.
+        sigma: Standard deviation of the codes before training.
 
     Example:
         >>> inner = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -209,8 +217,8 @@ def bottleneck(
         >>> mean.shape, network.divergence(mean, log_sigma).shape
         (torch.Size([5, 64]), torch.Size([5, 3]))
     """
-    widened = Bottleneck(network, priors, dim, samples, head)
-    settings = {"priors": priors, "dim": dim, "samples": samples, "head": head}
+    widened = Bottleneck(network, priors, dim, samples, head, sigma)
+    settings = {"priors": priors, "dim": dim, "samples": samples, "head": head, "sigma": sigma}
     widened.spec = _nested("bottleneck", network, **settings)
     return widened
 

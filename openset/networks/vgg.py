@@ -43,7 +43,9 @@ def vgg(classes: int, channels: int = 3) -> Backbone:
 
 
 @described
-def vgg13(classes: int, channels: int = 3, dropout: float = 0.5) -> Backbone:
+def vgg13(
+    classes: int, channels: int = 3, dropout: float = 0.5, normalize: bool = True
+) -> Backbone:
     """VGG-13 without batch norm, as the papers on synthetic outliers train it on CIFAR-10.
 
     Simonyan & Zisserman 2015, "Very Deep Convolutional Networks for Large-Scale Image
@@ -54,6 +56,7 @@ def vgg13(classes: int, channels: int = 3, dropout: float = 0.5) -> Backbone:
         classes: The number of known classes.
         channels: Channels of the image, which has 32 px a side as published; others work too.
         dropout: Share of features dropped before each of the two layers.
+        normalize: Whether images are normalised; in those papers they are not.
 
     Example:
         >>> vgg13(classes=10).stages
@@ -71,7 +74,10 @@ def vgg13(classes: int, channels: int = 3, dropout: float = 0.5) -> Backbone:
         nn.Linear(512, 512),
         nn.ReLU(),
     )
-    return initialised(Backbone(channels, nn.Identity(), stages, neck, nn.Linear(512, classes)))
+    network = Backbone(channels, nn.Identity(), stages, neck, nn.Linear(512, classes))
+    if not normalize:
+        network.normalize = nn.Identity()
+    return initialised(network)
 
 
 def convolutions(widths: Sequence[int], batch_norm: bool) -> nn.Sequential:

@@ -57,6 +57,10 @@ class Objective(Fitted):
         """What the log shall say of the epoch that ends, beside losses and accuracy."""
         return {}
 
+    def pictures(self) -> dict[str, Tensor]:
+        """What the report shows of the training: uint8 images `[C, H, W]` by title."""
+        return {}
+
     def finish(self, batches: Iterable[tuple[Tensor, Tensor]]) -> nn.Module:
         """The network to keep, after a last look at the training data if the method needs one."""
         return self.network

@@ -75,6 +75,15 @@ class SyntheticOutliers(Objective):
         self._remember()
         return self.network
 
+    def pictures(self) -> dict[str, Tensor]:
+        """The outliers kept: one row for each time, after 1, 2, 4, 8, … epochs and at the end."""
+        if "history" not in self._buffers:
+            return {}
+        rows = [torch.cat([*row], dim=2) for row in self.history]
+        kept = [str(2**i) for i in range(len(rows) - 1)]
+        when = f"after {', '.join(kept)} epochs and at the end" if kept else "at the end"
+        return {f"outliers {when}": torch.cat(rows, dim=1).cpu()}
+
     def _remember(self) -> None:
         if "image_shape" in self._buffers:
             drawn = self.samples(SHOWN, torch.Generator().manual_seed(0)).cpu()

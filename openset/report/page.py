@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -184,14 +184,15 @@ def _section(results: Results, case: Case, number: int, cases: list[Case]) -> Se
 
 
 def _case(row: Row) -> Case:
-    return Case(row.protocol, row.seed, row.network, row.objective, row.detector, row.known)
+    return Case(**{field.name: getattr(row, field.name) for field in fields(Case)})
 
 
 def _title(case: Case, cases: list[Case]) -> str:
     """The detector, with whatever else tells it from the other sections."""
     parts = ("objective", "network", "known", "protocol")
     differing = [p for p in parts if len({getattr(other, p) for other in cases}) > 1]
-    return " · ".join(filter(None, [case.detector, *(getattr(case, p) for p in differing)]))
+    tuned = f"tuned on {case.tuned_on}" if case.tuned_on else ""
+    return " · ".join(filter(None, [case.detector, tuned, *(getattr(case, p) for p in differing)]))
 
 
 def _threshold_facts(results: Results, case: Case, known: Scored) -> list[tuple[str, str]]:

@@ -3,8 +3,11 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn import functional as F
 
+from openset.data import load
+from openset.metrics import auroc
 from openset.networks import cnn
 from openset.objectives.bottleneck import VIB, VIBY, fit_priors
+from openset.train import train
 
 LABEL = torch.tensor([0, 2, 1, 1, 0])
 
@@ -105,3 +108,38 @@ def test_a_class_without_images_keeps_its_prior():
     fit_priors(trained.network, [(torch.rand(8, 1, 8, 8), torch.arange(8) % 2)])
     assert trained.network.divergence.mean[2].equal(before)
     assert all(x.isfinite().all() for x in trained.network.divergence.parameters())
+
+
+@pytest.mark.parametrize("objective", [VIB, VIBY])
+def test_codes_start_as_narrow_as_asked(objective):
+    image = torch.rand(5, 1, 8, 8)
+    for sigma in (0.05, 0.3):
+        _, log_sigma = objective(network(), sigma=sigma).network.encode(image)
+        assert log_sigma.exp().log().mean().exp().item() == pytest.approx(sigma, rel=0.5)
+    with pytest.raises(ValueError, match="sigma is 0"):
+        objective(network(), sigma=0)
+
+
+def test_a_narrow_start_keeps_the_score_of_one_prior_upright():
+    """Digits 6 to 9 unknown: with codes as wide as the prior from the start, they score as known."""
+    data = load("digits", range(6))
+
+    def found(sigma):
+        torch.manual_seed(0)
+        trained = train(
+            VIB(cnn(classes=6, channels=1, widths=(16, 32), hidden=64), sigma=sigma),
+            data,
+            epochs=12,
+            batch_size=64,
+            lr=0.05,
+            progress=False,
+        )
+        with torch.no_grad():
+            known, unknown = (
+                torch.cat([trained.divergence(*trained.encode(x)) for x, _ in part.batches(256)])
+                for part in (data.test, data.unknown)
+            )
+        return auroc(known.squeeze(1), unknown.squeeze(1))
+
+    assert found(0.69) < 0.3
+    assert found(VIB(network()).sigma) > 0.6

@@ -1,10 +1,13 @@
 """Training with made-up outliers: who learns from which term, against autograd and slow loops."""
 
+import io
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,6 +17,7 @@ from openset.objectives.flow_outliers import FlowOutliers
 from openset.objectives.gan_outliers import GANOutliers
 from openset.objectives.noise_outliers import NoiseOutliers
 from openset.objectives.synthetic_outliers import frozen, image_channels, uniform_divergence
+from openset.run_folder import read_pictures
 from openset.train import Paused, train
 
 OBJECTIVES = [FlowOutliers, GANOutliers, NoiseOutliers]
@@ -355,3 +359,19 @@ def test_frozen_restores_what_was_frozen_before():
     assert not network.stage1.training
     assert not network.head.weight.requires_grad
     assert network.stage1[0].weight.requires_grad
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_the_run_keeps_a_picture_of_the_outliers_over_time(kind, tmp_path):
+    objective = small(kind)
+    assert objective.pictures() == {}
+    image, label = batch()
+    train(objective, [(image, label)], epochs=3, batch_size=6, folder=tmp_path, progress=False)
+    ((title, picture),) = objective.pictures().items()
+    assert title == "outliers after 1, 2 epochs and at the end"
+    assert picture.shape == (1, 3 * 8, 8 * 8)
+    last = (255 * objective.samples(8, torch.Generator().manual_seed(0))).round()
+    assert torch.equal(picture[:, 16:, 24:32].float(), last[3].cpu())
+    shown = Image.open(io.BytesIO(read_pictures(tmp_path)[title]))
+    assert shown.size == (128, 48)
+    assert torch.equal(torch.from_numpy(np.array(shown))[::2, ::2], picture[0])
