@@ -24,6 +24,7 @@ from openset.evaluate import evaluate
 from openset.fit import fit
 from openset.folders import refuse_foreign
 from openset.job import train_run, write_results
+from openset.metrics import METRICS
 from openset.model import layers_for
 from openset.names import unknown_name
 from openset.paper_table import paper_rows
@@ -156,12 +157,14 @@ class Benchmark:
         sets = self._unknown(data)
         prints = {name: self.fingerprints.of(each, name) for name, each in sets.items()}
         objective = trial.build_objective(data)
+        companions = {name: self._step(other) for name, other in trial.companions.items()}
         key = training_key(
             trial.describe(data, objective),
             self.fingerprints.of_data(data, trial.protocol.data),
             trial.method.weights,
+            companions,
         )
-        return Step(trial, data, sets, objective, prints, key, self.work)
+        return Step(trial, data, sets, objective, prints, key, self.work, companions)
 
     def _unknown(self, data: Data) -> dict[str, ImageSet]:
         """The unknown sets by name; what cannot be read is refused, or left out."""
@@ -233,13 +236,16 @@ class Benchmark:
         if key not in self.speeds:
             self.speeds[key] = forward_speed(network, data.adapter.shape)
         share = 0 if step.trained else 1 - step.epochs_done / trial.settings.epochs
-        training = training_passes(data, trial.settings.epochs) * share
-        detectors = [build(name) for name in missing]
+        training = training_passes(data, trial.settings.epochs) * share / self.speeds[key]
+        training += sum(self.estimate(other, ())[0] for other in step.companions.values())
+        detectors = [build(name, **step.networks()) for name in missing]
         evaluation = evaluation_passes(data, step.sets, detectors)
-        return training / self.speeds[key], evaluation / self.speeds[key]
+        return training, evaluation / self.speeds[key]
 
     def _train(self, step: Step, end: float | None, say: Say) -> Run:
         trial, protocol = step.trial, step.trial.protocol
+        for name, other in step.companions.items():
+            self._train(other, end, lambda text, name=name: say(f"{text} its {name}"))
         if not step.trained:
             say("training")
             try:
@@ -252,7 +258,7 @@ class Benchmark:
                     size=protocol.size,
                     channels=protocol.channels,
                     valid=protocol.valid,
-                    weights=Path(trial.method.weights) if trial.method.weights else None,
+                    weights=step.weights,
                     resume=True,
                     max_minutes=_minutes_to(end),
                     settings=trial.settings,
@@ -271,8 +277,13 @@ class Benchmark:
         _minutes_to(end)
         say(f"evaluating {', '.join(missing)}")
         started, protocol = time.monotonic(), step.trial.protocol
-        network = run.load_network().to("cuda" if torch.cuda.is_available() else "cpu")
-        detectors = {name: build(name) for name in missing}
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        network = run.load_network().to(device)
+        beside = {
+            name: Run.load(other.folder).load_network().to(device)
+            for name, other in step.companions.items()
+        }
+        detectors = {name: build(name, **beside) for name in missing}
         with tempfile.TemporaryDirectory(dir=self.work, prefix=".activations-") as store:
             models = fit(
                 network,
@@ -281,6 +292,7 @@ class Benchmark:
                 step.data.valid,
                 accept=protocol.accept,
                 store=store,
+                training=any(METRICS[name].of_training for name in protocol.measured),
             )
         results = evaluate(
             Tap(network, layers_for(network, list(detectors.values()))),
@@ -300,6 +312,8 @@ class Benchmark:
             part.save(units[name])
 
     def _add_seconds(self, step: Step, run: Run, parts: Sequence[Results]) -> None:
+        for other in step.companions.values():
+            self._add_seconds(other, Run.load(other.folder), [])
         log = run.folder / "log.jsonl"
         if log.exists() and (lines := log.read_text().splitlines()):
             self.seconds["training"] += json.loads(lines[-1]).get("seconds", 0.0)

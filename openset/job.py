@@ -73,7 +73,7 @@ def train_run(
         training=vars(settings),
         seed=settings.seed,
         valid=valid,
-        accuracy={"test": accuracy(trained, data.test)},
+        accuracy={"test": accuracy(trained, data.test)} if goal.classifies else {},
     )
     run.save()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def new_network(name: str, data: Data, seed: int, weights: Path | None = None) -
     """A network for the data: its classes, its channels, normalised by its training images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = networks.build(name, classes=len(data.classes), channels=data.adapter.channels)
+        network = networks.build(name, **fitting(data))
     if weights is not None:
         return networks.load_weights(network, weights)
     normalize = getattr(network, "normalize", None)
@@ -107,6 +107,12 @@ def new_network(name: str, data: Data, seed: int, weights: Path | None = None) -
         normalize.mean.copy_(torch.tensor(mean).view(-1, 1, 1))
         normalize.std.copy_(torch.tensor(std).clamp_min(1e-3).view(-1, 1, 1))
     return network
+
+
+def fitting(data: Data) -> dict[str, int]:
+    """What a network must be given to fit the data, by the names of the factories' parameters."""
+    adapter = data.adapter
+    return {"classes": len(data.classes), "channels": adapter.channels, "size": adapter.size[0]}
 
 
 DETECTORS = ("msp", "energy", "mahalanobis", "gemos")

@@ -22,7 +22,7 @@ from openset.detectors import DETECTORS, Detector
 from openset.evaluate import score_activations
 from openset.folders import complete_folder
 from openset.names import check_trust, look_up
-from openset.store import stream
+from openset.store import stream, unshared
 from openset.tap import Tap, find_stages
 from openset.threshold import Threshold
 
@@ -148,7 +148,7 @@ class OpenSet(nn.Module):
         tensors = {name: x.contiguous() for name, x in self.state_dict().items()}
         with complete_folder(folder, owns=(TENSORS, DESCRIPTION)) as partial:
             text = json.dumps(description)
-            save_file(_unshared(tensors), partial / TENSORS, metadata={"openset": text})
+            save_file(unshared(tensors), partial / TENSORS, metadata={"openset": text})
             readable = {**description, "sha256": _digest(partial / TENSORS)}
             (partial / DESCRIPTION).write_text(json.dumps(readable, indent=2) + "\n")
 
@@ -212,20 +212,16 @@ def restore(spec: Any, trust: Sequence[str] = ()) -> Any:
 def layers_for(network: nn.Module, detectors: Sequence[Detector]) -> tuple[str, ...]:
     """The layers that some detector reads, each once; a default means all stages."""
     stages = tuple(f"stage{i}" for i in range(1, len(find_stages(network)) + 1))
-    wanted = [layer for d in detectors for layer in (stages if d.layers is None else d.layers)]
+    wanted = [layer for d in detectors for layer in _layers(d, stages)]
     # Stages in the network's order: what a detector reads must not depend on its companions.
     return tuple(dict.fromkeys([*(stage for stage in stages if stage in wanted), *wanted]))
 
 
-def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of tensors that share memory, which safetensors refuses to write."""
-    seen: set[int] = set()
-    out = {}
-    for name, x in tensors.items():
-        shared = x.data_ptr() in seen and x.numel() > 0
-        out[name] = x.clone() if shared else x
-        seen.add(x.data_ptr())
-    return out
+def _layers(detector: Detector, stages: tuple[str, ...]) -> tuple[str, ...]:
+    """The layers that a detector reads; one alone may be named without a list around it."""
+    if detector.layers is None:
+        return stages
+    return (detector.layers,) if isinstance(detector.layers, str) else tuple(detector.layers)
 
 
 def _digest(path: Path) -> str:
