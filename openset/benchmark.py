@@ -276,6 +276,8 @@ class Benchmark:
             return
         _minutes_to(end)
         say(f"evaluating {', '.join(missing)}")
+        from openset.report.latent import pictures  # Here, because drawing takes long to import.
+
         started, protocol = time.monotonic(), step.trial.protocol
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network = run.load_network().to(device)
@@ -294,8 +296,9 @@ class Benchmark:
                 store=store,
                 training=any(METRICS[name].of_training for name in protocol.measured),
             )
+        tap = Tap(network, layers_for(network, list(detectors.values())))
         results = evaluate(
-            Tap(network, layers_for(network, list(detectors.values()))),
+            tap,
             {name: model.detector for name, model in models.items()},
             step.data.test,
             step.sets,
@@ -304,10 +307,14 @@ class Benchmark:
             classes=run.classes,
             run=step.trial.case,
         )
+        drawn = pictures(
+            tap, detectors.values(), step.data.test, step.sets, run.classes, str(step.trial)
+        )
         seconds = (time.monotonic() - started) / len(missing)
         units = step.units()
         for name in missing:
             part = part_of(results, name)
+            part.figures, drawn = drawn, {}
             part.notes["seconds"] = f"{seconds:.1f}"
             part.save(units[name])
 

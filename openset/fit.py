@@ -58,19 +58,22 @@ def fit(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(store or temporary)
         learning = [d for d in detectors.values() if type(d).fit is not Detector.fit]
+        found = views(tap, detectors)
+        # What adds to the tap's activations serves the fits too, and the images pass but once.
+        richest = next((v for v, _ in found if training and hasattr(v, "key")), tap)
         seen_train: Any = None
         if learning or training:
-            seen_train = extract(tap, train, store=folder / "train", batch_size=batch_size)
+            seen_train = extract(richest, train, store=folder / "train", batch_size=batch_size)
         for detector in learning:
             detector.fit(seen_train)
-        for i, (view, names) in enumerate(views(tap, detectors)):
+        for i, (view, names) in enumerate(found):
             seen = extract(view, held_out, store=folder / f"held-out-{i}", batch_size=batch_size)
             for name in names:
                 threshold = calibrate(detectors[name], seen, accept, per_class=per_class)
                 own = Tap(network, layers_for(network, [detectors[name]]))
                 models[name] = OpenSet(own, detectors[name], threshold)
             if training:
-                looked = seen_train if view is tap else stream(view, train, batch_size)
+                looked = seen_train if view is richest else stream(view, train, batch_size)
                 accept_training({name: models[name] for name in names}, looked, accept)
     return {name: models[name] for name in detectors}
 

@@ -129,6 +129,8 @@ def evaluate_run(
     trust: Sequence[str] = (),
 ) -> Results:
     """Evaluates models of a run on unknown data; see `openset evaluate` for the arguments."""
+    from openset.report.latent import pictures  # Here, because drawing takes long to import.
+
     for name in metrics or ():
         find(name)
     run = Run.load(folder)
@@ -139,9 +141,11 @@ def evaluate_run(
     missing = [name for name in names if name not in models]
     if missing:
         models |= run.fit(missing, data, network, accept=accept)
+    fitted = {name: models[name].detector for name in names}
+    tap = Tap(network, layers_for(network, list(fitted.values())))
     results = evaluate(
-        Tap(network, layers_for(network, [model.detector for model in models.values()])),
-        {name: models[name].detector for name in names},
+        tap,
+        fitted,
         data.test,
         sets,
         thresholds={name: t for name in names if (t := models[name].threshold) is not None},
@@ -150,6 +154,7 @@ def evaluate_run(
         run=run.case,
     )
     results.notes |= run_notes(run, data, sets)
+    results.figures |= pictures(tap, fitted.values(), data.test, sets, run.classes)
     return results
 
 
