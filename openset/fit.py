@@ -11,12 +11,16 @@ from typing import Any
 from torch import nn
 
 from openset.activations import Activations
+from openset.data import batches
 from openset.detectors import Detector
 from openset.evaluate import score_activations, views
 from openset.model import OpenSet, layers_for
 from openset.store import extract, stream
 from openset.tap import Tap
 from openset.threshold import Threshold, training_quantile
+
+SAMPLED = 10_000
+"""At most so many training images, evenly drawn, say which score accepts a share of them all."""
 
 
 def fit(
@@ -48,7 +52,7 @@ def fit(
         batch_size: Images per pass.
         store: A folder for the activations; None uses a temporary one.
         training: Whether to note on each threshold the one that accepts this share of the training
-            images, too; detectors that look again then look at all of them.
+            images, too, judged by at most `SAMPLED` of them.
 
     Returns:
         A calibrated model for each detector.
@@ -58,23 +62,24 @@ def fit(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(store or temporary)
         learning = [d for d in detectors.values() if type(d).fit is not Detector.fit]
-        found = views(tap, detectors)
-        # What adds to the tap's activations serves the fits too, and the images pass but once.
-        richest = next((v for v, _ in found if training and hasattr(v, "key")), tap)
         seen_train: Any = None
         if learning or training:
-            seen_train = extract(richest, train, store=folder / "train", batch_size=batch_size)
+            seen_train = extract(tap, train, store=folder / "train", batch_size=batch_size)
         for detector in learning:
             detector.fit(seen_train)
-        for i, (view, names) in enumerate(found):
+        for i, (view, names) in enumerate(views(tap, detectors)):
             seen = extract(view, held_out, store=folder / f"held-out-{i}", batch_size=batch_size)
             for name in names:
                 threshold = calibrate(detectors[name], seen, accept, per_class=per_class)
                 own = Tap(network, layers_for(network, [detectors[name]]))
                 models[name] = OpenSet(own, detectors[name], threshold)
             if training:
-                looked = seen_train if view is richest else stream(view, train, batch_size)
-                accept_training({name: models[name] for name in names}, looked, accept)
+                step = -(-len(seen_train) // SAMPLED)
+                thinned = EveryNth(seen_train, step)
+                if view is not tap:
+                    # Batches as large as before are left of those that are thinned.
+                    thinned = stream(view, EveryNth(batches(train, batch_size * step), step))
+                accept_training({name: models[name] for name in names}, thinned, accept)
     return {name: models[name] for name in detectors}
 
 
@@ -113,3 +118,17 @@ class EveryOther:
     def __iter__(self) -> Iterator[Activations]:
         for batch in self.batches:
             yield batch[self.start :: 2]
+
+
+class EveryNth:
+    """Every n-th sample of each batch, of activations or of (image, label); re-iterable."""
+
+    def __init__(self, batches: Iterable[Any], step: int):
+        self.batches, self.step = batches, step
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            if isinstance(batch, Activations):
+                yield batch[:: self.step]
+            else:
+                yield tuple(x[:: self.step] for x in batch)

@@ -158,7 +158,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-class _Reached(Exception):  # noqa: N818 -- it stops a forward pass, and no error is meant
+class _Reached(Exception):
     def __init__(self, output: Tensor):
         super().__init__()
         self.output = output

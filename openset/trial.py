@@ -167,7 +167,7 @@ def training_key(
         weights: A file of weights that the training starts from, or the name of a companion.
         companions: The companions, by name.
     """
-    if companions and weights in companions:
+    if weights and companions and weights in companions:
         return key_of(description, data, companions[weights].key)
     return key_of(description, data, file_digest(Path(weights)) if weights else None)
 

@@ -17,7 +17,6 @@ from openset.detectors import Detector, VMDLSb
 from openset.store import stream
 from openset.tap import Tap
 
-
 DRAWN = 500
 """Images of each set in the pictures of a report: t-SNE takes seconds for so many."""
 
