@@ -24,6 +24,7 @@ from openset.evaluate import evaluate
 from openset.fit import fit
 from openset.folders import refuse_foreign
 from openset.job import train_run, write_results
+from openset.metrics import METRICS
 from openset.model import layers_for
 from openset.names import unknown_name
 from openset.paper_table import paper_rows
@@ -161,10 +162,12 @@ class Benchmark:
         sets = self._unknown(data)
         prints = {name: self.fingerprints.of(each, name) for name, each in sets.items()}
         objective = trial.build_objective(data)
+        companions = {name: self._step(other) for name, other in trial.companions.items()}
         key = training_key(
             trial.describe(data, objective),
             self.fingerprints.of_data(data, trial.protocol.data),
             trial.method.weights,
+            companions,
         )
         tuning = {
             name: {each: images.load_images(each, data.adapter) for each in names}
@@ -174,7 +177,9 @@ class Benchmark:
             name: {each: self.fingerprints.of(s, each) for each, s in tuned_on.items()}
             for name, tuned_on in tuning.items()
         }
-        return Step(trial, data, sets, objective, prints, key, self.work, tuning, tuning_prints)
+        return Step(
+            trial, data, sets, objective, prints, key, self.work, tuning, tuning_prints, companions
+        )
 
     def _unknown(self, data: Data) -> dict[str, ImageSet]:
         """The unknown sets by name; what cannot be read is refused, or left out."""
@@ -248,13 +253,16 @@ class Benchmark:
         if key not in self.speeds:
             self.speeds[key] = forward_speed(network, data.adapter.shape)
         share = 0 if step.trained else 1 - step.epochs_done / trial.settings.epochs
-        training = training_passes(data, trial.settings.epochs) * share
-        detectors = [build(name) for name in missing]
+        training = training_passes(data, trial.settings.epochs) * share / self.speeds[key]
+        training += sum(self.estimate(other, ())[0] for other in step.companions.values())
+        detectors = [build(name, **step.networks()) for name in missing]
         evaluation = evaluation_passes(data, step.sets, detectors)
-        return training / self.speeds[key], evaluation / self.speeds[key]
+        return training, evaluation / self.speeds[key]
 
     def _train(self, step: Step, end: float | None, say: Say) -> Run:
         trial, protocol = step.trial, step.trial.protocol
+        for name, other in step.companions.items():
+            self._train(other, end, lambda text, name=name: say(f"{text} its {name}"))
         if not step.trained:
             say("training")
             try:
@@ -267,7 +275,7 @@ class Benchmark:
                     size=protocol.size,
                     channels=protocol.channels,
                     valid=protocol.valid,
-                    weights=Path(trial.method.weights) if trial.method.weights else None,
+                    weights=step.weights,
                     resume=True,
                     max_minutes=_minutes_to(end),
                     settings=trial.settings,
@@ -285,9 +293,16 @@ class Benchmark:
             return
         _minutes_to(end)
         say(f"evaluating {', '.join(missing)}")
+        from openset.report.latent import pictures  # Here, because drawing takes long to import.
+
         started, protocol = time.monotonic(), step.trial.protocol
-        network = run.load_network().to("cuda" if torch.cuda.is_available() else "cpu")
-        detectors = {name: build(name) for name in missing}
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        network = run.load_network().to(device)
+        beside = {
+            name: Run.load(other.folder).load_network().to(device)
+            for name, other in step.companions.items()
+        }
+        detectors = {name: build(name, **beside) for name in missing}
         with tempfile.TemporaryDirectory(dir=self.work, prefix=".activations-") as store:
             models = fit(
                 network,
@@ -296,6 +311,7 @@ class Benchmark:
                 step.data.valid,
                 accept=protocol.accept,
                 store=store,
+                training=any(METRICS[name].of_training for name in protocol.measured),
             )
         for name, sets in step.tuning.items():
             if name in models:
@@ -303,8 +319,9 @@ class Benchmark:
                     models[name], step.data.valid, sets, accept=protocol.accept, limit=TUNED_ON
                 )
                 say(f"{name} tuned to {tuned.settings}")
+        tap = Tap(network, layers_for(network, list(detectors.values())))
         results = evaluate(
-            Tap(network, layers_for(network, list(detectors.values()))),
+            tap,
             {name: model.detector for name, model in models.items()},
             step.data.test,
             step.sets,
@@ -313,14 +330,20 @@ class Benchmark:
             classes=run.classes,
             run=step.trial.case,
         )
+        drawn = pictures(
+            tap, detectors.values(), step.data.test, step.sets, run.classes, str(step.trial)
+        )
         seconds = (time.monotonic() - started) / len(missing)
         units = step.units()
         for name in missing:
             part = part_of(results, name)
+            part.figures, drawn = drawn, {}
             part.notes["seconds"] = f"{seconds:.1f}"
             part.save(units[name])
 
     def _add_seconds(self, step: Step, run: Run, parts: Sequence[Results]) -> None:
+        for other in step.companions.values():
+            self._add_seconds(other, Run.load(other.folder), [])
         log = run.folder / "log.jsonl"
         if log.exists() and (lines := log.read_text().splitlines()):
             self.seconds["training"] += json.loads(lines[-1]).get("seconds", 0.0)

@@ -119,8 +119,8 @@ def train(
         max_minutes=max_minutes,
         settings=settings,
     )
-    shares = ", ".join(f"{split} {share:.2%}" for split, share in run.accuracy.items())
-    _say(f"accuracy: {shares}; run: {out}")
+    shares = [f"accuracy: {split} {share:.2%}" for split, share in run.accuracy.items()]
+    _say("; ".join([*shares, f"run: {out}"]))
 
 
 @app.command

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -129,17 +129,20 @@ def keep_examples(results: Results, run: Case, sources: Mapping[str, Any]) -> No
 
 
 def views(tap: Tap, detectors: Mapping[str, Detector]) -> list[tuple[nn.Module, list[str]]]:
-    """The extractors that the detectors want, each with the names of those that share it."""
-    groups: list[tuple[nn.Module, list[str]]] = []
+    """The extractors that the detectors want, each with the names of those that share it.
+
+    A view that passes the tap's activations on with something added says by its `key` which others
+    add the same.
+    """
+    groups: dict[Hashable, tuple[nn.Module, list[str]]] = {}
     for name, detector in detectors.items():
         view = detector.view(tap)
-        for other, members in groups:
-            if other is view:
-                members.append(name)
-                break
-        else:
-            groups.append((view, [name]))
-    return groups
+        groups.setdefault(getattr(view, "key", view), (view, []))[1].append(name)
+    # A view that only adds to the tap's activations serves those who want these alone, too.
+    richer = [key for key, (view, _) in groups.items() if hasattr(view, "key")]
+    if richer and tap in groups:
+        groups[richer[0]][1].extend(groups.pop(tap)[1])
+    return list(groups.values())
 
 
 def by_name(detectors: Detectors) -> dict[str, Detector]:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from openset.activations import Activations
+from openset.data import batches
 from openset.detectors import Detector
 from openset.evaluate import score_activations, views
 from openset.model import OpenSet, layers_for
-from openset.store import extract
+from openset.store import extract, stream
 from openset.tap import Tap
-from openset.threshold import Threshold
+from openset.threshold import Threshold, training_quantile
+
+SAMPLED = 10_000
+"""At most so many training images, evenly drawn, say which score accepts a share of them all."""
 
 
 def fit(
@@ -28,6 +33,7 @@ def fit(
     per_class: bool = False,
     batch_size: int = 256,
     store: str | None = None,
+    training: bool = False,
 ) -> dict[str, OpenSet]:
     """Fits detectors on training images and calibrates them on held-out known ones.
 
@@ -45,6 +51,8 @@ def fit(
         per_class: One threshold for each predicted class.
         batch_size: Images per pass.
         store: A folder for the activations; None uses a temporary one.
+        training: Whether to note on each threshold the one that accepts this share of the training
+            images, too, judged by at most `SAMPLED` of them.
 
     Returns:
         A calibrated model for each detector.
@@ -54,17 +62,36 @@ def fit(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(store or temporary)
         learning = [d for d in detectors.values() if type(d).fit is not Detector.fit]
-        if learning:
-            seen = extract(tap, train, store=folder / "train", batch_size=batch_size)
-            for detector in learning:
-                detector.fit(seen)
+        seen_train: Any = None
+        if learning or training:
+            seen_train = extract(tap, train, store=folder / "train", batch_size=batch_size)
+        for detector in learning:
+            detector.fit(seen_train)
         for i, (view, names) in enumerate(views(tap, detectors)):
             seen = extract(view, held_out, store=folder / f"held-out-{i}", batch_size=batch_size)
             for name in names:
                 threshold = calibrate(detectors[name], seen, accept, per_class=per_class)
                 own = Tap(network, layers_for(network, [detectors[name]]))
                 models[name] = OpenSet(own, detectors[name], threshold)
+            if training:
+                step = -(-len(seen_train) // SAMPLED)
+                thinned = EveryNth(seen_train, step)
+                if view is not tap:
+                    # Batches as large as before are left of those that are thinned.
+                    thinned = stream(view, EveryNth(batches(train, batch_size * step), step))
+                accept_training({name: models[name] for name in names}, thinned, accept)
     return {name: models[name] for name in detectors}
+
+
+def accept_training(
+    models: Mapping[str, OpenSet], train: Iterable[Activations], accept: float
+) -> None:
+    """Notes on each model's threshold the score that accepts this share of training activations."""
+    scored = score_activations({name: model.detector for name, model in models.items()}, train)
+    for name, model in models.items():
+        assert model.threshold is not None
+        cut = training_quantile(scored[name].score[scored[name].label >= 0], accept)
+        model.set_threshold(replace(model.threshold, training=cut))
 
 
 def calibrate(
@@ -91,3 +118,17 @@ class EveryOther:
     def __iter__(self) -> Iterator[Activations]:
         for batch in self.batches:
             yield batch[self.start :: 2]
+
+
+class EveryNth:
+    """Every n-th sample of each batch, of activations or of (image, label); re-iterable."""
+
+    def __init__(self, batches: Iterable[Any], step: int):
+        self.batches, self.step = batches, step
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            if isinstance(batch, Activations):
+                yield batch[:: self.step]
+            else:
+                yield tuple(x[:: self.step] for x in batch)

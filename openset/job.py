@@ -79,7 +79,7 @@ def train_run(
         training=vars(settings),
         seed=settings.seed,
         valid=valid,
-        accuracy={"test": accuracy(trained, data.test)},
+        accuracy={"test": accuracy(trained, data.test)} if goal.classifies else {},
     )
     run.save()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def new_network(name: str, data: Data, seed: int, weights: Path | None = None) -
     """A network for the data: its classes, its channels, normalised by its training images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = networks.build(name, classes=len(data.classes), channels=data.adapter.channels)
+        network = networks.build(name, **fitting(data))
     if weights is not None:
         return networks.load_weights(network, weights)
     normalize = getattr(network, "normalize", None)
@@ -113,6 +113,12 @@ def new_network(name: str, data: Data, seed: int, weights: Path | None = None) -
         normalize.mean.copy_(torch.tensor(mean).view(-1, 1, 1))
         normalize.std.copy_(torch.tensor(std).clamp_min(1e-3).view(-1, 1, 1))
     return network
+
+
+def fitting(data: Data) -> dict[str, int]:
+    """What a network must be given to fit the data, by the names of the factories' parameters."""
+    adapter = data.adapter
+    return {"classes": len(data.classes), "channels": adapter.channels, "size": adapter.size[0]}
 
 
 DETECTORS = ("msp", "energy", "mahalanobis", "gemos")
@@ -130,6 +136,8 @@ def evaluate_run(
     allow_leak: bool = False,
 ) -> Results:
     """Evaluates models of a run on unknown data; see `openset evaluate` for the arguments."""
+    from openset.report.latent import pictures  # Here, because drawing takes long to import.
+
     for name in metrics or ():
         find(name)
     run = Run.load(folder)
@@ -143,9 +151,11 @@ def evaluate_run(
     missing = [name for name in names if name not in models]
     if missing:
         models |= run.fit(missing, data, network, accept=accept)
+    fitted = {name: models[name].detector for name in names}
+    tap = Tap(network, layers_for(network, list(fitted.values())))
     results = evaluate(
-        Tap(network, layers_for(network, [model.detector for model in models.values()])),
-        {name: models[name].detector for name in names},
+        tap,
+        fitted,
         data.test,
         sets,
         thresholds={name: t for name in names if (t := models[name].threshold) is not None},
@@ -155,6 +165,7 @@ def evaluate_run(
     )
     results.notes |= run_notes(run, data, sets)
     results.figures |= read_pictures(run.folder)
+    results.figures |= pictures(tap, fitted.values(), data.test, sets, run.classes)
     return results
 
 

@@ -22,7 +22,7 @@ from openset.detectors import DETECTORS, Detector
 from openset.evaluate import score_activations
 from openset.folders import complete_folder
 from openset.names import as_names, check_trust, look_up
-from openset.store import stream
+from openset.store import stream, unshared
 from openset.tap import Tap, find_stages
 from openset.threshold import Threshold
 
@@ -159,7 +159,7 @@ class OpenSet(nn.Module):
         tensors = {name: x.contiguous() for name, x in self.state_dict().items()}
         with complete_folder(folder, owns=(TENSORS, DESCRIPTION)) as partial:
             text = json.dumps(description)
-            save_file(_unshared(tensors), partial / TENSORS, metadata={"openset": text})
+            save_file(unshared(tensors), partial / TENSORS, metadata={"openset": text})
             readable = {**description, "sha256": _digest(partial / TENSORS)}
             (partial / DESCRIPTION).write_text(json.dumps(readable, indent=2) + "\n")
 
@@ -229,17 +229,6 @@ def layers_for(network: nn.Module, detectors: Sequence[Detector]) -> tuple[str, 
     ]
     # Stages in the network's order: what a detector reads must not depend on its companions.
     return tuple(dict.fromkeys([*(stage for stage in stages if stage in wanted), *wanted]))
-
-
-def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of tensors that share memory, which safetensors refuses to write."""
-    seen: set[int] = set()
-    out = {}
-    for name, x in tensors.items():
-        shared = x.data_ptr() in seen and x.numel() > 0
-        out[name] = x.clone() if shared else x
-        seen.add(x.data_ptr())
-    return out
 
 
 def _digest(path: Path) -> str:

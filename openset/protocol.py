@@ -8,10 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from openset import detectors, metrics
 from openset.data.sources import DataName
 from openset.names import parse, unknown_name
-from openset.networks import LIBRARIES, NETWORKS
+from openset.networks import AUTOENCODERS, LIBRARIES, NETWORKS
 from openset.objectives import OBJECTIVES
 from openset.settings import Settings
 from openset.toml_lines import TomlFile
@@ -34,8 +36,12 @@ METHOD: dict[str, tuple[type, ...]] = {
     "peers": (list,),
     "tune": (dict,),
     "published": (dict,),
+    "companions": (dict,),
 }
 """What a method may set, and of which type; a protocol of one method sets it at the top."""
+
+COMPANION = {key: METHOD[key] for key in ("network", "objective", "training")}
+"""What a companion may set."""
 
 TIER: dict[str, tuple[type, ...]] = {
     **METHOD,
@@ -78,6 +84,9 @@ class Method:
         tune: By detector, the unknown sets that its settings are chosen on, none of them among
             those of the test; an empty list leaves the choice to known data.
         published: The published figures of these detectors.
+        companions: Networks that are trained on the same images, by name. A detector that takes a
+            setting of that name gets it, as `VMDLS` its autoencoder; weights that are such a name
+            are the companion's.
     """
 
     network: str
@@ -87,6 +96,7 @@ class Method:
     weights: str | None = None
     tune: dict[str, list[str]] = field(default_factory=dict)
     published: Figures = field(default_factory=dict)
+    companions: dict[str, Method] = field(default_factory=dict)
 
 
 @dataclass
@@ -208,10 +218,11 @@ def _method(table: dict[str, Any]) -> Method:
         table["network"],
         table.get("objective", "cross-entropy"),
         names,
-        settings(table["training"]),
+        settings(table.get("training", {})),
         table.get("weights"),
         {k: v for k, v in table.get("tune", {}).items() if k in names},
         {k: v for k, v in table.get("published", {}).items() if k in names},
+        {name: _method({"detectors": [], **t}) for name, t in table.get("companions", {}).items()},
     )
 
 
@@ -255,8 +266,15 @@ def _tables(table: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], dict
     places = [((), table), *(((tier,), table.get(tier, {})) for tier in TIERS)]
     for keys, place in places:
         yield keys, place
+        yield from _companions(keys, place)
         for i, method in enumerate(place.get("methods", [])):
             yield (*keys, "methods", i), method
+            yield from _companions((*keys, "methods", i), method)
+
+
+def _companions(keys: tuple, table: dict[str, Any]) -> Iterator[tuple[tuple, dict[str, Any]]]:
+    for name, companion in table.get("companions", {}).items():
+        yield (*keys, "companions", name), companion
 
 
 def _check_keys(
@@ -270,6 +288,10 @@ def _check_keys(
             file.refuse((*keys, key), f"{key} is {value!r}; expected {kinds}")
     for i, method in enumerate(table.get("methods", [])):
         _check_keys(file, (*keys, "methods", i), method, METHOD)
+    for place, companion in _companions(keys, table):
+        if not isinstance(companion, dict) or "network" not in companion:
+            file.refuse(place, "a companion is a table with a network and its training")
+        _check_keys(file, place, companion, COMPANION)
 
 
 KINDS = {
@@ -290,14 +312,13 @@ def _check_names(file: TomlFile, keys: tuple, table: dict[str, Any]) -> None:
         except ValueError as error:
             file.refuse((*keys, key), error, value)
 
-    for name in table.get("detectors", []):
-        attempt("detectors", name, detectors.build)
     for name in table.get("peers", []) if peers_installed() else []:
         attempt("peers", name, detectors.build)
     for name in table.get("metrics", []):
         attempt("metrics", name, metrics.find)
     if "network" in table:
-        attempt("network", table["network"], _find_in("network", NETWORKS | LIBRARIES))
+        known = NETWORKS | LIBRARIES | AUTOENCODERS
+        attempt("network", table["network"], _find_in("network", known))
     if "objective" in table:
         attempt("objective", table["objective"], _find_in("objective", OBJECTIVES))
     for key, value in table.get("training", {}).items():
@@ -322,10 +343,17 @@ def _check_method(file: TomlFile, keys: tuple, table: dict[str, Any]) -> None:
     for key in ("network", "detectors"):
         if not table.get(key):
             file.refuse(keys, f"{key} is missing; every method needs one")
-    try:
-        settings(table["training"])
-    except ValueError as error:
-        file.refuse((*keys, "training"), error)
+    companions = dict.fromkeys(table.get("companions", {}), nn.Identity())
+    for name in table["detectors"]:
+        try:
+            detectors.build(name, **companions)
+        except ValueError as error:
+            file.refuse((*keys, "detectors"), error, name)
+    for place, whole in ((keys, table), *_companions(keys, table)):
+        try:
+            settings(whole.get("training", {}))
+        except ValueError as error:
+            file.refuse((*place, "training"), error)
 
 
 def _check_tuning(file: TomlFile, keys: tuple, table: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from openset.activations import Activations
-from openset.tap import Tap, evaluating, resolve
+from openset.tap import Tap, evaluating, output_of, reduce, resolve
 
 
 class Reconstruct(nn.Module):
@@ -34,10 +34,14 @@ class Reconstruct(nn.Module):
     def __init__(self, tap: Tap, autoencoder: nn.Module, layer: str = "stage1"):
         super().__init__()
         self.tap, self.autoencoder, self.layer = tap, autoencoder, layer
-        self.shallow = Tap(tap.network, [layer])
-        path = resolve(tap.network, layer)
-        same = [name for name in tap.layers if resolve(tap.network, name) == path]
+        self.path = resolve(tap.network, layer)
+        same = [name for name in tap.layers if resolve(tap.network, name) == self.path]
         self.recorded = same[0] if same else None
+
+    @property
+    def key(self) -> tuple[nn.Module, nn.Module, str]:
+        """Views with the same key give the same activations: those of the tap, and one value."""
+        return self.tap, self.autoencoder, self.layer
 
     def forward(self, image: Tensor) -> Activations:
         activations = self.tap(image)
@@ -49,11 +53,12 @@ class Reconstruct(nn.Module):
                 "both must agree, so train it on images of this size and these channels"
             )
         if self.recorded is None:
-            before = self._pooled(image)
+            before = self._pooled(image, activations)
         else:
             before = activations.values(self.recorded)
-        difference = (before - self._pooled(image_again)).square().mean(1)
+        difference = (before - self._pooled(image_again, activations)).square().mean(1)
         return replace(activations, extra={**activations.extra, "reconstruction": difference})
 
-    def _pooled(self, image: Tensor) -> Tensor:
-        return self.shallow(image).values(self.layer)
+    def _pooled(self, image: Tensor, activations: Activations) -> Tensor:
+        with evaluating(self.tap.network):
+            return reduce(output_of(self.tap.network, self.path, image), activations.logits)

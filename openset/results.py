@@ -39,7 +39,8 @@ class ThresholdRecord(TypedDict, total=False):
 
     `value` is one threshold or one per class; `accept` the share of known images asked for; `n` the
     number of held-out known images; `guarantee` one sentence; `interval` the 95 % interval of the
-    share of future known images that are accepted.
+    share of future known images that are accepted; `training` the threshold that accepts the same
+    share of the training images.
     """
 
     value: float | list[float]
@@ -47,6 +48,7 @@ class ThresholdRecord(TypedDict, total=False):
     n: int
     guarantee: str
     interval: tuple[float, float]
+    training: float
 
 
 def stamp() -> dict[str, str]:
@@ -112,9 +114,11 @@ class Results:
         metrics, paper = list(metrics), paper or {}
         _check(case, known, unknown, classes)
         cut = threshold["value"] if threshold and "value" in threshold else None
+        training = threshold.get("training") if threshold else None
         found: dict[tuple[str, str], float] = {}
         for name, scored in unknown.items():
-            for metric, value in measure(known, scored, cut, metrics).items():
+            measured = measure(known, scored, cut, metrics, training=training)
+            for metric, value in measured.items():
                 found[name if METRICS[metric].needs_unknown else "", metric] = value
         for (name, metric), value in found.items():
             row = Row(**asdict(case), unknown=name, metric=metric, value=value)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 from openset import data, networks
@@ -88,7 +89,9 @@ class Run:
     def load_network(self, trust: Sequence[str] = ()) -> nn.Module:
         """The trained network."""
         network = networks.from_spec(self.network, trust)
-        return networks.load_weights(network, self.folder / "network.safetensors").eval()
+        network = networks.load_weights(network, self.folder / "network.safetensors").eval()
+        # On a CPU, convolutions are more than twice as fast this way, even in float32.
+        return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @property
     def case(self) -> Case:

@@ -136,7 +136,19 @@ def _save(batch: Activations, path: Path) -> None:
         tensors["head.weight"], tensors["head.bias"] = batch.head
     # safetensors sorts its keys, but the layers' order decides how they are stacked.
     order = {"order": json.dumps(list(tensors))}
-    save_file({key: x.contiguous() for key, x in tensors.items()}, path, metadata=order)
+    # One layer under two names, such as "stage4" and "mean", is one tensor.
+    save_file(unshared({key: x.contiguous() for key, x in tensors.items()}), path, metadata=order)
+
+
+def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors that share memory, which safetensors refuses to write."""
+    seen: set[int] = set()
+    out = {}
+    for name, x in tensors.items():
+        shared = x.data_ptr() in seen and x.numel() > 0
+        out[name] = x.clone() if shared else x
+        seen.add(x.data_ptr())
+    return out
 
 
 def _load(path: Path) -> Activations:

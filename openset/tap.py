@@ -160,6 +160,28 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+class _Reached(Exception):
+    def __init__(self, output: Tensor):
+        super().__init__()
+        self.output = output
+
+
+def output_of(network: nn.Module, path: str, image: Tensor) -> Tensor:
+    """The output of the module at a path; what the network runs after it is left out."""
+
+    def stop(module: nn.Module, inputs: object, output: Tensor) -> None:
+        raise _Reached(output)
+
+    handle = network.get_submodule(path).register_forward_hook(stop)
+    try:
+        network(image)
+    except _Reached as reached:
+        return reached.output
+    finally:
+        handle.remove()
+    raise ValueError(f"the network did not run its module {path!r}")
+
+
 def reduce(x: Tensor, logits: Tensor) -> Tensor:
     """Averages a layer's output `[N, D, H, W]` or tokens `[N, T, D]` to `[N, D]`, or to a grid."""
     if logits.dim() == 4:

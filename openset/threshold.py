@@ -22,6 +22,8 @@ class Threshold:
         values: One threshold, or one per predicted class.
         accept: The share of known samples to accept, asked for.
         counts: Held-out known samples that each value rests on.
+        training: The score that the same share of the training samples stays at or below, where it
+            was asked for; it decides nothing but the metric `macro_f1_train`.
 
     Example:
         >>> threshold = Threshold.conformal(torch.arange(99.0), accept=0.95)
@@ -32,6 +34,7 @@ class Threshold:
     values: tuple[float, ...]
     accept: float
     counts: tuple[int, ...]
+    training: float | None = None
 
     @classmethod
     def conformal(
@@ -113,17 +116,35 @@ class Threshold:
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
         """What `settings` describes."""
-        return cls(tuple(settings["values"]), settings["accept"], tuple(settings["counts"]))
+        return cls(
+            tuple(settings["values"]),
+            settings["accept"],
+            tuple(settings["counts"]),
+            settings.get("training"),
+        )
 
     def record(self) -> ThresholdRecord:
         """As results and reports show it."""
-        return ThresholdRecord(
+        record = ThresholdRecord(
             value=self.values[0] if len(self.values) == 1 else list(self.values),
             accept=self.accept,
             n=sum(self.counts),
             guarantee=self.guarantee(),
             interval=self.coverage,
         )
+        if self.training is not None:
+            record["training"] = self.training
+        return record
+
+
+def training_quantile(scores: Tensor, accept: float) -> float:
+    """The smallest of the training scores `[n]` that accepts at least this share of them.
+
+    Example:
+        >>> training_quantile(torch.arange(20.0), accept=0.95)
+        18.0
+    """
+    return float(scores.double().sort().values[ceil(len(scores) * accept - 1e-9) - 1])
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

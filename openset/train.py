@@ -132,8 +132,7 @@ def _judged(
 ) -> dict[str, Batches]:
     """What the accuracy is logged of; checks the labels before the first step.
 
-    Nothing, if the objective does not score classes: what an autoencoder gives has another grid
-    than the labels.
+    Nothing, if the objective does not score classes, as an autoencoder's does not.
     """
     two, label = images.take(torch.arange(min(2, len(images))))
     try:
@@ -144,7 +143,7 @@ def _judged(
             f"the network cannot take images of shape {list(two.shape[1:])}; check their channels "
             f"and size ({error})"
         ) from error
-    if logits.shape[2:] != label.shape[1:]:
+    if not objective.classifies or logits.shape[2:] != label.shape[1:]:
         return {}
     classes = logits.shape[1]
     wrong = images.labels[(images.labels < 0) | (images.labels >= classes)]

@@ -7,8 +7,8 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,7 @@ from openset import data as images
 from openset import networks
 from openset.data import Data, ImageSet
 from openset.detectors import build as build_detector
+from openset.job import fitting
 from openset.names import build
 from openset.objectives import OBJECTIVES, Objective
 from openset.protocol import LEFT_OUT, Method, Protocol
@@ -81,6 +82,13 @@ class Trial:
         objective = "" if self.method.objective == "cross-entropy" else f", {self.method.objective}"
         return f"{self.method.network}{objective}{split}, seed {self.seed}"
 
+    @property
+    def companions(self) -> dict[str, Trial]:
+        """The networks that are trained beside this one, by name."""
+        return {
+            name: replace(self, method=method) for name, method in self.method.companions.items()
+        }
+
     def load_data(self) -> Data:
         """The data, under the names that the results use."""
         protocol = self.protocol
@@ -98,9 +106,7 @@ class Trial:
     def build_objective(self, data: Data) -> Objective:
         """The training method around a new network, whose weights mean nothing yet."""
         with torch.random.fork_rng(devices=[]):
-            network = networks.build(
-                self.method.network, classes=len(data.classes), channels=data.adapter.channels
-            )
+            network = networks.build(self.method.network, **fitting(data))
             return build("objective", OBJECTIVES, self.method.objective, network=network)
 
     def describe(self, data: Data, objective: Objective) -> dict[str, Any]:
@@ -148,17 +154,22 @@ class Fingerprints:
 
 
 def training_key(
-    description: dict[str, Any], data: dict[str, str], weights: str | None = None
+    description: dict[str, Any],
+    data: dict[str, str],
+    weights: str | None = None,
+    companions: Mapping[str, Step] | None = None,
 ) -> str:
     """The key of a trained network: all that decides its weights.
 
     Args:
         description: As `Trial.describe` gives it.
         data: Fingerprints of the known data.
-        weights: A file of weights that the training starts from.
+        weights: A file of weights that the training starts from, or the name of a companion.
+        companions: The companions, by name.
     """
-    start = file_digest(Path(weights)) if weights else None
-    return key_of(description, data, start)
+    if weights and companions and weights in companions:
+        return key_of(description, data, companions[weights].key)
+    return key_of(description, data, file_digest(Path(weights)) if weights else None)
 
 
 def evaluation_key(
@@ -169,6 +180,7 @@ def evaluation_key(
     network: nn.Module,
     settings: dict[str, Any],
     tuning: dict[str, str] | None = None,
+    companions: Mapping[str, nn.Module] | None = None,
 ) -> str:
     """The key of one detector's evaluation: all that decides its figures.
 
@@ -180,8 +192,9 @@ def evaluation_key(
         network: The network, for the code it runs.
         settings: What else the figures depend on: metrics, accepted share, names.
         tuning: Fingerprints of the unknown sets that it is tuned on; None if it is not tuned.
+        companions: Networks that the detector may take, for the code they run.
     """
-    parts = [build_detector(detector), network]
+    parts = [build_detector(detector, **(companions or {})), network]
     kinds = {type(module) for part in parts for module in part.modules()}
     code = code_digest(kinds)
     key = [training, weights, unknown, detector, settings, code, versions()]
@@ -255,6 +268,7 @@ class Step:
     work: Path
     tuning: dict[str, dict[str, ImageSet]] = field(default_factory=dict)
     tuning_prints: dict[str, dict[str, str]] = field(default_factory=dict)
+    companions: dict[str, Step] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -265,6 +279,18 @@ class Step:
     def trained(self) -> bool:
         """Whether the network is there."""
         return (self.folder / "run.json").exists()
+
+    @property
+    def weights(self) -> Path | None:
+        """The file of weights that the training starts from, which may be a companion's."""
+        name = self.trial.method.weights
+        if name and name in self.companions:
+            return self.companions[name].folder / "network.safetensors"
+        return Path(name) if name else None
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The companions' networks by name, untrained."""
+        return {name: step.objective.network for name, step in self.companions.items()}
 
     @property
     def epochs_done(self) -> int:
@@ -278,7 +304,7 @@ class Step:
         protocol = self.trial.protocol
         settings = {"case": asdict(self.trial.case), "accept": protocol.accept}
         settings["metrics"] = list(protocol.measured)
-        network = self.objective.network
+        network, beside = self.objective.network, self.networks()
         keys = {
             name: evaluation_key(
                 self.key,
@@ -286,13 +312,19 @@ class Step:
                 self.prints,
                 name,
                 network,
-                settings,
+                settings | self._read(name),
                 self.tuning_prints.get(name),
+                beside,
             )
             for name in self.trial.method.detectors
         }
         home = self.work / "evaluations" / self.folder.name
         return {name: home / f"{slug(name)}-{key}" for name, key in keys.items()}
+
+    def _read(self, detector: str) -> dict[str, str]:
+        """The keys of the companions that a detector takes, by name."""
+        taken = build_detector(detector, **self.networks()).settings()
+        return {name: step.key for name, step in self.companions.items() if name in taken}
 
     def missing(self) -> list[str]:
         """The detectors without an evaluation."""

@@ -338,3 +338,51 @@ def test_a_tuned_detector_says_so_in_every_row(tmp_path):
     assert any("msp tuned to {'temperature': " in line for line in said)
     _, again = run(path, tmp_path / "out", "quick", seeds=1, only=["msp", "energy", "gemos"])
     assert not any("evaluating" in line for line in again)
+
+
+BESIDE = """
+[companions.autoencoder]
+network = "autoencoder:width=4,latent=4"
+objective = "reconstruction"
+training = { epochs = 1, optimizer = "adam", lr = 1e-2 }
+
+[companions.start]
+network = "cnn:widths=4+8,hidden=16"
+training = { epochs = 2 }
+"""
+
+
+def test_companions_are_trained_once_and_given_to_the_detectors_that_take_them(tmp_path):
+    text = TINY.replace('"gemos:components=1"]', '"vmdls"]').replace("seeds = 2", "seeds = 1")
+    text = text.replace('metrics = ["auroc", "oscr"]', 'metrics = ["auroc", "macro_f1_train"]')
+    text = text.replace("valid = 0.2", 'valid = 0.2\nweights = "start"')
+    path = tmp_path / "tiny.toml"
+    path.write_text(text + BESIDE)
+    results, said = run(path, tmp_path / "out", only=["msp", "vmdls"])
+    assert [line.partition("; ")[0].rpartition(": ")[2] for line in said] == [
+        "training its autoencoder",
+        "training its start",
+        "training",
+        "evaluating msp, vmdls",
+    ]
+    found = {(r.detector, r.unknown, r.metric): r.value for r in results.rows}
+    assert 0 < found["vmdls", "left-out", "macro_f1_train"] < 1
+    cuts = {case.detector: kept["training"] for case, kept in results.thresholds.items()}
+    assert cuts.keys() == {"msp", "vmdls"}
+    assert any("t-SNE" in title for title in results.figures)
+    path.write_text(text + BESIDE.replace("latent=4", "latent=5"))
+    _, said = run(path, tmp_path / "out", only=["msp", "vmdls"])
+    assert [line.partition("; ")[0].rpartition(": ")[2] for line in said] == [
+        "training its autoencoder",
+        "evaluating vmdls",
+    ]
+
+
+def test_a_companion_needs_a_network(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY + '\n[companions.autoencoder]\nobjective = "reconstruction"\n')
+    with pytest.raises(ValueError, match=r"tiny.toml:30: a companion is a table with a network"):
+        protocol.load(str(path))
+    path.write_text(TINY.replace('"msp"', '"vmdls"'))
+    with pytest.raises(ValueError, match="vmdls needs autoencoder"):
+        protocol.load(str(path))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -329,3 +330,22 @@ def test_demo_does_the_whole_job(tmp_path, capsys):
     assert max(auroc.values()) > 0.97
     assert (tmp_path / "demo" / "report.html").exists()
     assert torch.isfinite(torch.tensor(list(auroc.values()))).all()
+
+
+def test_vmdls_takes_the_autoencoder_of_another_run_and_holds_it(run, pictures, tmp_path, capsys):
+    other = tmp_path / "autoencoder"
+    call(
+        *("train", "digits", "--known-classes", "0-5", "--valid", "0.2", "--out", other),
+        *("--network", "autoencoder:width=4,latent=4", "--objective", "reconstruction"),
+        *("--epochs", "1", "--optimizer", "adam", "--lr", "0.01"),
+    )
+    assert "accuracy" not in capsys.readouterr().err
+    name = f"vmdls:autoencoder={other}"
+    call("fit", run, "--detector", name)
+    model = Run.load(run).model_folder(name)
+    call("predict", model, pictures)
+    before = capsys.readouterr().out
+    shutil.rmtree(other)
+    call("predict", model, pictures)
+    assert capsys.readouterr().out == before
+    shutil.rmtree(model)

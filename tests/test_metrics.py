@@ -206,7 +206,7 @@ def test_measure_gives_every_metric_by_name():
     unknown = Scored(torch.randn(40) + 2, torch.full((40,), UNKNOWN), torch.arange(40) % 3)
     assert tuple(measure(known, unknown, 1.0)) == STANDARD
     assert "macro_f1" not in measure(known, unknown)
-    everything = measure(known, unknown, 1.0, METRICS)
+    everything = measure(known, unknown, 1.0, METRICS, training=0.5)
     assert set(everything) == set(METRICS)
     for name, metric in OF_SCORES.items():
         assert everything[name] == metric(known.score, unknown.score)
@@ -219,7 +219,8 @@ def test_better_scores_move_every_metric_to_its_better_end():
     known = Scored(torch.randn(60), label, label)
     unknown = Scored(torch.randn(60) + 1, torch.full((60,), UNKNOWN), label)
     apart = Scored(unknown.score + 100, unknown.label, unknown.predicted)
-    worse, better = measure(known, unknown, 1.0, METRICS), measure(known, apart, 3.0, METRICS)
+    worse = measure(known, unknown, 1.0, METRICS, training=1.0)
+    better = measure(known, apart, 3.0, METRICS, training=3.0)
     for name, metric in METRICS.items():
         if metric.needs_unknown:
             assert (better[name] > worse[name]) == metric.higher_is_better, name

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from openset.reconstruct import Reconstruct
-from openset.tap import Tap
+from openset.tap import Tap, output_of
 
 
 class Darker(nn.Module):
@@ -63,3 +63,16 @@ def test_a_layer_the_tap_records_is_not_computed_again():
         calls.clear()
         Reconstruct(Tap(model, layers), Darker(), layer="stage1")(image)
         assert len(calls) == passes
+
+
+def test_what_comes_after_the_layer_is_not_run():
+    model, calls = network(), []
+    model[2].register_forward_hook(lambda *_: calls.append(1))
+    image = torch.rand(2, 1, 6, 6)
+    assert torch.equal(output_of(model, "1", image), model[:2](image))
+    assert calls == []
+    assert not model[1]._forward_hooks
+    model.extra = nn.ReLU()
+    model.forward = lambda image: image
+    with pytest.raises(ValueError, match="did not run its module 'extra'"):
+        output_of(model, "extra", image)

@@ -74,3 +74,11 @@ def test_extract_refuses_pixels_and_outputs_that_are_not_finite():
     image[3] = 1
     with pytest.raises(ValueError, match=r"the network's logits of batch 0 hold NaN or infinite"):
         extract(Tap(network), [(image, label)])
+
+
+def test_one_layer_under_two_names_is_stored_as_both(tmp_path):
+    x = torch.rand(4, 3)
+    seen = Activations(torch.zeros(4, 2), {"stage1": x, "mean": x})
+    (again,) = Store(tmp_path / "store").write([seen])
+    assert torch.equal(again.features["stage1"], x)
+    assert torch.equal(again.features["mean"], x)

@@ -1,4 +1,4 @@
-"""Noise as an unknown set: pictures of nothing."""
+"""Noise as an unknown set: pictures of nothing, and pictures under noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from openset.data.adapter import Adapter
-from openset.data.pixels import short_hash
+from openset.data.pixels import Pixels, short_hash
 
 NOISES: dict[str, Callable[[tuple[int, ...], torch.Generator], Tensor]] = {
     "gaussian-noise": lambda shape, generator: (
@@ -41,8 +41,7 @@ class Noise:
         return out
 
     def _image(self, index: int, shape: tuple[int, ...]) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        return NOISES[self.kind](shape, generator).mul_(255).round_().byte()
+        return NOISES[self.kind](shape, seeded(self.seed, index)).mul_(255).round_().byte()
 
     def shape(self, index: int) -> tuple[int, int, int]:
         raise ValueError(f"{self.kind} has no size of its own; it takes that of a trained model")
@@ -53,3 +52,43 @@ class Noise:
     @property
     def fingerprint(self) -> str:
         return short_hash(f"{self.kind} {self.count} {self.seed}")
+
+
+class Noisy:
+    """Images with uniform noise added, each from its own seed; what leaves 0…1 is cut off.
+
+    Added to MNIST it is "MNIST-noise", on which VMDLS and others before it are compared.
+
+    Args:
+        pixels: The images.
+        amount: U(0, amount) is added to each pixel in 0…1.
+        seed: Two sets of one seed are the same.
+    """
+
+    def __init__(self, pixels: Pixels, amount: float, seed: int = 0):
+        self.pixels, self.amount, self.seed = pixels, amount, seed
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def read(self, indices: Sequence[int], adapter: Adapter) -> Tensor:
+        out = self.pixels.read(indices, adapter)
+        for row, i in zip(out, indices, strict=True):
+            noise = torch.rand(row.shape, generator=seeded(self.seed, int(i)))
+            row.copy_((row + noise * (255 * self.amount)).round_().clamp_(0, 255))
+        return out
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        return self.pixels.shape(index)
+
+    def path(self, index: int) -> str:
+        return f"{self.pixels.path(index)} with noise"
+
+    @property
+    def fingerprint(self) -> str:
+        return short_hash(f"{self.pixels.fingerprint} {self.amount} {self.seed}")
+
+
+def seeded(seed: int, index: int) -> torch.Generator:
+    """The source of one image's noise."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + index)

@@ -24,7 +24,7 @@ from openset.data.columns import (
     read_labels,
 )
 from openset.data.folders import read_image_folder
-from openset.data.noise import NOISES
+from openset.data.noise import NOISES, Noisy
 from openset.data.pixels import Arrays, Encoded, Pixels
 from openset.names import parse, unknown_name
 
@@ -58,8 +58,10 @@ class DataName:
         split: The split to score; None for the default.
         invert: Turn x into 255 − x; None for what is known of the set.
         limit: Use at most so many images of each split, drawn by `seed`.
-        seed: Seed of `limit` (0 by default) and of noise (the run's by default).
+        seed: Seed of `limit` and `noise` (0 by default), and of a set of noise (the run's by
+            default).
         config: The configuration of a hub set that has several.
+        noise: Add uniform noise in 0…`noise` to each pixel in 0…1.
 
     Example:
         >>> DataName.parse("ylecun/mnist:train,limit=1000").split
@@ -72,12 +74,17 @@ class DataName:
     limit: int | None = None
     seed: int | None = None
     config: str | None = None
+    noise: float | None = None
 
     def __post_init__(self):
         if self.limit is not None and not (isinstance(self.limit, int) and self.limit > 0):
             raise ValueError(f"limit is {self.limit!r}; give a whole number above 0")
         if self.invert not in (None, True, False):
             raise ValueError(f"invert is {self.invert!r}; give true or false")
+        if self.noise is not None and not (isinstance(self.noise, int | float) and self.noise > 0):
+            raise ValueError(f"noise is {self.noise!r}; give a number above 0, such as 1")
+        if self.noise is not None and self.name in NOISES:
+            raise ValueError(f"{self.name} is noise already; leave out noise={self.noise:g}")
 
     @classmethod
     def parse(cls, text: str) -> DataName:
@@ -87,14 +94,15 @@ class DataName:
         head, _, rest = text.partition(",")
         name, _, split = head.rpartition(":") if ":" in Path(head).name else (head, "", "")
         _, bare, keyed = parse(f":{rest}")
-        allowed = ("invert", "limit", "seed", "config")
+        allowed = ("invert", "limit", "seed", "config", "noise")
         for key in [*map(str, bare), *keyed]:
             if key not in allowed or key in bare:
                 raise ValueError(unknown_name(f"setting of data {name}", key, allowed))
         return cls(name, split or None, **keyed)
 
     def __str__(self) -> str:
-        return self.name + (f":{self.split}" if self.split else "")
+        split = f":{self.split}" if self.split else ""
+        return self.name + split + (f",noise={self.noise:g}" if self.noise else "")
 
 
 @dataclass
@@ -168,6 +176,10 @@ def open_source(spec: DataName) -> Source:
     if spec.limit is not None:
         for name, split in source.splits.items():
             source.splits[name] = split.limited(spec.limit, spec.seed or 0)
+    if spec.noise is not None:
+        for name, split in source.splits.items():
+            noisy = Noisy(split.pixels, spec.noise, spec.seed or 0)
+            source.splits[name] = replace(split, pixels=noisy)
     return source
 
 

@@ -1,5 +1,9 @@
 """Every detector. A new one is a file here and a line below; its name makes it a command."""
 
+from collections.abc import Mapping
+from inspect import Parameter
+from typing import Any
+
 from openset import names
 from openset.densities import DENSITIES
 from openset.detectors.base import Detector as Detector
@@ -24,6 +28,7 @@ from openset.detectors.pytorch_ood import PytorchOOD as PytorchOOD
 from openset.detectors.react import ReAct as ReAct
 from openset.detectors.relative_mahalanobis import RelativeMahalanobis as RelativeMahalanobis
 from openset.detectors.vim import ViM as ViM
+from openset.detectors.vmdls import VMDLS as VMDLS
 from openset.detectors.vmdls import VMDLSb as VMDLSb
 from openset.fitted import by_name
 from openset.names import look_up, parameters_of, parse
@@ -31,11 +36,16 @@ from openset.names import look_up, parameters_of, parse
 DETECTORS: dict[str, type[Detector]] = by_name(globals(), Detector)
 
 
-def build(spec: str) -> Detector:
+def build(spec: str, **given: Any) -> Detector:
     """The detector that a string names: `"odin:epsilon=0.002"`, `"package.module:Class"`.
 
     Settings that a detector does not take go to its density, `"gemos:density=pca,components=4"`, or
     to another library's detector, `"pytorch-ood:KNN,k=50"`.
+
+    Args:
+        spec: The name with its settings.
+        given: What the caller has, such as `autoencoder`; only a detector that takes it, and whose
+            string does not set it, gets it.
 
     Example:
         >>> build("energy:temperature=2")
@@ -45,14 +55,27 @@ def build(spec: str) -> Detector:
     """
     name, bare, keyed = parse(spec)
     own = parameters_of(look_up("detector", DETECTORS, name))
+    keyed = {key: value for key, value in given.items() if key in own} | keyed
+    _need(name, own, bare, keyed)
     inner = {key: value for key, value in keyed.items() if key not in own}
     taken = {key: value for key, value in keyed.items() if key in own}
     if inner and "options" in own:
         return names.call("detector", name, DETECTORS[name], bare, {**taken, "options": inner}, {})
     if not inner or "density" not in own:
-        return names.build("detector", DETECTORS, spec)
+        return names.build("detector", DETECTORS, spec, **given)
     family = taken.pop("density", own["density"].default)
     taken["density"] = names.call(
         "density", family, look_up("density", DENSITIES, family), [], inner, {}
     )
     return names.call("detector", name, DETECTORS[name], bare, taken, {})
+
+
+def _need(name: str, own: Mapping[str, Parameter], bare: list, keyed: Mapping[str, Any]) -> None:
+    """Raises for a setting without a default that nobody gave."""
+    for key, parameter in list(own.items())[len(bare) :]:
+        plain = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        if plain and parameter.default is parameter.empty and key not in keyed:
+            raise ValueError(
+                f"detector {name} needs {key.replace('_', '-')}; write {name}:{key}=…, "
+                "as its text says"
+            )

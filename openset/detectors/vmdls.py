@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -100,8 +101,9 @@ class VMDLS(VMDLSb):
     test data, this one does not.
 
     Args:
-        autoencoder: From images to reconstructions, trained on the same training images, such as
-            `openset.networks.autoencoder` by the objective `reconstruction`.
+        autoencoder: From images to reconstructions, trained on the same training images; or the
+            folder of a run that `openset train DATA --network autoencoder --objective
+            reconstruction` wrote: `vmdls:autoencoder=RUN`. A saved model holds it.
         layers: As for `VMDLSb`.
         shrinkage: As for `VMDLSb`.
         layer: The early layer on which image and reconstruction are compared.
@@ -121,13 +123,13 @@ class VMDLS(VMDLSb):
 
     def __init__(
         self,
-        autoencoder: nn.Module,
+        autoencoder: nn.Module | str | Path,
         layers: Sequence[str] | None = None,
         shrinkage: float = 1e-3,
         layer: str = "stage1",
     ):
         super().__init__(layers, shrinkage)
-        self.autoencoder, self.layer = autoencoder, layer
+        self.autoencoder, self.layer = trained(autoencoder), layer
 
     def fit(self, batches: Iterable[Activations]) -> Self:
         super().fit(batches)
@@ -147,6 +149,15 @@ class VMDLS(VMDLSb):
     def view(self, tap: Tap) -> Reconstruct:
         """The tap, with a second look through the autoencoder."""
         return Reconstruct(tap, self.autoencoder, self.layer)
+
+
+def trained(network: nn.Module | str | Path) -> nn.Module:
+    """The network itself, or that of a run."""
+    if isinstance(network, nn.Module):
+        return network
+    from openset.run import Run  # Here, because a run builds its detectors by their names.
+
+    return Run.load(network).load_network()
 
 
 def distinct(batch: Activations, layers: Sequence[str]) -> tuple[str, ...]:

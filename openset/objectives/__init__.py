@@ -10,6 +10,7 @@ from openset.objectives.flow_outliers import FlowOutliers as FlowOutliers
 from openset.objectives.gan_outliers import GANOutliers as GANOutliers
 from openset.objectives.metric import VMDLS as VMDLS
 from openset.objectives.noise_outliers import NoiseOutliers as NoiseOutliers
+from openset.objectives.reconstruction import Reconstruction as Reconstruction
 
 OBJECTIVES: dict[str, type[Objective]] = {
     value.name: value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ class Objective(Fitted):
     Args:
         network: From images `[N, C, H, W]` in 0…1 to logits.
     """
+
+    classifies: ClassVar[bool] = True
+    """Whether the network gives class scores; of one that does not, no accuracy is measured."""
 
     network: nn.Module
 

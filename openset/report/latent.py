@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from matplotlib.axes import Axes
@@ -10,7 +11,68 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from openset.activations import Activations
+from openset.activations import Activations, concatenate
+from openset.data import ImageSet
+from openset.detectors import Detector, VMDLSb
+from openset.store import stream
+from openset.tap import Tap
+
+DRAWN = 500
+"""Images of each set in the pictures of a report: t-SNE takes seconds for so many."""
+
+
+def pictures(
+    tap: Tap,
+    detectors: Iterable[Detector],
+    known: ImageSet,
+    unknown: Mapping[str, ImageSet],
+    classes: Sequence[str] | None = None,
+    network: str = "the network",
+) -> dict[str, bytes]:
+    """What the report shows of a network that is scored by the Gaussians of its layers (VMDLS).
+
+    Figures 1 and 4 of the paper: t-SNE of the ensemble of layers with each unknown set, and the
+    latent space itself if it has two dimensions.
+
+    Args:
+        tap: Reads the network.
+        detectors: Fitted detectors; without a `VMDLSb` among them there is nothing to draw.
+        known: Known test images.
+        unknown: Unknown images by name.
+        classes: Names of the known classes.
+        network: What the titles call the network.
+
+    Returns:
+        PNG files by their titles.
+    """
+    layers = next((d.layers for d in detectors if isinstance(d, VMDLSb)), None)
+    if layers is None:
+        return {}
+    seen = _seen(tap, known)
+    drawn: dict[str, bytes] = {}
+    for name, images in unknown.items():
+        other = _seen(tap, images)
+        drawn[f"{network}: the ensemble of {known.name} and {name} by t-SNE"] = png(
+            tsne(seen, other, layers, classes=classes)
+        )
+        if "mean" in seen.features and seen.values("mean").shape[1] == 2:
+            drawn[f"{network}: the latent space of {known.name} and {name}"] = png(
+                latent(seen, other, classes=classes)
+            )
+    return drawn
+
+
+def _seen(tap: Tap, images: ImageSet) -> Activations:
+    """The activations of some images, evenly drawn from the set."""
+    some_of_them = torch.linspace(0, len(images) - 1, min(DRAWN, len(images))).long()
+    return concatenate(stream(tap, images.subset(some_of_them)))
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()
 
 
 def tsne(

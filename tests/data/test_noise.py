@@ -3,7 +3,7 @@ import torch
 from scipy import stats
 
 from openset.activations import UNKNOWN
-from openset.data import Adapter, load_images
+from openset.data import Adapter, load, load_images
 
 
 @pytest.mark.parametrize("kind", ["gaussian-noise", "uniform-noise"])
@@ -43,3 +43,27 @@ def test_the_seed_alone_decides():
     assert torch.equal(one.read([3, 2])[0], one.images[[3, 2]])
     assert one.subset([]).images.shape == (0, 1, 4, 4)
     assert one.paths[2] == "gaussian-noise[2]"
+
+
+def test_noise_is_added_to_a_data_set_and_cut_off_at_white():
+    plain = load_images("digits", Adapter((8, 8), 1))
+    noisy = load_images("digits,noise=0.5", plain.adapter)
+    assert noisy.name == "digits,noise=0.5"
+    assert noisy.fingerprint != plain.fingerprint
+    added = (noisy.images.double() - plain.images) / 255
+    assert added.min() >= 0
+    assert added.max() <= 0.5 + 0.5 / 255
+    dark = plain.images < 120
+    assert stats.kstest(added[dark].numpy() / 0.5, "uniform").statistic < 0.02
+    assert torch.equal(noisy.read([7, 3])[0], noisy.images[[7, 3]])
+    assert torch.equal(noisy.images, load_images("digits,noise=0.5", plain.adapter).images)
+    other = load_images("digits,noise=0.5,seed=1", plain.adapter)
+    assert not torch.equal(noisy.images, other.images)
+    assert other.fingerprint != noisy.fingerprint
+
+
+def test_a_noisy_set_can_be_trained_on_and_needs_an_amount():
+    assert (load("digits,noise=1").train.images > 0).double().mean() > 0.9
+    for wrong in ("digits,noise=0", "digits,noise=much", "uniform-noise,noise=1"):
+        with pytest.raises(ValueError, match="noise"):
+            load_images(wrong, Adapter((8, 8), 1))

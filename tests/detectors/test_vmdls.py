@@ -9,7 +9,10 @@ from scipy.stats import multivariate_normal
 from torch import nn
 
 from openset.activations import Activations
+from openset.detectors import ODIN, build
 from openset.detectors.vmdls import VMDLS, VMDLSb, distinct
+from openset.evaluate import views
+from openset.model import layers_for
 from openset.networks.autoencoder import autoencoder
 from openset.reconstruct import Reconstruct
 from openset.tap import Tap
@@ -144,3 +147,33 @@ def test_view_adds_the_reconstruction_and_a_loaded_detector_scores_alike():
     again.load_state_dict(detector.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(again(again.view(tap)(image)), detector(view(image)))
+
+
+def test_needs_an_autoencoder_and_says_how_to_name_one(tmp_path):
+    with pytest.raises(ValueError, match="needs autoencoder; write vmdls:autoencoder="):
+        build("vmdls")
+    with pytest.raises(ValueError, match="holds no run"):
+        build(f"vmdls:autoencoder={tmp_path}")
+    mine = nn.Identity()
+    assert build("vmdls:shrinkage=0.1", autoencoder=mine).autoencoder is mine
+    assert build("vmdls-b", autoencoder=mine).settings().keys() == {"layers", "shrinkage"}
+
+
+def test_one_layer_may_be_named_without_a_list():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3))
+    assert layers_for(network, [build("vmdls-b:layers=penultimate")]) == ("penultimate",)
+
+
+def test_views_that_only_add_share_one_pass():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3))
+    tap, mine = Tap(network, ["0"]), nn.Identity()
+    detectors = {
+        "plain": VMDLSb(),
+        "one": VMDLS(mine, layer="0"),
+        "two": VMDLS(mine, layers=["penultimate"], layer="0"),
+        "other": VMDLS(nn.Identity(), layer="0"),
+        "odin": ODIN(),
+    }
+    found = {tuple(sorted(names)) for _, names in views(tap, detectors)}
+    assert found == {("one", "plain", "two"), ("other",), ("odin",)}
+    assert views(tap, {"plain": VMDLSb(), "b": VMDLSb()})[0][0] is tap

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from openset import networks
 from openset.activations import Activations
-from openset.report.latent import latent, tsne
+from openset.data import ImageSet
+from openset.detectors import MaxSoftmax, VMDLSb
+from openset.report.latent import latent, pictures, tsne
+from openset.store import extract
+from openset.tap import Tap
 
 
 def rows(count, shift=0.0, labels=None, seed=0):
@@ -42,3 +47,18 @@ def test_errors_say_what_to_do():
         latent(known, layer="g")
     with pytest.raises(ValueError, match="no labels"):
         latent(rows(9))
+
+
+def test_pictures_are_drawn_where_class_gaussians_read_layers():
+    network = networks.latent(networks.cnn(3, 1, widths=(4, 8), hidden=8), size=2)
+    known = ImageSet(torch.rand(40, 1, 8, 8), torch.arange(40) % 3, name="digits")
+    noise = ImageSet(torch.rand(20, 1, 8, 8), name="noise")
+    tap = Tap(network, network.stages)
+    detector = VMDLSb().fit(extract(tap, known))
+    drawn = pictures(tap, [MaxSoftmax(), detector], known, {"noise": noise}, network="mine")
+    assert list(drawn) == [
+        "mine: the ensemble of digits and noise by t-SNE",
+        "mine: the latent space of digits and noise",
+    ]
+    assert all(png.startswith(b"\x89PNG") for png in drawn.values())
+    assert pictures(tap, [MaxSoftmax()], known, {"noise": noise}) == {}
