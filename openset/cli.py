@@ -79,6 +79,7 @@ def train(
     network: str = "cnn",
     objective: str = "cross-entropy",
     known_classes: str | None = None,
+    unknown_classes: str | None = None,
     size: int | None = None,
     channels: int | None = None,
     valid: float = 0.1,
@@ -95,6 +96,7 @@ def train(
         network: Name of the network; see `openset list networks`.
         objective: Name of the training method; see `openset list objectives`.
         known_classes: Classes to know, such as `0-5` or `cat,dog`; the others stay unknown.
+        unknown_classes: Instead: classes to leave out, such as `Pedestrian,Bicyclist`.
         size: Height and width of every image; as stored by default.
         channels: 1 or 3; as stored by default.
         valid: Share of the training images held out for the threshold.
@@ -105,6 +107,10 @@ def train(
     """
     from openset.job import train_run
 
+    if unknown_classes is not None:
+        if known_classes is not None:
+            raise ValueError("give --known-classes or --unknown-classes, not both")
+        known_classes = f"not {unknown_classes}"
     run = train_run(
         data,
         out,

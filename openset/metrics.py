@@ -144,6 +144,19 @@ def accuracy(labels: Values, predictions: Values) -> float:
     return float(reference.accuracy_score(_array(labels), _array(predictions)))
 
 
+def mean_iou(labels: Values, predictions: Values) -> float:
+    """Mean over the known classes of intersection over union, of all known pixels pooled.
+
+    A class that is neither true nor predicted anywhere is left out. Everingham et al. (2010),
+    https://doi.org/10.1007/s11263-009-0275-4.
+
+    Example:
+        >>> mean_iou(labels=[0, 0, 1], predictions=[0, 1, 1])
+        0.5
+    """
+    return float(reference.jaccard_score(_array(labels), _array(predictions), average="macro"))
+
+
 def macro_f1(labels: Values, predictions: Values) -> float:
     """Mean F1 of the known classes and of the unknown as one class more, each counting the same.
 
@@ -234,6 +247,15 @@ def _of_scores(metric: Callable[[Values, Values], float], title: str, up: bool =
     return Metric(lambda known, unknown, _: metric(known.score, unknown.score), title, up)
 
 
+def _per_image(title: str, up: bool = True) -> Metric:
+    """A metric that needs to know which pixels make an image."""
+
+    def refuse(known: Scored, unknown: Scored, threshold: Cut) -> float:
+        raise ValueError(f"{title} is measured on segmentation sets only; leave it out")
+
+    return Metric(refuse, title, up)
+
+
 def _f1_at(known: Scored, unknown: Scored, threshold: Cut) -> float:
     label = torch.cat([known.label, torch.full_like(unknown.label, UNKNOWN)])
     answers = torch.cat([known.answers(threshold), unknown.answers(threshold)])
@@ -259,9 +281,30 @@ METRICS: dict[str, Metric] = {
         lambda known, unknown, _: f1_cv_unknown(known, unknown),
         "Macro-F1 (threshold from unknown data)",
     ),
+    "miou": Metric(
+        lambda known, _, __: mean_iou(known.label, known.predicted), "mIoU", needs_unknown=False
+    ),
+    "ap": _of_scores(aupr_unknown, "AP"),
+    "ap_per_image": _per_image("AP, mean over images"),
+    "auroc_per_image": _per_image("AUROC, mean over images"),
+    "fpr_at_95_tpr_unknown_per_image": _per_image(
+        "FPR95 (unknown positive), mean over images", up=False
+    ),
 }
 
-STANDARD = tuple(name for name in METRICS if name != "f1_cv_unknown")
+PIXEL = (
+    "miou",
+    "ap",
+    "auroc",
+    "fpr_at_95_tpr_unknown",
+    "fpr_at_95_tpr",
+    "ap_per_image",
+    "auroc_per_image",
+    "fpr_at_95_tpr_unknown_per_image",
+)
+"""What is measured where pixels are labelled; see `openset.pixel_metrics`."""
+
+STANDARD = tuple(name for name in METRICS if name != "f1_cv_unknown" and name not in PIXEL[:2] + PIXEL[5:])
 """What is measured unless metrics are named: all but the one whose threshold sees unknown data."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from openset import detectors, metrics
 from openset.names import parse, unknown_name
-from openset.networks import LIBRARIES, NETWORKS
+from openset.networks import DENSE, LIBRARIES, NETWORKS
 from openset.objectives import OBJECTIVES
 from openset.settings import Settings
 from openset.toml_lines import TomlFile
@@ -273,7 +273,7 @@ def _check_names(file: TomlFile, keys: tuple, table: dict[str, Any]) -> None:
     for name in table.get("metrics", []):
         attempt("metrics", name, metrics.find)
     if "network" in table:
-        attempt("network", table["network"], _find_in("network", NETWORKS | LIBRARIES))
+        attempt("network", table["network"], _find_in("network", NETWORKS | DENSE | LIBRARIES))
     if "objective" in table:
         attempt("objective", table["objective"], _find_in("objective", OBJECTIVES))
     for key, value in table.get("training", {}).items():

@@ -15,6 +15,8 @@ from openset.networks.cnn import cnn, plain_cnn
 from openset.networks.densenet import densenet_121, densenet_bc_100
 from openset.networks.external import smp, timm, torchvision
 from openset.networks.heads import binary_heads, bottleneck
+from openset.networks.ladder import ladder_small
+from openset.networks.ladder_densenet import ladder_densenet_121
 from openset.networks.latent import latent
 from openset.networks.resnet import resnet18, resnet34
 from openset.networks.vgg import vgg, vgg13
@@ -33,7 +35,13 @@ NETWORKS: dict[str, Callable[..., Any]] = {
     "densenet-121": densenet_121,
     "densenet-bc-100": densenet_bc_100,
 }
-"""Factories `(classes, channels=3, …) -> network`, by name."""
+"""Factories `(classes, channels=3, …) -> network` of whole images, by name."""
+
+DENSE: dict[str, Callable[..., Any]] = {
+    "ladder-small": ladder_small,
+    "ladder-densenet-121": ladder_densenet_121,
+}
+"""The same for networks that label pixels."""
 
 LIBRARIES: dict[str, Callable[..., Any]] = {"timm": timm, "torchvision": torchvision, "smp": smp}
 """Factories `(model, classes, channels=3, …)` of other libraries' networks: `timm:resnet18`."""
@@ -50,6 +58,7 @@ AUTOENCODERS: dict[str, Callable[..., Any]] = {"autoencoder": autoencoder}
 
 __all__ = [
     "AUTOENCODERS",
+    "DENSE",
     "HEADS",
     "LIBRARIES",
     "NETWORKS",
@@ -64,6 +73,8 @@ __all__ = [
     "densenet_bc_100",
     "described",
     "from_spec",
+    "ladder_densenet_121",
+    "ladder_small",
     "latent",
     "load_weights",
     "plain_cnn",
@@ -97,7 +108,7 @@ def build(spec: str | Mapping[str, Any], **given: Any) -> nn.Module:
         return _make(spec, (), given)
     name, _, rest = spec.partition(":")
     if "." not in name:
-        return names.build("network", NETWORKS | LIBRARIES | AUTOENCODERS, spec, **given)
+        return names.build("network", NETWORKS | DENSE | LIBRARIES | AUTOENCODERS, spec, **given)
     attribute, _, settings = rest.partition(":")
     path = f"{name}:{attribute}"
     _, bare, keyed = names.parse(f"{name}:{settings}")
@@ -139,7 +150,7 @@ def _make(spec: Mapping[str, Any], trust: Sequence[str], given: dict[str, Any]) 
 
 def _trusted(name: str, trust: Sequence[str]) -> Callable[..., Any]:
     """The factory of that name; one outside openset only from a package in `trust`."""
-    table = NETWORKS | LIBRARIES | HEADS | AUTOENCODERS
+    table = NETWORKS | DENSE | LIBRARIES | HEADS | AUTOENCODERS
     if name in table:
         return table[name]
     module = name.partition(":")[0]
