@@ -176,22 +176,28 @@ def predict(
 ) -> None:
     """Label image files, or call them unknown.
 
+    A model that labels pixels writes a label map, a score map and an overlay of each image.
+
     Args:
         model: A model's folder or file, or a run with `--detector`.
         images: Files, folders and globs.
         detector: Which model of a run.
-        out: File to write (.csv, .jsonl or .parquet); by default CSV goes to the screen.
+        out: File to write (.csv, .jsonl or .parquet); by default CSV goes to the screen. For a
+            model that labels pixels, the folder for its maps.
         skip_bad: Leave out files that are no images, and count them.
         probabilities: Add each known class's probability.
         trust: Packages that may be imported to build the network.
     """
     from openset.predict import open_images, write, write_csv
     from openset.predict import predict as records_of
+    from openset.predict_pixels import labels_pixels, write_maps
 
     loaded = _load(model, detector, trust or ())
     found = open_images(loaded, images, skip_bad=skip_bad)
     records = records_of(loaded, found, probabilities=probabilities)
-    if out is None:
+    if labels_pixels(loaded):
+        _say(f"maps of {write_maps(loaded, found, out)} images: {out}")
+    elif out is None:
         write_csv(records, sys.stdout)
     else:
         _say(f"{write(records, out)} images: {out}")

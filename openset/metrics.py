@@ -144,17 +144,25 @@ def accuracy(labels: Values, predictions: Values) -> float:
     return float(reference.accuracy_score(_array(labels), _array(predictions)))
 
 
-def mean_iou(labels: Values, predictions: Values) -> float:
+def miou(labels: Values, predictions: Values) -> float:
     """Mean over the known classes of intersection over union, of all known pixels pooled.
 
     A class that is neither true nor predicted anywhere is left out. Everingham et al. (2010),
     https://doi.org/10.1007/s11263-009-0275-4.
 
     Example:
-        >>> mean_iou(labels=[0, 0, 1], predictions=[0, 1, 1])
+        >>> miou(labels=[0, 0, 1], predictions=[0, 1, 1])
         0.5
     """
     return float(reference.jaccard_score(_array(labels), _array(predictions), average="macro"))
+
+
+def ap(known: Values, unknown: Values) -> float:
+    """Average precision with unknown as positive, as segmentation papers call `aupr_unknown`.
+
+    Depends on how many pixels are unknown. Blum et al. (2019), https://arxiv.org/abs/1904.03215.
+    """
+    return aupr_unknown(known, unknown)
 
 
 def macro_f1(labels: Values, predictions: Values) -> float:
@@ -282,9 +290,9 @@ METRICS: dict[str, Metric] = {
         "Macro-F1 (threshold from unknown data)",
     ),
     "miou": Metric(
-        lambda known, _, __: mean_iou(known.label, known.predicted), "mIoU", needs_unknown=False
+        lambda known, _, __: miou(known.label, known.predicted), "mIoU", needs_unknown=False
     ),
-    "ap": _of_scores(aupr_unknown, "AP"),
+    "ap": _of_scores(ap, "AP"),
     "ap_per_image": _per_image("AP, mean over images"),
     "auroc_per_image": _per_image("AUROC, mean over images"),
     "fpr_at_95_tpr_unknown_per_image": _per_image(
@@ -304,8 +312,13 @@ PIXEL = (
 )
 """What is measured where pixels are labelled; see `openset.pixel_metrics`."""
 
-STANDARD = tuple(name for name in METRICS if name != "f1_cv_unknown" and name not in PIXEL[:2] + PIXEL[5:])
-"""What is measured unless metrics are named: all but the one whose threshold sees unknown data."""
+STANDARD = tuple(
+    name
+    for name in METRICS
+    if name not in ("f1_cv_unknown", "miou", "ap") and not name.endswith("_per_image")
+)
+"""What is measured of whole images unless metrics are named: all but the pixels' own, and the one
+whose threshold sees unknown data."""
 
 
 def measure(

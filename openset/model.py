@@ -22,6 +22,7 @@ from openset.detectors import DETECTORS, Detector
 from openset.evaluate import score_activations
 from openset.folders import complete_folder
 from openset.names import check_trust, look_up
+from openset.pixel_rows import HELD_OUT, per_pixel, pixel_rows
 from openset.store import stream
 from openset.tap import Tap, find_stages
 from openset.threshold import Threshold
@@ -123,6 +124,8 @@ class OpenSet(nn.Module):
                     "activations do not serve; pass the images: calibrate(data.valid)"
                 )
             return images
+        if per_pixel(images):
+            return pixel_rows(self.extractor, images, HELD_OUT, balanced=False)
         return stream(self.extractor, images)
 
     def describe(self) -> dict[str, Any]:
@@ -212,7 +215,10 @@ def restore(spec: Any, trust: Sequence[str] = ()) -> Any:
 def layers_for(network: nn.Module, detectors: Sequence[Detector]) -> tuple[str, ...]:
     """The layers that some detector reads, each once; a default means all stages."""
     stages = tuple(f"stage{i}" for i in range(1, len(find_stages(network)) + 1))
-    wanted = [layer for d in detectors for layer in (stages if d.layers is None else d.layers)]
+    wanted: list[str] = []
+    for layers in (d.layers for d in detectors):
+        # One layer may be named alone, as in `knn:layers=penultimate`.
+        wanted += stages if layers is None else [layers] if isinstance(layers, str) else layers
     # Stages in the network's order: what a detector reads must not depend on its companions.
     return tuple(dict.fromkeys([*(stage for stage in stages if stage in wanted), *wanted]))
 

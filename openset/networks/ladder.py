@@ -157,16 +157,17 @@ def resized(x: Tensor, size: Sequence[int]) -> Tensor:
 @contextmanager
 def keeping_statistics(module: nn.Module) -> Iterator[None]:
     """Batch norm as in training, but its running statistics stay: they were updated already."""
-    tracking = [
-        m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats
-    ]
-    for norm in tracking:
-        norm.track_running_stats = False
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        # Turning the statistics off would change what is stored, which checkpointing refuses.
+        norm.momentum = 0.0
+        norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)
     try:
         yield
     finally:
-        for norm in tracking:
-            norm.track_running_stats = True
+        for norm, momentum, tracked in before:
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
 
 
 def initialised_ladder(network: Ladder) -> Ladder:
