@@ -40,19 +40,20 @@ class Seen:
 
     Args:
         metrics: Of all its pixels.
-        pixels: Some pixels of each image: score, label, predicted class.
+        pixels: Some pixels of each image.
         strips: Pictures of a few images.
     """
 
     metrics: PixelMetrics
-    pixels: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    pixels: list[Scored] = field(default_factory=list)
     strips: list[Image.Image] = field(default_factory=list)
 
     def sample(self, *, unknown: bool) -> Scored:
         """The pixels that were kept of one kind."""
-        columns = (torch.cat(column) for column in zip(*self.pixels, strict=True))
-        score, label, predicted = columns
+        label = torch.cat([part.label for part in self.pixels])
         keep = (label == UNKNOWN) == unknown
+        score = torch.cat([part.score for part in self.pixels])
+        predicted = torch.cat([part.predicted for part in self.pixels])
         return Scored(score[keep], label[keep], predicted[keep])
 
 
@@ -148,7 +149,8 @@ def see(
                     score, predicted = looked_at(detectors[name], activations)
                 its = found.setdefault(name, Seen(PixelMetrics(activations.logits.shape[1])))
                 its.metrics.add(score, label, predicted)
-                its.pixels.append(tuple(x.flatten()[chosen] for x in (score, label, predicted)))
+                kept = (x.flatten()[chosen] for x in (score, label, predicted))
+                its.pixels.append(Scored(*kept))
                 keep_strips(its, image, label, score, predicted, thresholds.get(name))
     return found
 
@@ -195,7 +197,8 @@ def keep_strips(
         if threshold is not None:
             flat = Scored(score[i].flatten(), label[i].flatten(), predicted[i].flatten())
             values = threshold.values
-            answer = flat.answers(values if len(values) > 1 else values[0]).view_as(predicted[i])
+            cut = list(values) if len(values) > 1 else threshold.values[0]
+            answer = flat.answers(cut).view_as(predicted[i])
         classes = its.metrics.classes
         its.strips.append(strip(image[i], answer, score[i], label[i], classes))
 
@@ -203,5 +206,3 @@ def keep_strips(
 def pictured(figures: Mapping[str, bytes], detector: str) -> dict[str, bytes]:
     """Of pictures by title, those of one detector."""
     return {title: png for title, png in figures.items() if title.startswith(f"{detector} · ")}
-
-

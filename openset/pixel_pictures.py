@@ -30,9 +30,7 @@ def palette(classes: int) -> np.ndarray:
     """
     hues = [0.7 * i / max(classes - 1, 1) for i in range(classes)]
     values = [(0.95, 0.55, 0.75)[i % 3] for i in range(classes)]
-    known = [
-        colorsys.hsv_to_rgb(hue, 0.75, value) for hue, value in zip(hues, values, strict=True)
-    ]
+    known = [colorsys.hsv_to_rgb(hue, 0.75, value) for hue, value in zip(hues, values, strict=True)]
     colours = [[round(255 * x) for x in colour] for colour in known]
     return np.array([*colours, UNKNOWN_COLOUR, VOID_COLOUR], dtype=np.uint8)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def labels_pixels(model: OpenSet) -> bool:
         return bool(model.tap(image).grid)
 
 
-def write_maps(model: OpenSet, images: ImageSet, folder: str | os.PathLike[str] | None) -> int:
+def write_maps(model: OpenSet, images: ImageSet, folder: str | Path | None) -> int:
     """Writes three maps of each image, as large as the image's file, and returns their number.
 
     `NAME.labels.png` holds classes as palette indices, with one more for unknown; `classes.json`

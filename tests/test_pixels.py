@@ -171,7 +171,9 @@ def test_every_kind_of_detector_finds_the_strange_pixels(scenes, tmp_path):
 
 
 def test_a_model_answers_for_each_pixel(scenes):
-    model = OpenSet(Tap(Shades()), build("mahalanobis").fit(pixel_rows(Tap(Shades()), scenes.train)))
+    model = OpenSet(
+        Tap(Shades()), build("mahalanobis").fit(pixel_rows(Tap(Shades()), scenes.train))
+    )
     model.calibrate(scenes.valid, accept=0.95)
     image, truth = scenes.test.images.float() / 255, scenes.test.labels
     label, score = model(image)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ class Ladder(nn.Module):
                     part,
                     *inputs,
                     use_reentrant=False,
-                    context_fn=lambda part=part: (nullcontext(), keeping_statistics(part)),
+                    context_fn=lambda part=part: (nullcontext(), KeptStatistics(part)),
                 ),
             )
         return inputs[0]
@@ -154,20 +155,30 @@ def resized(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
 
 
-@contextmanager
-def keeping_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norm as in training, but its running statistics stay: they were updated already."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        # Turning the statistics off would change what is stored, which checkpointing refuses.
-        norm.momentum = 0.0
-        norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)
-    try:
-        yield
-    finally:
-        for norm, momentum, tracked in before:
+class KeptStatistics:
+    """While it is open, batch norm leaves the running statistics that it has updated already.
+
+    A class, because it is entered anew by each backward pass through the same activations.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+
+    def __enter__(self) -> None:
+        self.before = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        for norm in self.norms:
+            # Turning the statistics off would change what is stored, which checkpointing refuses.
+            norm.momentum = 0.0
+            norm.num_batches_tracked = torch.zeros_like(self._tracked(norm))
+
+    def __exit__(self, *error: object) -> None:
+        for norm, (momentum, tracked) in zip(self.norms, self.before, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, tracked
+
+    @staticmethod
+    def _tracked(norm: nn.BatchNorm2d) -> Tensor:
+        assert norm.num_batches_tracked is not None
+        return norm.num_batches_tracked
 
 
 def initialised_ladder(network: Ladder) -> Ladder:
@@ -197,14 +208,14 @@ def ladder_small(
         checkpoint: Compute stages and rungs again in the backward pass instead of storing them.
 
     Example:
-        >>> network = ladder_small(classes=9)
+        >>> network = ladder_small(classes=9).eval()
         >>> network(torch.rand(1, 3, 60, 80)).shape
         torch.Size([1, 9, 60, 80])
     """
     widths = [width, width, 2 * width, 4 * width]
     stem = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
     stages: list[nn.Module] = [nn.Sequential(nn.BatchNorm2d(width), nn.ReLU())]
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         stages.append(Parts(BasicBlock(inputs, outputs, stride=2), BasicBlock(outputs, outputs)))
     return initialised_ladder(
         Ladder(

@@ -39,9 +39,7 @@ def ladder_densenet_121(classes: int, channels: int = 3, checkpoint: bool = Fals
     stages, transitions, widths, width = [], [], [], 2 * growth
     for count in blocks:
         layers = [DenseLayer(width + i * growth, growth) for i in range(count)]
-        stages.append(
-            Parts(*(nn.Sequential(*layers[i : i + PART]) for i in range(0, count, PART)))
-        )
+        stages.append(Parts(*(nn.Sequential(*layers[i : i + PART]) for i in range(0, count, PART))))
         width += count * growth
         widths.append(width)
         if len(stages) < len(blocks):
