@@ -21,6 +21,7 @@ from openset import data as images
 from openset.data import Data, ImageSet
 from openset.detectors import build
 from openset.evaluate import evaluate
+from openset.evaluate_pixels import pictured
 from openset.fit import fit
 from openset.folders import refuse_foreign
 from openset.job import train_run, write_results
@@ -397,6 +398,7 @@ def part_of(results: Results, detector: str) -> Results:
         for name, indices in part.wanted_images(case.run).items():
             there = {i: kept[name][i] for i in indices if i in kept.get(name, {})}
             part.keep_images(case.run, name, there)
+    part.figures = pictured(results.figures, detector)
     return part
 
 

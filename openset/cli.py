@@ -79,6 +79,7 @@ def train(
     network: str = "cnn",
     objective: str = "cross-entropy",
     known_classes: str | None = None,
+    unknown_classes: str | None = None,
     size: int | None = None,
     channels: int | None = None,
     valid: float = 0.1,
@@ -95,6 +96,7 @@ def train(
         network: Name of the network; see `openset list networks`.
         objective: Name of the training method; see `openset list objectives`.
         known_classes: Classes to know, such as `0-5` or `cat,dog`; the others stay unknown.
+        unknown_classes: Instead: classes to leave out, such as `Pedestrian,Bicyclist`.
         size: Height and width of every image; as stored by default.
         channels: 1 or 3; as stored by default.
         valid: Share of the training images held out for the threshold.
@@ -105,6 +107,10 @@ def train(
     """
     from openset.job import train_run
 
+    if unknown_classes is not None:
+        if known_classes is not None:
+            raise ValueError("give --known-classes or --unknown-classes, not both")
+        known_classes = f"not {unknown_classes}"
     run = train_run(
         data,
         out,
@@ -221,22 +227,28 @@ def predict(
 ) -> None:
     """Label image files, or call them unknown.
 
+    A model that labels pixels writes a label map, a score map and an overlay of each image.
+
     Args:
         model: A model's folder or file, or a run with `--detector`.
         images: Files, folders and globs.
         detector: Which model of a run.
-        out: File to write (.csv, .jsonl or .parquet); by default CSV goes to the screen.
+        out: File to write (.csv, .jsonl or .parquet); by default CSV goes to the screen. For a
+            model that labels pixels, the folder for its maps.
         skip_bad: Leave out files that are no images, and count them.
         probabilities: Add each known class's probability.
         trust: Packages that may be imported to build the network.
     """
     from openset.predict import open_images, write, write_csv
     from openset.predict import predict as records_of
+    from openset.predict_pixels import labels_pixels, write_maps
 
     loaded = _load(model, detector, trust or ())
     found = open_images(loaded, images, skip_bad=skip_bad)
     records = records_of(loaded, found, probabilities=probabilities)
-    if out is None:
+    if labels_pixels(loaded):
+        _say(f"maps of {write_maps(loaded, found, out)} images: {out}")
+    elif out is None:
         write_csv(records, sys.stdout)
     else:
         _say(f"{write(records, out)} images: {out}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from openset.activations import UNKNOWN, Activations
 from openset.detectors import Detector
 from openset.metrics import STANDARD, Scored
+from openset.pixel_rows import per_pixel
 from openset.results import Results
 from openset.store import stream
 from openset.table import Case
@@ -81,6 +82,9 @@ def evaluate(
 ) -> Results:
     """Measures how well each detector tells known test images from unknown ones.
 
+    Where pixels are labelled, each set is measured by itself, on its own known and unknown pixels,
+    with the metrics of `openset.metrics.PIXEL`.
+
     Args:
         tap: Reads the network; its layers must cover those of the detectors.
         detectors: Fitted detectors, by name or in a list.
@@ -101,6 +105,13 @@ def evaluate(
     thresholds, paper = thresholds or {}, paper or {}
     known_name = name_of(known, "known")
     sets = dict(unknown) if isinstance(unknown, Mapping) else {name_of(unknown, "unknown"): unknown}
+    if per_pixel(known):
+        from openset.evaluate_pixels import evaluate_pixels  # Here, because it draws pictures.
+
+        run = replace(run or Case(), known=known_name)
+        return evaluate_pixels(
+            tap, named, known, sets, run, thresholds, metrics, classes=classes, paper=paper
+        )
     seen = score(tap, named, known, batch_size=batch_size)
     others = {name: score(tap, named, s, batch_size=batch_size) for name, s in sets.items()}
     results = Results()

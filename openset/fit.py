@@ -15,7 +15,8 @@ from openset.data import batches
 from openset.detectors import Detector
 from openset.evaluate import score_activations, views
 from openset.model import OpenSet, layers_for
-from openset.store import extract, stream
+from openset.pixel_rows import HELD_OUT, PER_CLASS, per_pixel, pixel_rows
+from openset.store import Store, stream
 from openset.tap import Tap
 from openset.threshold import Threshold, training_quantile
 
@@ -42,6 +43,10 @@ def fit(
     held-out data too (a temperature, ranks), every other image of it serves that and the rest sets
     the threshold, which keeps the threshold's guarantee.
 
+    Where pixels are labelled, a sample of them takes the images' place: about equally many of each
+    class to fit on, and any known ones to set the threshold (`openset.pixel_rows`). Pixels of one
+    image are alike, so the guarantee is then only about as good as the number of images.
+
     Args:
         network: A trained classifier.
         detectors: Detectors by name.
@@ -64,11 +69,11 @@ def fit(
         learning = [d for d in detectors.values() if type(d).fit is not Detector.fit]
         seen_train: Any = None
         if learning or training:
-            seen_train = extract(tap, train, store=folder / "train", batch_size=batch_size)
+            seen_train = activations(tap, train, folder / "train", batch_size, fitting=True)
         for detector in learning:
             detector.fit(seen_train)
         for i, (view, names) in enumerate(views(tap, detectors)):
-            seen = extract(view, held_out, store=folder / f"held-out-{i}", batch_size=batch_size)
+            seen = activations(view, held_out, folder / f"held-out-{i}", batch_size)
             for name in names:
                 threshold = calibrate(detectors[name], seen, accept, per_class=per_class)
                 own = Tap(network, layers_for(network, [detectors[name]]))
@@ -92,6 +97,15 @@ def accept_training(
         assert model.threshold is not None
         cut = training_quantile(scored[name].score[scored[name].label >= 0], accept)
         model.set_threshold(replace(model.threshold, training=cut))
+
+
+def activations(
+    extractor: nn.Module, source: Any, store: Path, batch_size: int, *, fitting: bool = False
+) -> Store | list[Activations]:
+    """What an extractor sees of images: all of it, in a store, or a sample of labelled pixels."""
+    if not per_pixel(source):
+        return Store(store).write(stream(extractor, source, batch_size))
+    return pixel_rows(extractor, source, PER_CLASS if fitting else HELD_OUT, balanced=fitting)
 
 
 def calibrate(

@@ -14,7 +14,7 @@ from openset.densities import DENSITIES
 from openset.detectors import DETECTORS
 from openset.metrics import METRICS
 from openset.names import parameters_of, unknown_name
-from openset.networks import AUTOENCODERS, NETWORKS
+from openset.networks import AUTOENCODERS, DENSE, NETWORKS
 from openset.objectives import OBJECTIVES
 
 
@@ -28,7 +28,7 @@ def listing(what: str) -> Table:
         "detectors": DETECTORS,
         "densities": DENSITIES,
         "objectives": OBJECTIVES,
-        "networks": NETWORKS | AUTOENCODERS,
+        "networks": NETWORKS | DENSE | AUTOENCODERS,
         "metrics": {name: metric.measure for name, metric in METRICS.items()},
     }
     if what == "data":

@@ -144,6 +144,27 @@ def accuracy(labels: Values, predictions: Values) -> float:
     return float(reference.accuracy_score(_array(labels), _array(predictions)))
 
 
+def miou(labels: Values, predictions: Values) -> float:
+    """Mean over the known classes of intersection over union, of all known pixels pooled.
+
+    A class that is neither true nor predicted anywhere is left out. Everingham et al. (2010),
+    https://doi.org/10.1007/s11263-009-0275-4.
+
+    Example:
+        >>> miou(labels=[0, 0, 1], predictions=[0, 1, 1])
+        0.5
+    """
+    return float(reference.jaccard_score(_array(labels), _array(predictions), average="macro"))
+
+
+def ap(known: Values, unknown: Values) -> float:
+    """Average precision with unknown as positive, as segmentation papers call `aupr_unknown`.
+
+    Depends on how many pixels are unknown. Blum et al. (2019), https://arxiv.org/abs/1904.03215.
+    """
+    return aupr_unknown(known, unknown)
+
+
 def macro_f1(labels: Values, predictions: Values) -> float:
     """Mean F1 of the known classes and of the unknown as one class more, each counting the same.
 
@@ -248,6 +269,15 @@ def _of_scores(metric: Callable[[Values, Values], float], title: str, up: bool =
     return Metric(lambda known, unknown, _: metric(known.score, unknown.score), title, up)
 
 
+def _per_image(title: str, up: bool = True) -> Metric:
+    """A metric that needs to know which pixels make an image."""
+
+    def refuse(known: Scored, unknown: Scored, threshold: Cut) -> float:
+        raise ValueError(f"{title} is measured on segmentation sets only; leave it out")
+
+    return Metric(refuse, title, up)
+
+
 def _f1_at(known: Scored, unknown: Scored, threshold: Cut) -> float:
     label = torch.cat([known.label, torch.full_like(unknown.label, UNKNOWN)])
     answers = torch.cat([known.answers(threshold), unknown.answers(threshold)])
@@ -281,10 +311,36 @@ METRICS: dict[str, Metric] = {
         of_training=True,
         costly=True,
     ),
+    "miou": Metric(
+        lambda known, _, __: miou(known.label, known.predicted), "mIoU", needs_unknown=False
+    ),
+    "ap": _of_scores(ap, "AP"),
+    "ap_per_image": _per_image("AP, mean over images"),
+    "auroc_per_image": _per_image("AUROC, mean over images"),
+    "fpr_at_95_tpr_unknown_per_image": _per_image(
+        "FPR95 (unknown positive), mean over images", up=False
+    ),
 }
 
-STANDARD = tuple(name for name, metric in METRICS.items() if not metric.costly)
-"""What is measured unless metrics are named: all but those with a threshold of another kind."""
+PIXEL = (
+    "miou",
+    "ap",
+    "auroc",
+    "fpr_at_95_tpr_unknown",
+    "fpr_at_95_tpr",
+    "ap_per_image",
+    "auroc_per_image",
+    "fpr_at_95_tpr_unknown_per_image",
+)
+"""What is measured where pixels are labelled; see `openset.pixel_metrics`."""
+
+STANDARD = tuple(
+    name
+    for name, metric in METRICS.items()
+    if not metric.costly and name not in ("miou", "ap") and not name.endswith("_per_image")
+)
+"""What is measured of whole images unless metrics are named: all but the pixels' own, and those
+with a threshold of another kind."""
 
 
 def measure(

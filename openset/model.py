@@ -22,6 +22,7 @@ from openset.detectors import DETECTORS, Detector
 from openset.evaluate import score_activations
 from openset.folders import complete_folder
 from openset.names import as_names, check_trust, look_up
+from openset.pixel_rows import HELD_OUT, per_pixel, pixel_rows
 from openset.store import stream, unshared
 from openset.tap import Tap, find_stages
 from openset.threshold import Threshold
@@ -133,6 +134,8 @@ class OpenSet(nn.Module):
                     "activations do not serve; pass the images: calibrate(data.valid)"
                 )
             return images
+        if per_pixel(images):
+            return pixel_rows(self.extractor, images, HELD_OUT, balanced=False)
         return stream(self.extractor, images)
 
     def describe(self) -> dict[str, Any]:

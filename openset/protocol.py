@@ -13,7 +13,7 @@ from torch import nn
 from openset import detectors, metrics
 from openset.data.sources import DataName
 from openset.names import parse, unknown_name
-from openset.networks import AUTOENCODERS, LIBRARIES, NETWORKS
+from openset.networks import AUTOENCODERS, DENSE, LIBRARIES, NETWORKS
 from openset.objectives import OBJECTIVES
 from openset.settings import Settings
 from openset.toml_lines import TomlFile
@@ -317,7 +317,7 @@ def _check_names(file: TomlFile, keys: tuple, table: dict[str, Any]) -> None:
     for name in table.get("metrics", []):
         attempt("metrics", name, metrics.find)
     if "network" in table:
-        known = NETWORKS | LIBRARIES | AUTOENCODERS
+        known = NETWORKS | DENSE | LIBRARIES | AUTOENCODERS
         attempt("network", table["network"], _find_in("network", known))
     if "objective" in table:
         attempt("objective", table["objective"], _find_in("objective", OBJECTIVES))

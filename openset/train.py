@@ -171,14 +171,30 @@ def _describe(
     }
 
 
-def _augmentation(name: str | None) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+def _augmentation(
+    name: str | None,
+) -> Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None:
+    """From images and labels to both after the change; None for no change."""
     if name in (None, "none"):
         return None
-    from openset.data.augment import AUGMENTATIONS  # Here, because few runs need openset.data.
+    # Here, because few runs need openset.data.
+    from openset.data.augment import AUGMENTATIONS, LABELLED_AUGMENTATIONS
 
+    if name in LABELLED_AUGMENTATIONS:
+        return LABELLED_AUGMENTATIONS[name]
     if name not in AUGMENTATIONS:
-        raise ValueError(unknown_name("augmentation", name, AUGMENTATIONS))
-    return AUGMENTATIONS[name]
+        raise ValueError(unknown_name("augmentation", name, AUGMENTATIONS | LABELLED_AUGMENTATIONS))
+    change = AUGMENTATIONS[name]
+
+    def augment(image: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if label.dim() > 1:
+            raise ValueError(
+                f"augment={name} moves pixels but not their labels; for label maps there are: "
+                f"{', '.join(LABELLED_AUGMENTATIONS)}"
+            )
+        return change(image, generator), label
+
+    return augment
 
 
 class _Loop:
@@ -256,11 +272,7 @@ class _Loop:
         """One batch: each learner is updated as soon as the objective yields its loss."""
         image, label = self.images.take(batch)
         if self.augment is not None:
-            if label.dim() > 1:
-                raise ValueError(
-                    "augment moves pixels but not their labels; train on label maps without it"
-                )
-            image = self.augment(image, self.generator)
+            image, label = self.augment(image, label, self.generator)
         if self.settings.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
         steps = iter(self.objective.step(image, label))

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from openset.activations import VOID
+
 PADDING = 4
 ANGLE = 10.0
 """Largest rotation of `rotate_crop`, in degrees."""
+LARGEST_ZOOM = 2.0
+"""Most that `scale_crop_flip` enlarges an image, or shrinks it."""
 AREA = 0.95
 """Smallest share of the image that `rotate_crop` keeps."""
 
@@ -61,6 +65,58 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "rotate-crop": rotate_crop,
 }
 """By the name on the command line: images `[N, C, H, W]` and a generator to images alike."""
+
+
+def flip_labelled(
+    images: Tensor, labels: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Mirrors half of the images left to right, each with its label map."""
+    (mirror,) = _uniform(1, len(images), images, generator)
+    turned = mirror < 0.5
+    images = torch.where(turned[:, None, None, None], images.flip(-1), images)
+    return images, torch.where(turned[:, None, None], labels.flip(-1), labels)
+
+
+def scale_crop_flip(
+    images: Tensor, labels: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A random square of each image, enlarged or shrunk, half of them mirrored; labels alike.
+
+    The square's side is the image's shorter one; the image is first scaled by ½…2, each doubling
+    as likely. Labels are taken from the nearest pixel; what lies outside is black and `VOID`.
+
+    Example:
+        >>> images, labels = torch.rand(2, 3, 8, 12), torch.zeros(2, 8, 12, dtype=torch.long)
+        >>> [x.shape for x in scale_crop_flip(images, labels, torch.Generator().manual_seed(0))]
+        [torch.Size([2, 3, 8, 8]), torch.Size([2, 8, 8])]
+    """
+    n, channels, height, width = images.shape
+    side = min(height, width)
+    scale, x, y, mirror = _uniform(4, n, images, generator)
+    zoom = LARGEST_ZOOM ** (2 * scale - 1)
+    # Half the extent of the square, in affine_grid's units: the image reaches from −1 to 1.
+    half_x, half_y = side / width / zoom, side / height / zoom
+    left = torch.where(mirror < 0.5, -half_x, half_x)
+    centre_x, centre_y = (2 * x - 1) * (1 - half_x).abs(), (2 * y - 1) * (1 - half_y).abs()
+    zero = torch.zeros_like(left)
+    theta = torch.stack(
+        [torch.stack([left, zero, centre_x], 1), torch.stack([zero, half_y, centre_y], 1)], dim=1
+    )
+    grid = F.affine_grid(theta, [n, channels, side, side], align_corners=False)
+    # Shifted by VOID, so that the zeros that come from outside are void.
+    shifted = (labels - VOID).to(images.dtype)[:, None]
+    nearest = F.grid_sample(shifted, grid, mode="nearest", align_corners=False)
+    cropped = F.grid_sample(images, grid, align_corners=False)
+    return cropped, nearest[:, 0].round().to(labels.dtype) + VOID
+
+
+LabelledAugmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+LABELLED_AUGMENTATIONS: dict[str, LabelledAugmentation] = {
+    "flip": flip_labelled,
+    "scale-crop-flip": scale_crop_flip,
+}
+"""By name, those of images `[N, C, H, W]` together with label maps `[N, H, W]`."""
 
 
 def _crop(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:

@@ -40,7 +40,8 @@ def choose_classes(known: str | Iterable[int | str] | None, names: Sequence[str]
 
     Args:
         known: Indices or names, or one string such as `"0-5"`, `"0,1,4"` or `"cat,dog"`. A word
-            is first looked up among the names, then read as an index.
+            is first looked up among the names, then read as an index. `"not cat,dog"` takes all
+            but these.
         names: The names of all classes.
 
     Raises:
@@ -50,9 +51,14 @@ def choose_classes(known: str | Iterable[int | str] | None, names: Sequence[str]
     Example:
         >>> choose_classes("0-2,dog", ["ant", "bee", "cat", "cow", "dog"])
         [0, 1, 2, 4]
+        >>> choose_classes("not cat,dog", ["ant", "bee", "cat", "cow", "dog"])
+        [0, 1, 3]
     """
     if known is None:
         return list(range(len(names)))
+    if isinstance(known, str) and known.startswith("not "):
+        unknown = choose_classes(known.removeprefix("not "), names)
+        return [c for c in range(len(names)) if c not in unknown]
     words = known.split(",") if isinstance(known, str) else list(known)
     chosen = [c for word in words for c in _indices(word, names)]
     if not chosen:

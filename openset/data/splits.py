@@ -15,6 +15,7 @@ from openset.data.folders import file_table, find_images
 from openset.data.images import ImageSet
 from openset.data.noise import NOISES, Noise
 from openset.data.pixels import Encoded, adapter_of
+from openset.data.relabel import without_left_out
 from openset.data.sources import INVERTED, DataName, Source, Split, open_source, same_set
 from openset.names import unknown_name
 
@@ -63,7 +64,7 @@ def load(
     Args:
         spec: A data string: `digits`, a hub id, a folder; settings follow after commas.
         known_classes: The classes to know, such as `range(6)`, `"0-5"` or `"cat,dog"`; all by
-            default. Their order is that of the labels.
+            default. Their order is that of the labels. `"not cat,dog"` knows all but these.
         size: Height and width that every image is brought to; as stored by default.
         channels: 1 or 3; as stored by default.
         valid: Share of each class of the training images that is held out, where the set has no
@@ -91,7 +92,9 @@ def load(
     adapter = adapter_of(parts["train"].pixels, size, channels)
     adapter = replace(adapter, invert=inverted(name, adapter))
     if source.masks and len(known) < len(source.classes):
-        notes.append("Pixels of the classes left out are void in training, unknown in the test.")
+        labels = class_labels(source, known)
+        parts, note = without_left_out(parts, source.masks, labels, adapter)
+        notes.append(note)
     left_out = {"train": VOID, "valid": VOID, "test": UNKNOWN}
     sets = {
         key: image_set(source, part, adapter, known, left_out[key]) for key, part in parts.items()
@@ -190,8 +193,7 @@ def image_set(
     source: Source, split: Split, adapter: Adapter, known: list[int], left_out: int = UNKNOWN
 ) -> ImageSet:
     """A split with labels 0…K−1 for the known classes and `left_out` for the others."""
-    labels = torch.full((len(source.classes),), left_out)
-    labels[known] = torch.arange(len(known))
+    labels = class_labels(source, known, left_out)
     if split.masks is not None and source.masks is not None:
         mine = None
         values = source.masks.values(labels if known else None)
@@ -209,16 +211,24 @@ def image_set(
     )
 
 
+def class_labels(source: Source, known: list[int], left_out: int = UNKNOWN) -> torch.Tensor:
+    """The label of each class of a source, `[number of classes]`."""
+    labels = torch.full((len(source.classes),), left_out)
+    labels[known] = torch.arange(len(known))
+    return labels
+
+
 def known_part(images: ImageSet) -> ImageSet:
     """The images of known classes; all of them where labels are per pixel."""
     return images if images.dense else images.subset(images.labels >= 0)
 
 
 def unknown_part(images: ImageSet) -> ImageSet:
-    """The images of the classes left out; none where labels are per pixel."""
+    """The images of the classes left out; where labels are per pixel, all if there are any."""
     name = f"{images.name} left out"
     if images.dense:
-        return images.subset([], name)
+        mixed = bool((images.values == UNKNOWN).any())
+        return images.subset(torch.arange(len(images) if mixed else 0), name)
     return images.subset(images.labels < 0, name)
 
 

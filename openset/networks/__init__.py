@@ -15,6 +15,8 @@ from openset.networks.cnn import cnn, plain_cnn
 from openset.networks.densenet import densenet_121, densenet_bc_100
 from openset.networks.external import smp, timm, torchvision
 from openset.networks.heads import binary_heads, bottleneck
+from openset.networks.ladder import ladder_small
+from openset.networks.ladder_densenet import ladder_densenet_121
 from openset.networks.latent import latent
 from openset.networks.real_nvp import real_nvp
 from openset.networks.resnet import resnet18, resnet34
@@ -34,7 +36,13 @@ NETWORKS: dict[str, Callable[..., Any]] = {
     "densenet-121": densenet_121,
     "densenet-bc-100": densenet_bc_100,
 }
-"""Factories `(classes, channels=3, …) -> network`, by name."""
+"""Factories `(classes, channels=3, …) -> network` of whole images, by name."""
+
+DENSE: dict[str, Callable[..., Any]] = {
+    "ladder-small": ladder_small,
+    "ladder-densenet-121": ladder_densenet_121,
+}
+"""The same for networks that label pixels."""
 
 LIBRARIES: dict[str, Callable[..., Any]] = {"timm": timm, "torchvision": torchvision, "smp": smp}
 """Factories `(model, classes, channels=3, …)` of other libraries' networks: `timm:resnet18`."""
@@ -54,6 +62,7 @@ FLOWS: dict[str, Callable[..., Any]] = {"real-nvp": real_nvp}
 
 __all__ = [
     "AUTOENCODERS",
+    "DENSE",
     "FLOWS",
     "HEADS",
     "LIBRARIES",
@@ -69,6 +78,8 @@ __all__ = [
     "densenet_bc_100",
     "described",
     "from_spec",
+    "ladder_densenet_121",
+    "ladder_small",
     "latent",
     "load_weights",
     "plain_cnn",
@@ -102,7 +113,8 @@ def build(spec: str | Mapping[str, Any], **given: Any) -> nn.Module:
     if not isinstance(spec, str):
         return _make(spec, (), given)
     if "." not in spec.partition(":")[0]:
-        return names.build("network", NETWORKS | LIBRARIES | AUTOENCODERS | FLOWS, spec, **given)
+        table = NETWORKS | DENSE | LIBRARIES | AUTOENCODERS | FLOWS
+        return names.build("network", table, spec, **given)
     path, bare, keyed = names.parse(spec)
     return names.call("network", path, _imported(path), bare, keyed, given)
 
@@ -142,7 +154,7 @@ def _make(spec: Mapping[str, Any], trust: Sequence[str], given: dict[str, Any]) 
 
 def _trusted(name: str, trust: Sequence[str]) -> Callable[..., Any]:
     """The factory of that name; one outside openset only from a package in `trust`."""
-    table = NETWORKS | LIBRARIES | HEADS | AUTOENCODERS | FLOWS
+    table = NETWORKS | DENSE | LIBRARIES | HEADS | AUTOENCODERS | FLOWS
     if name in table:
         return table[name]
     module = name.partition(":")[0]

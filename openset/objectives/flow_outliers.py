@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from openset.networks.real_nvp import RealNVP, real_nvp
-from openset.objectives.synthetic_outliers import SyntheticOutliers, image_channels
+from openset.objectives.synthetic_outliers import (
+    SyntheticOutliers,
+    image_channels,
+    outlier_shape,
+)
 
 
 class FlowOutliers(SyntheticOutliers):
@@ -23,6 +27,9 @@ class FlowOutliers(SyntheticOutliers):
         classifier:  CE(x, y) + λ KL(U ‖ p(y | f⁻¹(z)))
         flow:        −log p(x) / dimensions + border λ KL(U ‖ p(y | f⁻¹(z)))
 
+    Where pixels are labelled (Algorithm 2), a sample is pasted into each image; x is then the part
+    of the image that it replaces, and the flow takes the gradient of the whole segmentation loss.
+
     Both take the same samples and the same classifier, that from before its step. (The paper's
     Algorithm 1 prints ∇θ_C in the flow's update; it means ∇θ_R.)
 
@@ -30,11 +37,12 @@ class FlowOutliers(SyntheticOutliers):
     Real NVP", 2021, https://arxiv.org/abs/2011.11094
 
     Args:
-        network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]`.
-        weight: λ, the weight of KL(U ‖ p) for both.
+        network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`.
+        weight: λ, the weight of KL(U ‖ p) for both; the paper takes 1 for whole images and 1e-3
+            where pixels are labelled.
         border: What the flow takes of that term, relative to its likelihood per dimension. 0 (or
             False) trains it by likelihood alone; the sum that equation 3 prints is 1 / (C·H·W).
-        count: Outliers per batch; None draws one for each image.
+        count: Outliers per batch of whole images; None draws one for each image.
         couplings: Couplings with each kind of mask on each level of the flow.
         blocks: Residual blocks in each coupling.
         width: Feature maps in each coupling.
@@ -73,6 +81,7 @@ class FlowOutliers(SyntheticOutliers):
         self.flow = flow or real_nvp(
             image_channels(network), squeezes, couplings, blocks, width, checkpoint
         )
+        self.stride = self.flow.stride
         self.keep(nats=torch.zeros(2))
 
     def learners(self) -> dict[str, nn.Module]:
@@ -93,21 +102,24 @@ class FlowOutliers(SyntheticOutliers):
         return {"bits_per_dimension": 8 + nats / steps / math.log(2)} if steps else {}
 
     def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
-        height, width = image.shape[-2:]
+        place = self.place(image, label)
         pulled = self.border != 0
         with torch.set_grad_enabled(pulled):
-            outliers = self.flow.sample(self.count or len(image), (height, width))
+            outliers = self.flow.sample(*outlier_shape(self.count, image, place))
         shown = outliers.detach().requires_grad_(pulled)
-        cross_entropy, divergence = self.classify(image, label, shown)
+        cross_entropy, divergence = self.classify(image, label, shown, place)
+        loss = cross_entropy + self.weight * divergence
+        border = self.weight * divergence if place is None else loss
         # Taken before the classifier steps, and as a gradient at the samples: the flow then needs
         # no second pass through the classifier, and no gradient of its loss can reach it.
-        pull = slope(divergence, shown) if pulled else None
-        yield "network", cross_entropy + self.weight * divergence
+        pull = slope(border, shown) if pulled else None
+        yield "network", loss
 
-        surprise = -self.flow.log_prob(image).mean() / image[0].numel()
+        real = image if place is None else place.cut(image)
+        surprise = -self.flow.log_prob(real).mean() / real[0].numel()
         self.nats += torch.stack([surprise.detach(), torch.ones_like(surprise)])
         if pull is not None:
-            surprise = surprise + self.border * self.weight * carried(divergence, pull, outliers)
+            surprise = surprise + self.border * carried(border, pull, outliers)
         yield "flow", surprise
 
 

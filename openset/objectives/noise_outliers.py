@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from openset.objectives.synthetic_outliers import SyntheticOutliers, image_channels
+from openset.objectives.synthetic_outliers import SyntheticOutliers, image_channels, outlier_shape
 
 
 class NoiseOutliers(SyntheticOutliers):
@@ -17,7 +17,7 @@ class NoiseOutliers(SyntheticOutliers):
     Out-of-Distribution Samples", 2018, https://arxiv.org/abs/1711.09325, without its GAN.
 
     Args:
-        network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]`.
+        network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`.
         weight: λ, the weight of KL(U ‖ p) on the noise.
         mean: Mean of the noise, in 0…1.
         std: Its standard deviation; values are clipped to 0…1. The default is the noise that
@@ -50,7 +50,8 @@ class NoiseOutliers(SyntheticOutliers):
         return (self.mean + self.std * noise).clamp(0, 1)
 
     def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
-        height, width = image.shape[-2:]
-        outliers = self.draw(self.count or len(image), (height, width), None)
-        cross_entropy, divergence = self.classify(image, label, outliers)
+        place = self.place(image, label)
+        n, size = outlier_shape(self.count, image, place)
+        outliers = self.draw(n, size, None)
+        cross_entropy, divergence = self.classify(image, label, outliers, place)
         yield "network", cross_entropy + self.weight * divergence

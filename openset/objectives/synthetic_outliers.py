@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openset.activations import UNKNOWN, VOID
 from openset.objectives.base import Objective
+from openset.objectives.patches import Patches, sides
 from openset.tap import evaluating
 
 SHOWN = 8
@@ -20,16 +22,23 @@ SHOWN = 8
 class SyntheticOutliers(Objective):
     """Cross-entropy on the images, and no opinion on outliers drawn beside each batch.
 
-    The classifier's loss is CE + weight · KL(U ‖ p), with U uniform over the classes. A subclass
-    writes `draw`, and `step` with the losses of whatever draws. A few outliers are kept before
-    epochs 1, 2, 4, 8, … and at the end, all from the same random seed, in the buffer `history`
-    `[times, 8, C, H, W]` (uint8), so that a report can show how they change.
+    The classifier's loss is CE + weight · KL(U ‖ p), with U uniform over the classes. Where pixels
+    are labelled, one outlier is pasted into each image: a square with a side of 1/8…9/32 of the
+    image's, drawn anew for each batch; CE is then that of the other pixels, KL that of the pasted
+    ones, and both are divided by the number of pixels (equation 4 of Grcić et al. 2021).
+
+    A subclass writes `draw`, and `step` with the losses of whatever draws. A few outliers are kept
+    before epochs 1, 2, 4, 8, … and at the end, all from the same random seed, in the buffer
+    `history` `[times, 8, C, H, W]` (uint8), so that a report can show how they change.
 
     Args:
-        network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]`.
-        weight: λ, the weight of the outliers' term.
-        count: Outliers per batch; None draws one for each image.
+        network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`.
+        weight: λ, the weight of the outliers' term; the paper takes 1e-3 where pixels are labelled.
+        count: Outliers per batch of whole images; None draws one for each image.
     """
+
+    stride: int = 8
+    """What the sides of a pasted outlier are multiples of."""
 
     image_shape: Tensor
     history: Tensor
@@ -43,7 +52,7 @@ class SyntheticOutliers(Objective):
         raise NotImplementedError
 
     def samples(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Outliers `[n, C, H, W]` of the size of the training images, on their device.
+        """Outliers `[n, C, H, W]` of the training images' size, or as large as they are pasted.
 
         Raises:
             ValueError: Before the first training step, when that size is not known.
@@ -54,17 +63,37 @@ class SyntheticOutliers(Objective):
         with torch.no_grad():
             return self.draw(n, (height, width), generator)
 
-    def classify(self, image: Tensor, label: Tensor, outliers: Tensor) -> tuple[Tensor, Tensor]:
+    def place(self, image: Tensor, label: Tensor) -> Patches | None:
+        """Where in each image its outlier goes, or None where whole images are labelled."""
+        return Patches.draw(image, self.stride) if label.dim() > 1 else None
+
+    def classify(
+        self, image: Tensor, label: Tensor, outliers: Tensor, place: Patches | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the images, and KL(U ‖ p) of the outliers.
 
         Both go through the network as one batch: with batch norm, two passes would let it tell
         them apart by their statistics, which a test image does not have.
         """
-        if "image_shape" not in self._buffers:
-            self.keep(image_shape=torch.tensor(image.shape[1:], device=image.device))
+        self._note_shape(image, place)
+        if place is not None:
+            logits = self.network(place.paste(image, outliers))
+            return pasted_losses(logits, place.mark(label))
+        if label.dim() > 1:
+            raise ValueError(
+                f"{self.name} draws outliers of the images' size, which cannot be pasted; train "
+                "label maps with flow-outliers or noise-outliers"
+            )
         logits = self.network(torch.cat([image, outliers.to(image.dtype)]))
         known, unknown = logits[: len(image)], logits[len(image) :]
         return F.cross_entropy(known.float(), label), uniform_divergence(unknown).mean()
+
+    def _note_shape(self, image: Tensor, place: Patches | None) -> None:
+        if "image_shape" not in self._buffers:
+            channels, *size = image.shape[1:]
+            if place is not None:
+                size = [sides((size[0], size[1]), self.stride)[-1]] * 2
+            self.keep(image_shape=torch.tensor([channels, *size], device=image.device))
 
     def start_epoch(self, epoch: int) -> None:
         power_of_two = epoch & (epoch - 1) == 0
@@ -92,12 +121,40 @@ class SyntheticOutliers(Objective):
             self.keep(history=torch.cat([*before, grid]))
 
 
+def outlier_shape(
+    count: int | None, image: Tensor, place: Patches | None
+) -> tuple[int, tuple[int, int]]:
+    """How many outliers a batch needs, and their height and width."""
+    if place is not None:
+        return len(image), (place.side, place.side)
+    height, width = image.shape[-2:]
+    return count or len(image), (height, width)
+
+
 def uniform_divergence(logits: Tensor) -> Tensor:
     """KL(U ‖ p) = −mean over classes of log p − log K, in nats: `[N, K, *grid]` → `[N, *grid]`.
 
     It is 0 where all classes are equally probable, and grows without bound as one takes over.
     """
     return -logits.float().log_softmax(1).mean(1) - math.log(logits.shape[1])
+
+
+def pasted_losses(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """The two sums of equation 4, each over the number of pixels that are not void.
+
+    Args:
+        logits: `[N, K, H, W]`.
+        label: `[N, H, W]`; `UNKNOWN` where an outlier was pasted.
+
+    Returns:
+        Cross-entropy of the other pixels, and KL(U ‖ p) of the pasted ones.
+    """
+    logits = logits.float()
+    pixels = (label != VOID).sum().clamp(min=1)
+    known = label.masked_fill(label == UNKNOWN, VOID)
+    cross_entropy = F.cross_entropy(logits, known, ignore_index=VOID, reduction="sum")
+    divergence = (uniform_divergence(logits) * (label == UNKNOWN)).sum()
+    return cross_entropy / pixels, divergence / pixels
 
 
 @contextmanager

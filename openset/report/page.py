@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -150,10 +150,15 @@ def _definitions(results: Results) -> list[tuple[str, str]]:
     """Title and first sentence of every metric that was measured."""
     used = {row.metric for row in results.rows}
     return [
-        (metric.title, (getattr(openset.metrics, name).__doc__ or "").partition("\n")[0])
+        (metric.title, (_function(name).__doc__ or "").partition("\n")[0])
         for name, metric in METRICS.items()
         if name in used
     ]
+
+
+def _function(metric: str) -> Callable[..., float]:
+    """The function that says what a metric is."""
+    return getattr(openset.metrics, metric.removesuffix("_per_image"))
 
 
 def _section(results: Results, case: Case, number: int, cases: list[Case]) -> Section:

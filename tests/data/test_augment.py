@@ -4,8 +4,15 @@ import pytest
 import torch
 from scipy import ndimage
 
+from openset.activations import VOID
 from openset.data import AUGMENTATIONS
-from openset.data.augment import crop, crop_flip, rotate_crop
+from openset.data.augment import (
+    LABELLED_AUGMENTATIONS,
+    crop,
+    crop_flip,
+    rotate_crop,
+    scale_crop_flip,
+)
 
 
 def generator(seed=0) -> torch.Generator:
@@ -68,3 +75,45 @@ def test_turning_keeps_circles_round_in_wide_images():
     high = (turned.amax(2) > 0.5).sum(1)
     wide = (turned.amax(1) > 0.5).sum(1)
     assert (high - wide).abs().max() <= 1
+
+
+def coordinates(n=200, height=20, width=30):
+    """Images whose two channels say where a pixel comes from, and label maps that say the same."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    image = torch.stack([(rows + 0.5) / height, (columns + 0.5) / width]).expand(n, -1, -1, -1)
+    return image, (rows * width + columns).expand(n, -1, -1)
+
+
+@pytest.mark.parametrize("name", sorted(LABELLED_AUGMENTATIONS))
+def test_labels_move_with_their_pixels(name):
+    """A label names the pixel it came from; the image's own value there must say the same."""
+    image, label = coordinates()
+    generator = torch.Generator().manual_seed(0)
+    moved, its_label = LABELLED_AUGMENTATIONS[name](image, label, generator)
+    side = 20
+    assert moved.shape[2:] == its_label.shape[1:]
+    inside = its_label != VOID
+    # Off the border, where black comes in.
+    row, column = its_label // 30, its_label % 30
+    inner = inside & (row > 0) & (row < 19) & (column > 0) & (column < 29)
+    assert inner.float().mean() > 0.5
+    found = torch.stack([moved[:, 0] * side - 0.5, moved[:, 1] * 30 - 0.5])
+    expected = torch.stack([row, column]).float()
+    assert ((found - expected).abs().amax(0)[inner] < 0.51).all()
+    assert (moved.amax(1)[~inside] <= 0.96).all()
+
+
+def test_scale_crop_flip_scales_mirrors_and_moves():
+    image, label = coordinates()
+    moved, its_label = scale_crop_flip(image, label, torch.Generator().manual_seed(0))
+    assert moved.shape == (200, 2, 20, 20)
+    step = moved[:, 1, 10, 11] - moved[:, 1, 10, 10]
+    zoom = (1 / 30) / step.abs()
+    assert 0.4 < (step < 0).float().mean() < 0.6
+    assert zoom.min() >= 0.49
+    assert zoom.max() <= 2.01
+    assert 0.4 < (zoom < 1).float().mean() < 0.6
+    assert (its_label == VOID).any()
+    torch.testing.assert_close(
+        scale_crop_flip(image, label, torch.Generator().manual_seed(0))[0], moved
+    )

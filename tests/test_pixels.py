@@ -1,0 +1,244 @@
+"""From label maps to an answer for each pixel: data, fit, threshold, evaluation, pictures, maps."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import average_precision_score, jaccard_score
+from torch import nn
+
+from openset import OpenSet, Tap, data
+from openset.activations import UNKNOWN, VOID
+from openset.cli import main
+from openset.detectors import build
+from openset.evaluate import evaluate
+from openset.fit import fit
+from openset.networks import from_spec, ladder_small
+from openset.pixel_rows import pixel_rows, some_of_each
+from openset.report import report
+from openset.results import Results
+from openset.run import Run
+
+SIZE = (32, 48)
+SHADES = (20, 90, 160, 230)
+"""Grey of each class; the last one, a small square, is left out in training."""
+
+
+def scene(generator):
+    """A grey picture of three bands with a square in it, and the mask of classes."""
+    mask = np.zeros(SIZE, dtype=np.uint8)
+    mask[10:20] = 1
+    mask[20:] = 2
+    top, left = generator.integers(0, 24), generator.integers(0, 40)
+    mask[top : top + 8, left : left + 8] = 3
+    mask[:, -1] = 255
+    shades = np.array([*SHADES, *[0] * 252])
+    image = shades[mask] + generator.normal(0, 5, SIZE)
+    return image.clip(0, 255).astype(np.uint8), mask
+
+
+def write_scenes(folder, counts=(("train", 12), ("validation", 6), ("test", 5)), free=0):
+    """Writes scenes as parquet; the first `free` of each split hold no square."""
+    from datasets import Dataset, Features
+    from datasets import Image as ImageFeature
+
+    (folder / "data").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for split, count in counts:
+        pairs = [scene(generator) for _ in range(count)]
+        for image, mask in pairs[:free]:
+            image[mask == 3], mask[mask == 3] = SHADES[0], 0
+        columns = {
+            "image": [Image.fromarray(image) for image, _ in pairs],
+            "mask": [Image.fromarray(mask) for _, mask in pairs],
+        }
+        features = Features({"image": ImageFeature(), "mask": ImageFeature()})
+        table = Dataset.from_dict(columns, features)
+        table.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
+
+
+class Shades(nn.Module):
+    """Logits of each pixel by how near its grey is to the shades of the first three classes."""
+
+    stages = ("wide",)
+
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Conv2d(1, 3, 1)
+        self.head = nn.Conv2d(3, 3, 1)
+        shade = torch.tensor(SHADES[:3]) / 255
+        with torch.no_grad():
+            self.wide.weight.copy_(shade.view(3, 1, 1, 1))
+            self.wide.bias.copy_(-shade.square() / 2)
+            self.head.weight.copy_(60 * torch.eye(3)[:, :, None, None])
+            self.head.bias.zero_()
+
+    def forward(self, image):
+        return self.head(self.wide(image))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets") / "scenes"
+    write_scenes(folder)
+    return data.load(str(folder), "not 3")
+
+
+def test_the_test_split_keeps_what_training_must_not_see(scenes):
+    assert (scenes.train.labels == UNKNOWN).sum() == 0
+    assert (scenes.train.labels == VOID).sum() > 12 * 32
+    assert scenes.classes == ["0", "1", "2"]
+    assert (scenes.unknown.labels == UNKNOWN).flatten(1).any(1).all()
+    assert "only 0 of 12" in scenes.notes[-1]
+
+
+def test_images_with_the_left_out_class_leave_where_enough_remain(tmp_path):
+    write_scenes(tmp_path / "free", free=4)
+    relabelled = data.load(str(tmp_path / "free"), "not 3")
+    assert len(relabelled.train) == 4
+    assert len(relabelled.valid) == 4
+    assert len(relabelled.test) == 5
+    assert set(relabelled.train.labels.unique().tolist()) == {VOID, 0, 1, 2}
+    assert "8 of 12" in relabelled.notes[-1]
+
+
+def test_a_sample_of_pixels_is_balanced_bounded_and_true(scenes):
+    tap = Tap(Shades(), layers=["stage1"])
+    (rows,) = pixel_rows(tap, scenes.train, most=40)
+    assert rows.labels.bincount().tolist() == [40, 40, 40]
+    again = pixel_rows(tap, scenes.train, most=40)[0]
+    assert rows.logits.equal(again.logits)
+    whole = tap(scenes.train.images.float() / 255).rows()
+    table = torch.cat([whole.logits, whole.features["stage1"]], 1)
+    labels = scenes.train.labels.flatten()
+    for i in range(0, 120, 10):
+        row = torch.cat([rows.logits[i], rows.features["stage1"][i]])
+        same = (table - row).abs().amax(1) < 1e-5
+        assert (labels[same] == rows.labels[i]).any()
+    (free,) = pixel_rows(tap, scenes.train, most=50, balanced=False)
+    assert len(free) == 50
+
+
+def test_some_of_each_group_are_drawn_evenly():
+    groups = torch.tensor([0] * 100 + [1] * 3 + [-1] * 50)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.zeros(100)
+    for _ in range(400):
+        chosen = some_of_each(groups, 5, generator)
+        assert groups[chosen].bincount().tolist() == [5, 3]
+        drawn += (chosen[:, None] == torch.arange(100)).sum(0)
+    assert (drawn.sum(), drawn.max() < 45, drawn.min() > 4) == (2000, True, True)
+
+
+NAMES = ("msp", "max-logit", "entropy", "energy", "temperature", "odin", "mahalanobis", "gen")
+NAMES = (*NAMES, "knn:k=5,max_rows=100", "gemos:components=1", "gemos:components=1,layers=stage1")
+
+
+def test_every_kind_of_detector_finds_the_strange_pixels(scenes, tmp_path):
+    """Mahalanobis, KNN and GeMOS see a shade that no logit can tell from the third class."""
+    network = Shades()
+    detectors = {name: build(name) for name in NAMES}
+    models = fit(network, detectors, scenes.train, scenes.valid, accept=0.9)
+    results = evaluate(
+        Tap(network, ["stage1"]),
+        {name: model.detector for name, model in models.items()},
+        scenes.test,
+        {"left-out": scenes.unknown},
+        thresholds={name: model.threshold for name, model in models.items()},
+        classes=scenes.classes,
+    )
+    found = {(row.detector, row.metric): row.value for row in results.rows}
+    assert found["mahalanobis", "ap"] > 0.9
+    assert found["gemos:components=1", "auroc"] > 0.9
+    assert {name for name, metric in found if metric == "miou"} == set(NAMES)
+    image, label = scenes.test.images.float() / 255, scenes.test.labels
+    with torch.no_grad():
+        activations = Tap(network, ["stage1"])(image)
+        score = detectors["mahalanobis"](activations)
+    keep = label != VOID
+    expected = average_precision_score((label == UNKNOWN)[keep], score[keep])
+    assert found["mahalanobis", "ap"] == pytest.approx(expected, abs=1e-6)
+    known = label >= 0
+    predicted = activations.logits.argmax(1)
+    expected = jaccard_score(label[known], predicted[known], average="macro")
+    assert found["msp", "miou"] == pytest.approx(expected)
+    results.save(tmp_path / "results")
+    page = report(Results.load(tmp_path / "results"), tmp_path / "report.html").read_text()
+    assert "image, answer, score, truth" in page
+    assert "data:image/png" in page
+
+
+def test_a_model_answers_for_each_pixel(scenes):
+    model = OpenSet(
+        Tap(Shades()), build("mahalanobis").fit(pixel_rows(Tap(Shades()), scenes.train))
+    )
+    model.calibrate(scenes.valid, accept=0.95)
+    image, truth = scenes.test.images.float() / 255, scenes.test.labels
+    label, score = model(image)
+    assert label.shape == score.shape == truth.shape
+    assert (label[truth == UNKNOWN] == UNKNOWN).float().mean() > 0.9
+    assert 0.9 < (label[truth >= 0] != UNKNOWN).float().mean() < 0.99
+    assert model.threshold.counts == (int((scenes.valid.labels >= 0).sum()),)
+
+
+def test_the_same_set_is_looked_at_once(scenes, monkeypatch):
+    network, seen = Shades(), []
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda image: seen.append(len(image)) or forward(image))
+    evaluate(Tap(network), [build("msp")], scenes.test, {"left-out": scenes.unknown})
+    assert sum(seen) == len(scenes.test)
+
+
+def test_sets_that_cannot_be_measured_are_refused(scenes, tmp_path):
+    write_scenes(tmp_path / "known", counts=[("test", 2)], free=2)
+    only_known = data.load_images(str(tmp_path / "known"), scenes.adapter)
+    with pytest.raises(ValueError, match="both kinds"):
+        evaluate(Tap(Shades()), [build("msp")], scenes.test, {"other": only_known})
+    coarse = nn.Sequential(Shades(), nn.AvgPool2d(2))
+    with pytest.raises(ValueError, match="enlarge its logits"):
+        evaluate(Tap(coarse), [build("msp")], scenes.test, {"left-out": scenes.unknown})
+
+
+def test_from_training_to_maps_on_the_command_line(tmp_path, capsys):
+    """Train with a class left out, fit, evaluate, predict; a file's maps have its own size."""
+    write_scenes(tmp_path / "scenes")
+    scenes, run = str(tmp_path / "scenes"), str(tmp_path / "run")
+    network = "ladder-small:width=8"
+    how = ["--epochs", "6", "--batch-size", "4", "--optimizer", "adam", "--lr", "0.01"]
+    how += ["--augment", "scale-crop-flip", "--unknown-classes", "3", "--network", network]
+    main(["train", scenes, "--out", run, "--objective", "noise-outliers:weight=0.01", *how])
+    assert Run.load(run).known_classes == "not 3"
+    assert Run.load(run).accuracy["test"] > 0.5
+    main(["evaluate", run, "--detector", "msp", "energy", "--out", str(tmp_path / "found")])
+    results = Results.load(tmp_path / "found")
+    assert {row.metric for row in results.rows} >= {"miou", "ap", "auroc", "ap_per_image"}
+    assert len({row.unknown for row in results.rows}) == 2
+    picture = tmp_path / "street.png"
+    Image.fromarray(scene(np.random.default_rng(1))[0]).resize((96, 64)).save(picture)
+    maps = tmp_path / "maps"
+    main(["predict", run, str(picture), "--detector", "msp", "--out", str(maps)])
+    with Image.open(maps / "street.labels.png") as labels:
+        assert (labels.mode, labels.size) == ("P", (96, 64))
+        assert int(np.array(labels).max()) <= 3
+        assert labels.getpalette()[9:12] == [255, 0, 255]
+    names = [entry["name"] for entry in json.loads((maps / "classes.json").read_text())]
+    assert names == ["0", "1", "2", "unknown"]
+    assert np.load(maps / "street.score.npy").shape == (64, 96)
+    with Image.open(maps / "street.overlay.png") as overlay:
+        assert overlay.size == (96, 64)
+    assert (maps / "index.csv").read_text().startswith("path,name,unknown,highest_score")
+    with pytest.raises(SystemExit):
+        main(["predict", run, str(picture), "--detector", "msp"])
+    assert "--out FOLDER" in capsys.readouterr().err
+
+
+def test_a_dense_model_is_saved_and_loaded(scenes, tmp_path):
+    network = ladder_small(classes=3, channels=1, width=8)
+    model = OpenSet(Tap(network), build("energy"), classes=scenes.classes, adapter=scenes.adapter)
+    model.calibrate(scenes.valid).save(tmp_path / "model")
+    image = scenes.test.images.float() / 255
+    for mine, again in zip(model(image), OpenSet.load(tmp_path / "model")(image), strict=True):
+        assert mine.equal(again)
+    assert from_spec(network.spec).stages == network.stages
