@@ -62,13 +62,15 @@ class Row(Case):
 
 
 COLUMNS = (*(f.name for f in fields(Row) if f.name != "tuned_on"), "tuned_on")
-"""The columns of `results.csv`, in their order; files from before the last are read too."""
+"""The columns of `results.csv`, in their order; the last only where a detector was tuned."""
 
 
 def write_csv(rows: Iterable[Row], path: str | Path) -> None:
     """Writes the rows; floats keep every digit, and a missing published figure is empty."""
+    rows = list(rows)
+    columns = COLUMNS if any(row.tuned_on for row in rows) else COLUMNS[:-1]
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
 
@@ -78,7 +80,7 @@ def read_csv(path: str | Path) -> list[Row]:
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) not in (COLUMNS, COLUMNS[:-1]):
-            raise ValueError(f"{path}: the first line must be {','.join(COLUMNS)}")
+            raise ValueError(f"{path}: the first line must be {','.join(COLUMNS[:-1])}")
         return [_row(record, f"{path}, line {reader.line_num}") for record in reader]
 
 

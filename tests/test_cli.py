@@ -90,7 +90,7 @@ def test_tune_saves_a_model_whose_results_say_what_it_was_tuned_on(run, tmp_path
     call(*known_only)
     assert "digits (held out)" in capsys.readouterr().err
     call("tune", run, "--detector", "odin", "--unknown", "uniform-noise,limit=100", *grid)
-    (tuned,) = (name for name in Run.load(run).models if name.startswith("odin"))
+    (tuned,) = (name for name in Run.load(run).models if name.startswith("odin:"))
     model = Run.load(run).load_model(tuned)
     assert model.detector.tuned_on == ("digits (held out)", "uniform-noise,limit=100")
     assert "the 72 held-out ones" in model.threshold.guarantee()

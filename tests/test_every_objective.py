@@ -123,7 +123,7 @@ def test_learns_a_small_problem(objective):
     if objective.classifies:
         assert accuracy(network, [images(seed=1)]) > 0.9
     else:
-        assert next(objective.step(*images(seed=1)))[1].item() < 0.6 * before
+        assert next(objective.step(*images(seed=1)))[1].item() < 0.8 * before
 
 
 def test_state_dict_round_trip(objective):

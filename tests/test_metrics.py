@@ -201,13 +201,18 @@ def test_a_threshold_per_class_follows_the_prediction():
     assert sample.rejected(0.5).tolist() == [False, False, True]
 
 
+OF_IMAGES = [name for name in METRICS if not name.endswith("_per_image")]
+
+
 def test_measure_gives_every_metric_by_name():
     known = Scored(torch.randn(50), torch.arange(50) % 3, torch.arange(50) % 3)
     unknown = Scored(torch.randn(40) + 2, torch.full((40,), UNKNOWN), torch.arange(40) % 3)
     assert tuple(measure(known, unknown, 1.0)) == STANDARD
     assert "macro_f1" not in measure(known, unknown)
-    everything = measure(known, unknown, 1.0, METRICS, training=0.5)
-    assert set(everything) == set(METRICS)
+    everything = measure(known, unknown, 1.0, OF_IMAGES, training=0.5)
+    assert set(everything) == set(OF_IMAGES)
+    with pytest.raises(ValueError, match="segmentation sets only"):
+        measure(known, unknown, metrics=["ap_per_image"])
     for name, metric in OF_SCORES.items():
         assert everything[name] == metric(known.score, unknown.score)
     with pytest.raises(ValueError, match="did you mean auroc"):
@@ -219,9 +224,10 @@ def test_better_scores_move_every_metric_to_its_better_end():
     known = Scored(torch.randn(60), label, label)
     unknown = Scored(torch.randn(60) + 1, torch.full((60,), UNKNOWN), label)
     apart = Scored(unknown.score + 100, unknown.label, unknown.predicted)
-    worse = measure(known, unknown, 1.0, METRICS, training=1.0)
-    better = measure(known, apart, 3.0, METRICS, training=3.0)
-    for name, metric in METRICS.items():
+    worse = measure(known, unknown, 1.0, OF_IMAGES, training=1.0)
+    better = measure(known, apart, 3.0, OF_IMAGES, training=3.0)
+    for name in OF_IMAGES:
+        metric = METRICS[name]
         if metric.needs_unknown:
             assert (better[name] > worse[name]) == metric.higher_is_better, name
 

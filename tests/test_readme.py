@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from openset.cli import main
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
@@ -29,20 +31,15 @@ def test_the_python_runs(tmp_path):
     ]
 
 
-def test_the_shell_runs(tmp_path):
+def test_the_shell_runs(tmp_path, monkeypatch):
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     commands = [line for line in lines if line.startswith("openset ")]
     assert len(commands) == 6
     (tmp_path / "pictures").mkdir()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "pictures" / "a.png")
+    monkeypatch.chdir(tmp_path)
     for command in commands:
-        done = subprocess.run(
-            [sys.executable, "-m", *shlex.split(command)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, f"{command}: {done.stderr}"
+        main(shlex.split(command)[1:])  # In this process: importing torch six times takes long.
     assert (tmp_path / "labels.csv").read_text().startswith("path,label,score,threshold")
     assert (tmp_path / "energy.onnx").exists()
     assert (tmp_path / "results" / "report.html").exists()

@@ -92,13 +92,17 @@ def test_the_csv_has_the_agreed_columns(tmp_path):
     results = example()
     results.save(tmp_path / "out")
     lines = list(csv.reader((tmp_path / "out" / "results.csv").read_text().splitlines()))
-    expected = "protocol seed network objective detector known unknown metric value paper tuned_on"
-    assert lines[0] == expected.split() == list(COLUMNS)
+    expected = "protocol seed network objective detector known unknown metric value paper"
+    assert lines[0] == expected.split() == list(COLUMNS[:-1])
     row = results.rows[1]
     assert " ".join(lines[2][:8]) == "demo 0 cnn cross-entropy energy digits letters auroc"
     assert float(lines[2][8]) == row.value
     assert lines[2][9] == "0.9"
     assert lines[3][9] == ""
+    results.rows[1] = replace(row, tuned_on="other letters")
+    results.save(tmp_path / "tuned")
+    tuned = read_csv(tmp_path / "tuned" / "results.csv")
+    assert [each.tuned_on for each in tuned[:2]] == ["", "other letters"]
 
 
 def test_accuracy_is_one_row_and_the_others_one_per_unknown_set():

@@ -224,14 +224,14 @@ def test_augments_by_name(monkeypatch):
         seen.append(torch.rand(1, generator=generator).item())
         return image * 0
 
-    augment = types.SimpleNamespace(AUGMENTATIONS={"darken": darken})
+    augment = types.SimpleNamespace(AUGMENTATIONS={"darken": darken}, LABELLED_AUGMENTATIONS={})
     monkeypatch.setitem(sys.modules, "openset.data.augment", augment)
     train(CrossEntropy(small()), [images()], epochs=2, batch_size=40, augment="darken")
     assert len(set(seen)) == 4
     with pytest.raises(ValueError, match="unknown augmentation 'dark': did you mean darken"):
         train(CrossEntropy(small()), [images()], augment="dark")
     maps = torch.zeros(80, 6, 6, dtype=torch.long)
-    with pytest.raises(ValueError, match="train on label maps without it"):
+    with pytest.raises(ValueError, match="moves pixels but not their labels"):
         train(CrossEntropy(nn.Conv2d(1, 2, 1)), [(images()[0], maps)], augment="darken")
 
 

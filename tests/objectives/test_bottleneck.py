@@ -121,7 +121,7 @@ def test_codes_start_as_narrow_as_asked(objective):
 
 
 def test_a_narrow_start_keeps_the_score_of_one_prior_upright():
-    """Digits 6 to 9 unknown: with codes as wide as the prior from the start, they score as known."""
+    """Digits 6 to 9 unknown: with codes as wide as the prior at the start, they score known."""
     data = load("digits", range(6))
 
     def found(sigma):
