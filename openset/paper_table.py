@@ -62,17 +62,20 @@ def _means(rows: Iterable[Row]) -> Iterator[Row]:
 def with_figures(protocol: Protocol, rows: Iterable[Row]) -> Iterator[Row]:
     """The rows with their published figures, then the figures that have no row."""
     known, seen = shown_known(protocol), set()
+    tuned_on: dict[tuple[str, str, str], str] = {}
     for row in rows:
+        tuned_on[row.network, row.objective, row.detector] = row.tuned_on
         published = _published(protocol, row)
         place = (_bare(protocol, row.unknown) or KNOWN, row.metric)
         figure = published.get(place) if row.known == known else None
         if figure is not None:
             seen.add((row.network, row.objective, row.detector, *place))
         yield replace(row, paper=figure)
-    for line in _lines(protocol, known):
-        row, figures = line
+    for line, figures in _lines(protocol, known):
+        method = (line.network, line.objective, line.detector)
+        row = replace(line, tuned_on=tuned_on.get(method, ""))
         for (unknown, metric), figure in _flat(figures).items():
-            if (row.network, row.objective, row.detector, unknown, metric) not in seen:
+            if (*method, unknown, metric) not in seen:
                 name = _full(protocol, unknown)
                 yield replace(row, unknown=name, metric=metric, paper=figure)
 

@@ -35,7 +35,7 @@ class VIB(Objective):
         sigma: Standard deviation of the codes before training. Where it is that of the prior from
             the start (0.69 and more), an unknown image, whose code lies in the middle between the
             classes, is nearer to the one prior than any known image: the score is then upside
-            down. The authors' code starts at 0.007, which training without Adam does not survive.
+            down. The authors' code starts at 0.007, where SGD at a high rate is not stable.
 
     Example:
         >>> objective = VIB(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), dim=8)

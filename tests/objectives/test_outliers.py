@@ -251,7 +251,8 @@ def test_each_trains_the_classifier_and_flattens_its_outliers(kind):
     assert right > 0.7
 
 
-def test_bits_per_dimension_fall_and_nothing_breaks_in_bfloat16():
+@pytest.mark.parametrize("mixed", [True, False])
+def test_bits_per_dimension_fall_and_nothing_breaks_in_either_precision(mixed):
     objective = small(FlowOutliers)
     image, label = batch(16)
     image = (image * 0.1 + 0.5).mul(255).round() / 255
@@ -260,7 +261,7 @@ def test_bits_per_dimension_fall_and_nothing_breaks_in_bfloat16():
     assert objective.figures() == {}
     before = objective.flow.bits_per_dimension(image, noise=0.5).mean().item()
     for _ in range(40):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
             losses = learn(objective, image, label, optimizers)
         assert all(math.isfinite(loss) for loss in losses.values())
     after = objective.flow.bits_per_dimension(image, noise=0.5).mean().item()
