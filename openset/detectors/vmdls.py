@@ -98,7 +98,8 @@ class VMDLS(VMDLSb):
     Score w · (l_ref − l), where l is the largest log-likelihood, l_ref the largest of the training
     data plus 1, and w what `Reconstruct` adds to the activations; l above l_ref counts as l_ref.
     The paper's w · l ranks wrongly where l > 0, hence the shift; its code takes the shift from the
-    test data, this one does not.
+    test data, this one does not. In many dimensions l varies by hundreds, so that below the largest
+    the shift outweighs what tells known from unknown, and w decides; a lower `reference` helps.
 
     Args:
         autoencoder: From images to reconstructions, trained on the same training images; or the
@@ -107,6 +108,8 @@ class VMDLS(VMDLSb):
         layers: As for `VMDLSb`.
         shrinkage: As for `VMDLSb`.
         layer: The early layer on which image and reconstruction are compared.
+        reference: The share of the training images whose l lies below l_ref; images above it score
+            0. 1 is the largest plus 1, as in the paper.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 2))
@@ -119,7 +122,7 @@ class VMDLS(VMDLSb):
     """
 
     name = "vmdls"
-    largest: Tensor
+    l_ref: Tensor
 
     def __init__(
         self,
@@ -127,14 +130,19 @@ class VMDLS(VMDLSb):
         layers: Sequence[str] | None = None,
         shrinkage: float = 1e-3,
         layer: str = "stage1",
+        reference: float = 1.0,
     ):
         super().__init__(layers, shrinkage)
+        if not 0 < reference <= 1:
+            raise ValueError(f"reference must lie above 0 and at most at 1; got {reference}")
         self.autoencoder, self.layer = trained(autoencoder), layer
+        self.reference = reference
 
     def fit(self, batches: Iterable[Activations]) -> Self:
         super().fit(batches)
-        tops = [self.class_scores(known(batch)).flatten() for batch in batches]
-        self.keep(largest=torch.cat(tops).max() + 1)
+        likelihood = torch.cat([self.class_scores(known(batch)).amax(1) for batch in batches])
+        below = math.ceil(self.reference * len(likelihood))
+        self.keep(l_ref=likelihood.sort().values[below - 1] + (self.reference == 1))
         return self
 
     def score(self, rows: Activations) -> Tensor:
@@ -144,7 +152,7 @@ class VMDLS(VMDLSb):
                 "detector.view(tap) in place of the tap"
             )
         likelihood = self.class_scores(rows).amax(1)
-        return rows.extra["reconstruction"] * (self.largest - likelihood).clamp_min(0)
+        return rows.extra["reconstruction"] * (self.l_ref - likelihood).clamp_min(0)
 
     def view(self, tap: Tap) -> Reconstruct:
         """The tap, with a second look through the autoencoder."""

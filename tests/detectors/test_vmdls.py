@@ -63,8 +63,17 @@ def test_vmdls_weights_the_distance_to_the_largest_training_likelihood():
 def test_a_likelihood_above_that_of_the_training_data_scores_zero():
     train = data()
     detector = VMDLS(nn.Identity()).fit([train])
-    detector.keep(largest=detector.largest - 1e6)
+    detector.keep(l_ref=detector.l_ref - 1e6)
     assert (detector(train) == 0).all()
+
+
+def test_the_reference_is_a_quantile_of_the_training_likelihoods():
+    train = data()
+    score = VMDLS(nn.Identity(), reference=0.3).fit([train[:77], train[77:]])(train)
+    # 60 of 200 lie at or below it; the 60th itself and all above score 0.
+    assert int((score > 0).sum()) == 59
+    with pytest.raises(ValueError, match="reference must lie"):
+        VMDLS(nn.Identity(), reference=0.0)
 
 
 @pytest.mark.parametrize("detector", [VMDLSb(), VMDLS(nn.Identity())], ids=["vmdls-b", "vmdls"])
