@@ -57,8 +57,8 @@ def score_activations(
         labels = rows.labels if rows.labels is not None else torch.full((len(rows),), UNKNOWN)
         with torch.no_grad():
             for name, detector in detectors.items():
-                predicted = detector.class_scores(rows).argmax(1)
-                parts[name].append((detector.score(rows), labels, predicted))
+                predicted, score = detector.answer(batch)
+                parts[name].append((score, labels, predicted))
     if not all(parts.values()):
         raise ValueError("no images: the data set or the loader gave no batch")
     return {

@@ -158,9 +158,8 @@ def see(
 def looked_at(detector: Detector, activations: Activations) -> tuple[Tensor, Tensor]:
     """Scores and predicted classes `[N, H, W]` on the CPU."""
     shape = (len(activations), *activations.grid)
-    rows = activations.rows()
-    predicted = detector.class_scores(rows).argmax(1).view(shape)
-    return detector.score(rows).view(shape).cpu(), predicted.cpu()
+    predicted, score = detector.answer(activations)
+    return score.view(shape).cpu(), predicted.view(shape).cpu()
 
 
 def check_grid(activations: Activations, label: Tensor) -> None:

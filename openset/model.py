@@ -90,9 +90,7 @@ class OpenSet(nn.Module):
 
     def decide(self, activations: Activations) -> tuple[Tensor, Tensor]:
         """Labels and scores of activations of `extractor`, as `forward` gives them for images."""
-        rows = activations.rows()
-        label = self.detector.class_scores(rows).argmax(1)
-        score = self.detector.score(rows)
+        label, score = self.detector.answer(activations)
         limit: Tensor = self.get_buffer("limit")
         known = score <= (limit[label] if len(limit) > 1 else limit)
         label = torch.where(known, label, UNKNOWN)
@@ -214,11 +212,12 @@ def restore(spec: Any, trust: Sequence[str] = ()) -> Any:
 
 def layers_for(network: nn.Module, detectors: Sequence[Detector]) -> tuple[str, ...]:
     """The layers that some detector reads, each once; a default means all stages."""
-    stages = tuple(f"stage{i}" for i in range(1, len(find_stages(network)) + 1))
+    stages = [f"stage{i}" for i in range(1, len(find_stages(network)) + 1)]
+    default = [*stages, "penultimate"]
     wanted: list[str] = []
     for layers in (d.layers for d in detectors):
         # One layer may be named alone, as in `knn:layers=penultimate`.
-        wanted += stages if layers is None else [layers] if isinstance(layers, str) else layers
+        wanted += default if layers is None else [layers] if isinstance(layers, str) else layers
     # Stages in the network's order: what a detector reads must not depend on its companions.
     return tuple(dict.fromkeys([*(stage for stage in stages if stage in wanted), *wanted]))
 

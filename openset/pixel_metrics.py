@@ -70,12 +70,11 @@ class PixelMetrics:
                 self.per_image.append(ranked(*counts))
 
     def _count(self, label: Tensor, predicted: Tensor) -> None:
-        known = label >= 0
-        if bool(known.any()) and int(label.max()) < self.classes:
-            pairs = label[known] * self.classes + predicted[known]
-            self.confusion += torch.bincount(pairs.cpu(), minlength=self.classes**2).view_as(
-                self.confusion
-            )
+        if int(label.max()) >= self.classes:
+            return
+        pairs = torch.where(label >= 0, label * self.classes + predicted, self.classes**2)
+        counts = torch.bincount(pairs.flatten().cpu(), minlength=self.classes**2 + 1)
+        self.confusion += counts[:-1].view_as(self.confusion)
 
     @property
     def miou(self) -> float:

@@ -36,7 +36,7 @@ class Reconstruct(nn.Module):
         self.tap, self.autoencoder, self.layer = tap, autoencoder, layer
         self.shallow = Tap(tap.network, [layer])
         path = resolve(tap.network, layer)
-        same = [name for name in tap.layers if resolve(tap.network, name) == path]
+        same = [name for name in tap._paths if resolve(tap.network, name) == path]
         self.recorded = same[0] if same else None
 
     def forward(self, image: Tensor) -> Activations:
