@@ -83,7 +83,7 @@ def evaluate(
     """Measures how well each detector tells known test images from unknown ones.
 
     Where pixels are labelled, each set is measured by itself, on its own known and unknown pixels,
-    with the metrics of `openset.metrics.PIXEL`.
+    with the metrics of `openset.pixel_metrics.PIXEL`.
 
     Args:
         tap: Reads the network; its layers must cover those of the detectors.

@@ -11,6 +11,18 @@ from torch import Tensor
 
 from openset.activations import UNKNOWN
 
+PIXEL = (
+    "miou",
+    "ap",
+    "auroc",
+    "fpr_at_95_tpr_unknown",
+    "fpr_at_95_tpr",
+    "ap_per_image",
+    "auroc_per_image",
+    "fpr_at_95_tpr_unknown_per_image",
+)
+"""What is measured where pixels are labelled."""
+
 HELD = 2**24
 """Pixels up to which the pooled figures are exact; beyond, scores are counted in bins."""
 
@@ -84,7 +96,7 @@ class PixelMetrics:
         return float((hits[union > 0] / union[union > 0]).mean())
 
     def measure(self, metrics: Iterable[str]) -> dict[str, float]:
-        """The named metrics of `openset.metrics.PIXEL`, as far as there are pixels for them."""
+        """The named metrics of `PIXEL`, as far as there are pixels for them."""
         pooled = self.pooled.measure()
         found = {f"{name}_per_image": _mean([x[name] for x in self.per_image]) for name in pooled}
         found |= pooled
