@@ -372,6 +372,22 @@ def benchmark(
 
 
 @app.command
+def build_set(name: str, sources: Places, *, out: Path) -> None:
+    """Make a segmentation set from your own copies of what may not be passed on.
+
+    Args:
+        name: `cityscapes`, `fishyscapes-lost-and-found`, `streethazards`, `vistas-np` or
+            `wd-pascal`.
+        sources: The folders that the publishers' archives hold.
+        out: The new folder, such as `$OPENSET_DATA/cityscapes`.
+    """
+    from openset.data.builders import build_set as build
+
+    counts = build(name, sources, out)
+    _say(f"{', '.join(f'{split} {count:,}' for split, count in counts.items())} images: {out}")
+
+
+@app.command
 def report(folder: Path) -> None:
     """Write `report.html` again from the results in a folder.
 

@@ -57,8 +57,8 @@ def score_activations(
         labels = rows.labels if rows.labels is not None else torch.full((len(rows),), UNKNOWN)
         with torch.no_grad():
             for name, detector in detectors.items():
-                predicted = detector.class_scores(rows).argmax(1)
-                parts[name].append((detector.score(rows), labels, predicted))
+                predicted, score = detector.answer(batch)
+                parts[name].append((score, labels, predicted))
     if not all(parts.values()):
         raise ValueError("no images: the data set or the loader gave no batch")
     return {
@@ -83,7 +83,7 @@ def evaluate(
     """Measures how well each detector tells known test images from unknown ones.
 
     Where pixels are labelled, each set is measured by itself, on its own known and unknown pixels,
-    with the metrics of `openset.metrics.PIXEL`.
+    with the metrics of `openset.pixel_metrics.PIXEL`.
 
     Args:
         tap: Reads the network; its layers must cover those of the detectors.

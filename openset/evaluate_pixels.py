@@ -14,8 +14,8 @@ from openset.activations import UNKNOWN, Activations
 from openset.data import ImageSet, batches
 from openset.detectors import Detector
 from openset.evaluate import views
-from openset.metrics import METRICS, PIXEL, STANDARD, Scored
-from openset.pixel_metrics import PixelMetrics
+from openset.metrics import METRICS, STANDARD, Scored
+from openset.pixel_metrics import PIXEL, PixelMetrics
 from openset.pixel_pictures import stack_of, strip
 from openset.pixel_rows import images_at_once, some_of_each
 from openset.results import Results
@@ -39,14 +39,21 @@ class Seen:
     """What one detector made of one set.
 
     Args:
-        metrics: Of all its pixels.
+        metrics: Takes in all its pixels.
         pixels: Some pixels of each image.
         strips: Pictures of a few images.
+        measured: Every metric, once all pixels were seen.
     """
 
     metrics: PixelMetrics
     pixels: list[Scored] = field(default_factory=list)
     strips: list[Image.Image] = field(default_factory=list)
+    measured: dict[str, float] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Measures, and lets go of the scores that served for it."""
+        self.measured = self.metrics.measure(PIXEL)
+        self.metrics = PixelMetrics()
 
     def sample(self, *, unknown: bool) -> Scored:
         """The pixels that were kept of one kind."""
@@ -83,15 +90,15 @@ def evaluate_pixels(
     results = Results()
     for name in detectors:
         case, figures = replace(run, detector=name), (paper or {}).get(name, {})
-        found = {("", m): v for m, v in seen[name].metrics.measure(wanted).items() if alone(m)}
+        found = {("", m): v for m, v in seen[name].measured.items() if alone(m)}
         for other, its in others.items():
-            measured = its[name].metrics.measure(wanted)
-            if "ap" in wanted and "ap" not in measured:
+            if "auroc" not in its[name].measured:
                 raise ValueError(f"{other} has no pixels of both kinds, known and unknown")
-            found |= {(other, m): v for m, v in measured.items() if not alone(m)}
+            found |= {(other, m): v for m, v in its[name].measured.items() if not alone(m)}
         for (other, metric), value in found.items():
-            row = Row(**vars(case), unknown=other, metric=metric, value=value)
-            results.rows.append(replace(row, paper=figures.get((other, metric))))
+            if metric in wanted:
+                row = Row(**vars(case), unknown=other, metric=metric, value=value)
+                results.rows.append(replace(row, paper=figures.get((other, metric))))
         results.scored[case] = {run.known: seen[name].sample(unknown=False)}
         results.scored[case] |= {k: its[name].sample(unknown=True) for k, its in others.items()}
         if name in thresholds:
@@ -130,41 +137,41 @@ def see(
     tap: Tap, detectors: Mapping[str, Detector], images: Any, thresholds: Mapping[str, Threshold]
 ) -> dict[str, Seen]:
     """Every detector on every pixel, one pass for each view."""
-    count = len(images) if hasattr(images, "__len__") else 1
-    share = max(1, -(-SHOWN // max(count, 1)))
+    share = max(1, -(-SHOWN // max(len(images), 1))) if hasattr(images, "__len__") else SHOWN
     found: dict[str, Seen] = {}
     for view, names in views(tap, detectors):
         generator = torch.Generator().manual_seed(0)
         device = device_of(view)
         for number, (image, label) in enumerate(batches(images, images_at_once(images))):
-            if label.dim() != 3:
-                raise ValueError("labels are one per image; give label maps [N, H, W]")
             with torch.no_grad():
                 activations = view(finite(image, f"batch {number} of the images").to(device))
             finite(activations.logits, f"the network's logits of batch {number}")
             check_grid(activations, label)
             chosen = some_pixels(label, share, generator)
             for name in names:
-                with torch.no_grad():
-                    score, predicted = looked_at(detectors[name], activations)
+                score, predicted = looked_at(detectors[name], activations)
                 its = found.setdefault(name, Seen(PixelMetrics(activations.logits.shape[1])))
                 its.metrics.add(score, label, predicted)
                 kept = (x.flatten()[chosen] for x in (score, label, predicted))
                 its.pixels.append(Scored(*kept))
                 keep_strips(its, image, label, score, predicted, thresholds.get(name))
+    for its in found.values():
+        its.close()
     return found
 
 
+@torch.no_grad()
 def looked_at(detector: Detector, activations: Activations) -> tuple[Tensor, Tensor]:
     """Scores and predicted classes `[N, H, W]` on the CPU."""
     shape = (len(activations), *activations.grid)
-    rows = activations.rows()
-    predicted = detector.class_scores(rows).argmax(1).view(shape)
-    return detector.score(rows).view(shape).cpu(), predicted.cpu()
+    predicted, score = detector.answer(activations)
+    return score.view(shape).cpu(), predicted.view(shape).cpu()
 
 
 def check_grid(activations: Activations, label: Tensor) -> None:
     """Raises where the network's grid is not the labels'."""
+    if label.dim() != 3:
+        raise ValueError("labels are one per image; give label maps [N, H, W]")
     if tuple(activations.grid) != tuple(label.shape[1:]):
         raise ValueError(
             f"the network labels {tuple(activations.grid)} pixels, the label maps have "

@@ -38,7 +38,7 @@ def train_run(
     network: str = "cnn",
     objective: str = "cross-entropy",
     known_classes: str | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     valid: float = 0.1,
     weights: Path | None = None,

@@ -322,18 +322,6 @@ METRICS: dict[str, Metric] = {
     ),
 }
 
-PIXEL = (
-    "miou",
-    "ap",
-    "auroc",
-    "fpr_at_95_tpr_unknown",
-    "fpr_at_95_tpr",
-    "ap_per_image",
-    "auroc_per_image",
-    "fpr_at_95_tpr_unknown_per_image",
-)
-"""What is measured where pixels are labelled; see `openset.pixel_metrics`."""
-
 STANDARD = tuple(
     name
     for name, metric in METRICS.items()

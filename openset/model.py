@@ -97,9 +97,7 @@ class OpenSet(nn.Module):
             activations: Of any number of images.
             limit: Another threshold `[1]`, or one for each class `[K]`, than the calibrated one.
         """
-        rows = activations.rows()
-        label = self.detector.class_scores(rows).argmax(1)
-        score = self.detector.score(rows)
+        label, score = self.detector.answer(activations)
         limit = self.get_buffer("limit") if limit is None else limit
         known = score <= (limit[label] if len(limit) > 1 else limit)
         label = torch.where(known, label, UNKNOWN)
@@ -226,9 +224,10 @@ def restore(spec: Any, trust: Sequence[str] = ()) -> Any:
 
 def layers_for(network: nn.Module, detectors: Sequence[Detector]) -> tuple[str, ...]:
     """The layers that some detector reads, each once; a default means all stages."""
-    stages = tuple(f"stage{i}" for i in range(1, len(find_stages(network)) + 1))
+    stages = [f"stage{i}" for i in range(1, len(find_stages(network)) + 1)]
+    default = [*stages, "penultimate"]
     wanted = [
-        layer for d in detectors for layer in as_names(stages if d.layers is None else d.layers)
+        layer for d in detectors for layer in as_names(default if d.layers is None else d.layers)
     ]
     # Stages in the network's order: what a detector reads must not depend on its companions.
     return tuple(dict.fromkeys([*(stage for stage in stages if stage in wanted), *wanted]))

@@ -11,6 +11,18 @@ from torch import Tensor
 
 from openset.activations import UNKNOWN
 
+PIXEL = (
+    "miou",
+    "ap",
+    "auroc",
+    "fpr_at_95_tpr_unknown",
+    "fpr_at_95_tpr",
+    "ap_per_image",
+    "auroc_per_image",
+    "fpr_at_95_tpr_unknown_per_image",
+)
+"""What is measured where pixels are labelled."""
+
 HELD = 2**24
 """Pixels up to which the pooled figures are exact; beyond, scores are counted in bins."""
 
@@ -70,12 +82,11 @@ class PixelMetrics:
                 self.per_image.append(ranked(*counts))
 
     def _count(self, label: Tensor, predicted: Tensor) -> None:
-        known = label >= 0
-        if bool(known.any()) and int(label.max()) < self.classes:
-            pairs = label[known] * self.classes + predicted[known]
-            self.confusion += torch.bincount(pairs.cpu(), minlength=self.classes**2).view_as(
-                self.confusion
-            )
+        if int(label.max()) >= self.classes:
+            return
+        pairs = torch.where(label >= 0, label * self.classes + predicted, self.classes**2)
+        counts = torch.bincount(pairs.flatten().cpu(), minlength=self.classes**2 + 1)
+        self.confusion += counts[:-1].view_as(self.confusion)
 
     @property
     def miou(self) -> float:
@@ -85,7 +96,7 @@ class PixelMetrics:
         return float((hits[union > 0] / union[union > 0]).mean())
 
     def measure(self, metrics: Iterable[str]) -> dict[str, float]:
-        """The named metrics of `openset.metrics.PIXEL`, as far as there are pixels for them."""
+        """The named metrics of `PIXEL`, as far as there are pixels for them."""
         pooled = self.pooled.measure()
         found = {f"{name}_per_image": _mean([x[name] for x in self.per_image]) for name in pooled}
         found |= pooled

@@ -48,7 +48,7 @@ TIER: dict[str, tuple[type, ...]] = {
     "data": (str,),
     "splits": (list,),
     "unknown": (list, dict),
-    "size": (int,),
+    "size": (int, list),
     "channels": (int,),
     "valid": (float, int),
     "accept": (float, int),
@@ -129,7 +129,7 @@ class Protocol:
     others: Figures
     notes: list[str]
     seeds: int = 1
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
     channels: int | None = None
     valid: float = 0.1
     accept: float = 0.95
@@ -208,8 +208,13 @@ def _protocol(name: str, tier: str, table: dict[str, Any]) -> Protocol:
         table.get("metrics", ["auroc"]),
         table.get("others", {}),
         [*table.get("notes", []), *([WITHOUT_PEERS] if peers and not peers_installed() else [])],
-        **{key: table[key] for key in optional if key in table},
+        **{key: _plain(table[key]) for key in optional if key in table},
     )
+
+
+def _plain(value: Any) -> Any:
+    """A setting as `data.load` takes it: a height and a width are a tuple."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _method(table: dict[str, Any]) -> Method:
@@ -326,6 +331,9 @@ def _check_names(file: TomlFile, keys: tuple, table: dict[str, Any]) -> None:
             settings({"milestones": [1], key: value})
         except (ValueError, TypeError) as error:
             file.refuse((*keys, "training", key), f"{key} is {value!r}: {error}")
+    size = table.get("size", [1, 1])
+    if isinstance(size, list) and [type(side) for side in size] != [int, int]:
+        file.refuse((*keys, "size"), f"size is {size}; expected a side, or [height, width]")
     if not table.get("seeds", 1) > 0:
         file.refuse((*keys, "seeds"), f"seeds is {table['seeds']}; expected at least 1")
 

@@ -35,7 +35,7 @@ class Reconstruct(nn.Module):
         super().__init__()
         self.tap, self.autoencoder, self.layer = tap, autoencoder, layer
         self.path = resolve(tap.network, layer)
-        same = [name for name in tap.layers if resolve(tap.network, name) == self.path]
+        same = [name for name, path in tap.paths.items() if path == self.path]
         self.recorded = same[0] if same else None
 
     @property

@@ -19,8 +19,9 @@ class Tap(nn.Module):
     Layers are named by their path in the network, or as `"stage1"`, `"stage2"`, … in order where
     the network has stages (`find_stages`). Feature maps are averaged over space and token
     sequences over tokens, unless the network labels pixels: then they keep a grid, the logits'.
-    The input of the head is always recorded, as `"penultimate"`. Hooks live only inside `forward`,
-    and the network runs in evaluation mode whatever mode it is in.
+    The input of the head is recorded as `"penultimate"`, always for whole images; for pixels only
+    if it is named, because there it takes much memory. Hooks live only inside `forward`, and the
+    network runs in evaluation mode whatever mode it is in.
 
     Args:
         network: Any module from images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`.
@@ -38,11 +39,10 @@ class Tap(nn.Module):
     def __init__(self, network: nn.Module, layers: Sequence[str] = (), head: str | None = None):
         super().__init__()
         self.network = network
-        self.layers = tuple(
-            layer for layer in as_names(layers) if layer not in ("logits", "penultimate")
-        )
+        self.layers = tuple(layer for layer in as_names(layers) if layer != "logits")
         self.head = find_head(network) if head is None else head
-        self._paths = {layer: resolve(network, layer) for layer in self.layers}
+        named = (layer for layer in self.layers if layer != "penultimate")
+        self.paths = {layer: resolve(network, layer) for layer in named}
         if head is not None:
             resolve(network, head)
 
@@ -56,8 +56,8 @@ class Tap(nn.Module):
             raise ValueError(
                 f"the network gave {_describe(logits)}; expected logits [N, K] or [N, K, H, W]"
             )
-        features = {layer: reduce(seen[layer], logits) for layer in self.layers}
-        if "penultimate" in seen:
+        features = {layer: reduce(seen[layer], logits) for layer in self.paths}
+        if "penultimate" in seen and (logits.dim() == 2 or "penultimate" in self.layers):
             features["penultimate"] = reduce(seen["penultimate"], logits)
         return Activations(logits, features, head=self._linear(seen.get("head"), logits))
 
@@ -81,7 +81,7 @@ class Tap(nn.Module):
 
         handles = [
             self.network.get_submodule(path).register_forward_hook(record(layer))
-            for layer, path in self._paths.items()
+            for layer, path in self.paths.items()
         ]
         if self.head:
             head = self.network.get_submodule(self.head)

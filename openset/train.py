@@ -16,7 +16,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from openset.activations import VOID
-from openset.names import unknown_name
 from openset.objectives.base import Objective
 from openset.progress import Clock, Losses, progress_bar
 from openset.run_folder import RunFolder
@@ -171,30 +170,13 @@ def _describe(
     }
 
 
-def _augmentation(
-    name: str | None,
-) -> Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None:
-    """From images and labels to both after the change; None for no change."""
+def _augmentation(name: str | None) -> Any:
+    """From images, labels and a generator to both after the change; None for no change."""
     if name in (None, "none"):
         return None
-    # Here, because few runs need openset.data.
-    from openset.data.augment import AUGMENTATIONS, LABELLED_AUGMENTATIONS
+    from openset.data.augment import augmentation  # Here, because few runs need openset.data.
 
-    if name in LABELLED_AUGMENTATIONS:
-        return LABELLED_AUGMENTATIONS[name]
-    if name not in AUGMENTATIONS:
-        raise ValueError(unknown_name("augmentation", name, AUGMENTATIONS | LABELLED_AUGMENTATIONS))
-    change = AUGMENTATIONS[name]
-
-    def augment(image: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        if label.dim() > 1:
-            raise ValueError(
-                f"augment={name} moves pixels but not their labels; for label maps there are: "
-                f"{', '.join(LABELLED_AUGMENTATIONS)}"
-            )
-        return change(image, generator), label
-
-    return augment
+    return augmentation(name)
 
 
 class _Loop:

@@ -142,7 +142,7 @@ def test_every_kind_of_detector_finds_the_strange_pixels(scenes, tmp_path):
     detectors = {name: build(name) for name in NAMES}
     models = fit(network, detectors, scenes.train, scenes.valid, accept=0.9)
     results = evaluate(
-        Tap(network, ["stage1"]),
+        Tap(network, ["stage1", "penultimate"]),
         {name: model.detector for name, model in models.items()},
         scenes.test,
         {"left-out": scenes.unknown},
@@ -155,7 +155,7 @@ def test_every_kind_of_detector_finds_the_strange_pixels(scenes, tmp_path):
     assert {name for name, metric in found if metric == "miou"} == set(NAMES)
     image, label = scenes.test.images.float() / 255, scenes.test.labels
     with torch.no_grad():
-        activations = Tap(network, ["stage1"])(image)
+        activations = Tap(network, ["stage1", "penultimate"])(image)
         score = detectors["mahalanobis"](activations)
     keep = label != VOID
     expected = average_precision_score((label == UNKNOWN)[keep], score[keep])
@@ -172,7 +172,8 @@ def test_every_kind_of_detector_finds_the_strange_pixels(scenes, tmp_path):
 
 def test_a_model_answers_for_each_pixel(scenes):
     model = OpenSet(
-        Tap(Shades()), build("mahalanobis").fit(pixel_rows(Tap(Shades()), scenes.train))
+        Tap(Shades(), ["penultimate"]),
+        build("mahalanobis").fit(pixel_rows(Tap(Shades(), ["penultimate"]), scenes.train)),
     )
     model.calibrate(scenes.valid, accept=0.95)
     image, truth = scenes.test.images.float() / 255, scenes.test.labels

@@ -80,7 +80,8 @@ def test_stage_names_stand_for_the_paths_of_a_foreign_network():
 
 def test_a_network_that_labels_pixels_keeps_the_grid_of_its_logits():
     network = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Conv2d(4, 3, 1))
-    seen = Tap(network, ["0"])(torch.rand(2, 1, 8, 8))
+    assert Tap(network, ["0"])(torch.rand(2, 1, 8, 8)).features.keys() == {"0"}
+    seen = Tap(network, ["0", "penultimate"])(torch.rand(2, 1, 8, 8))
     assert seen.grid == (4, 4)
     assert seen.features["0"].shape == seen.features["penultimate"].shape == (2, 4, 4, 4)
     rows = seen.rows()

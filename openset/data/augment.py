@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openset.activations import VOID
+from openset.names import unknown_name
 
 PADDING = 4
 ANGLE = 10.0
@@ -117,6 +118,29 @@ LABELLED_AUGMENTATIONS: dict[str, LabelledAugmentation] = {
     "scale-crop-flip": scale_crop_flip,
 }
 """By name, those of images `[N, C, H, W]` together with label maps `[N, H, W]`."""
+
+
+def augmentation(name: str) -> LabelledAugmentation:
+    """The change of that name, for images with labels of either kind.
+
+    Raises:
+        ValueError: For a name that does not exist; when it is used, for one that moves pixels but
+            not their labels.
+    """
+    if name in LABELLED_AUGMENTATIONS:
+        return LABELLED_AUGMENTATIONS[name]
+    if name not in AUGMENTATIONS:
+        raise ValueError(unknown_name("augmentation", name, AUGMENTATIONS | LABELLED_AUGMENTATIONS))
+
+    def change(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if labels.dim() > 1:
+            raise ValueError(
+                f"augment={name} moves pixels but not their labels; for label maps there are: "
+                f"{', '.join(LABELLED_AUGMENTATIONS)}"
+            )
+        return AUGMENTATIONS[name](images, generator), labels
+
+    return change
 
 
 def _crop(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:

@@ -25,11 +25,13 @@ class MaskClasses:
         classes: Names of the classes; the mask's value is the index.
         unknown: Values that mark unknown objects.
         void: Values that are left out of training and evaluation.
+        indices: The value of each class, where it is not its index.
     """
 
     classes: tuple[str, ...]
     unknown: tuple[int, ...] = ()
     void: tuple[int, ...] = (255,)
+    indices: tuple[int, ...] = ()
 
     def values(self, labels: Tensor | None = None) -> Tensor:
         """The label of each of the 256 mask values, int64 `[256]`; those of no class are `VOID`.
@@ -39,7 +41,8 @@ class MaskClasses:
         """
         table = torch.full((256,), VOID)
         count = len(self.classes)
-        table[:count] = torch.arange(count) if labels is None else labels
+        places = list(self.indices or range(count))
+        table[places] = torch.arange(count) if labels is None else labels
         table[list(self.unknown)] = UNKNOWN
         table[list(self.void)] = VOID
         return table
@@ -49,7 +52,57 @@ CAMVID = (
     "Sky Building Pole Road Pavement Tree SignSymbol Fence Car Pedestrian Bicyclist".split()  # noqa: SIM905
 )
 
+CITYSCAPES = (
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+)
+
+VISTAS_NP = tuple(name for name in CITYSCAPES if name not in ("person", "rider"))
+
+STREETHAZARDS = (
+    "unlabelled",
+    "building",
+    "fence",
+    "pedestrian",
+    "pole",
+    "road line",
+    "road",
+    "sidewalk",
+    "vegetation",
+    "car",
+    "wall",
+    "traffic sign",
+)
+
 MASKS = {
+    "cityscapes": MaskClasses(CITYSCAPES),
+    "fishyscapes-lost-and-found": MaskClasses(("known",), unknown=(1,)),
+    "vistas-np": MaskClasses(VISTAS_NP, unknown=(254,)),
+    "wd-pascal": MaskClasses(("known",), unknown=(1,)),
+    # Values count from 1; 4, "other", is left out as its authors do, and 14 are the anomalies.
+    "streethazards": MaskClasses(
+        STREETHAZARDS,
+        unknown=(14,),
+        void=(0, 4, 255),
+        indices=(1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13),
+    ),
     "camvid": MaskClasses(tuple(CAMVID), void=(11, 255)),
     "road-anomaly": MaskClasses(("known",), unknown=(1,)),
     "segmentmeifyoucan-roadanomaly21": MaskClasses(("known",), unknown=(1,)),

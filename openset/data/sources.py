@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from openset.data.builders import how_to_get
 from openset.data.classes import hold_out
 from openset.data.columns import (
     MASKS,
@@ -243,6 +244,8 @@ def read_tables(spec: DataName) -> dict[str, Dataset]:
             return read_folder(folder)
         if folder.is_file():
             raise ValueError(f"{folder} is a file; give the folder that holds it")
+    if help := how_to_get(spec.name):
+        raise ValueError(f"{spec.name} is not on this machine, and may not be passed on. {help}")
     if not HUB_ID.fullmatch(spec.name):
         raise ValueError(
             f"{unknown_name('data set', spec.name, known_names())} A folder, or a Hugging Face id "

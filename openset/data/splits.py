@@ -197,6 +197,8 @@ def image_set(
     if split.masks is not None and source.masks is not None:
         mine = None
         values = source.masks.values(labels if known else None)
+        if left_out == VOID:
+            values = values.masked_fill(values == UNKNOWN, VOID)
     else:
         mine = None if split.labels is None else labels[split.labels[split.rows]]
         values = None

@@ -36,7 +36,7 @@ class MaxSoftmax(Detector):
         self.temperature = positive(temperature, "temperature")
 
     def score(self, rows: Activations) -> Tensor:
-        return log_unsure(rows.logits / self.temperature).exp()
+        return unsure(rows.logits / self.temperature)
 
 
 class MaxLogit(Detector):
@@ -131,7 +131,15 @@ class Temperature(Detector):
 
     def score(self, rows: Activations) -> Tensor:
         temperature = self.temperature.to(rows.logits.dtype)
-        return log_unsure(rows.logits / temperature).exp()
+        return unsure(rows.logits / temperature)
+
+
+def unsure(logits: Tensor) -> Tensor:
+    """1 − max softmax, `[M, K]` → `[M]`, without cancellation where the softmax saturates."""
+    below = logits - logits.amax(1, keepdim=True)
+    is_top = below == 0
+    others = below.exp().masked_fill(is_top, 0).sum(1) + (is_top.sum(1) - 1)
+    return others / (1 + others)
 
 
 def log_unsure(logits: Tensor) -> Tensor:

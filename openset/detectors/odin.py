@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from openset.activations import Activations
 from openset.detectors.base import Detector
-from openset.detectors.logits import log_unsure, positive
+from openset.detectors.logits import positive, unsure
 from openset.tap import Perturb, Tap
 
 
@@ -45,7 +45,7 @@ class ODIN(Detector):
         self.epsilon, self.std = epsilon, std
 
     def score(self, rows: Activations) -> Tensor:
-        return log_unsure(rows.logits / self.temperature).exp()
+        return unsure(rows.logits / self.temperature)
 
     def view(self, tap: Tap) -> nn.Module:
         std = None if self.std is None else torch.tensor(self.std)

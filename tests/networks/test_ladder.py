@@ -23,7 +23,7 @@ def network(request):
 @pytest.mark.parametrize("size", [(64, 96), (45, 60)])
 def test_logits_and_layers_lie_on_the_images_grid(network, size):
     name = network.spec["name"]
-    tap = Tap(network, layers=[f"stage{i}" for i in (1, 2, 3, 4)])
+    tap = Tap(network, layers=[*(f"stage{i}" for i in (1, 2, 3, 4)), "penultimate"])
     seen = tap(torch.rand(1, 3, *size))
     assert seen.logits.shape == (1, 5, *size)
     widths = [x.shape[1] for layer, x in seen.features.items() if layer != "penultimate"]
@@ -123,7 +123,7 @@ def test_mixed_precision_in_channels_last(network):
 def test_a_network_of_segmentation_models_pytorch_is_tapped():
     pytest.importorskip("segmentation_models_pytorch")
     network = build("smp:unet,encoder=resnet18", classes=4).eval()
-    tap = Tap(network, layers=network.stages[:2])
+    tap = Tap(network, layers=[*network.stages[:2], "penultimate"])
     image = torch.rand(1, 3, 64, 96)
     with torch.inference_mode():
         seen = tap(image)
