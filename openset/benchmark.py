@@ -29,12 +29,12 @@ from openset.metrics import METRICS
 from openset.model import layers_for
 from openset.names import unknown_name
 from openset.paper_table import paper_rows
-from openset.protocol import LEFT_OUT, Method, Protocol
+from openset.protocol import Method, Protocol
+from openset.protocol_file import LEFT_OUT
 from openset.provenance import minutes, notes
 from openset.results import FILES, Results
 from openset.run import Run
 from openset.run_folder import read_pictures
-from openset.table import Summary
 from openset.tap import Tap
 from openset.time_left import TimeLeft, evaluation_passes, forward_speed, training_passes
 from openset.train import Paused
@@ -376,14 +376,12 @@ def chosen(protocol: Protocol, only: Sequence[str]) -> list[Method]:
     if not only:
         return protocol.methods
     kept = [
-        replace(method, detectors=[d for d in method.detectors if _named(d, only)])
+        replace(
+            method, detectors=[d for d in method.detectors if {d, d.partition(":")[0]} & {*only}]
+        )
         for method in protocol.methods
     ]
     return [method for method in kept if method.detectors]
-
-
-def _named(detector: str, only: Sequence[str]) -> bool:
-    return detector in only or detector.partition(":")[0] in only
 
 
 def part_of(results: Results, detector: str) -> Results:
@@ -400,10 +398,3 @@ def part_of(results: Results, detector: str) -> Results:
             part.keep_images(case.run, name, there)
     part.figures = pictured(results.figures, detector)
     return part
-
-
-def paper_table(results: Results) -> Table:
-    """The table of the paper for the screen, ours beside it."""
-    known = results.notes["Shown known"]
-    rows = [row for row in results.rows if row.known == known]
-    return Summary(rows, results.notes["Shown"].split()).table()

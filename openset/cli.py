@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
@@ -29,6 +29,7 @@ Places = Annotated[list[str], Parameter(negative="", consume_multiple=True)]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; bad input ends in one sentence and exit code 2."""
+    from openset.errors import one_line
     from openset.train import Paused
 
     try:
@@ -40,35 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         screen.print("[bold]stopped[/]; nothing half-written is left behind")
         sys.exit(130)
     except (ValueError, ArithmeticError, OSError, CycloptsError) as error:
-        screen.print(f"[bold red]error:[/] {_sentence(error)}", highlight=False, soft_wrap=True)
+        screen.print(f"[bold red]error:[/] {one_line(error)}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 
-def _sentence(error: Exception) -> str:
-    """An error as one line of text, without markup."""
-    from rich.markup import escape
-
-    if isinstance(error, OSError) and error.strerror:
-        place = f"{error.filename}: " if error.filename else ""
-        return escape(f"{place}{error.strerror}")
-    return escape(" ".join(str(error).split()))
-
-
-@app.command
-def demo(out: Path = Path("demo"), *, seed: int = 0) -> None:
-    """Do the whole job on embedded digits: six classes are known, the other four unknown.
-
-    Trains a small network, fits and calibrates detectors, evaluates them and writes a report.
-
-    Args:
-        out: Folder for the run, `results.csv` and `report.html`.
-        seed: Of the split and the training.
-    """
-    from openset.demo import demo as job
-
-    results = job(out, seed)
-    Console().print(results.table())
-    _say(f"report: {out / 'report.html'}")
+app.command(
+    "openset.demo:demo",
+    help="Do the whole job on embedded digits: six classes are known, the other four unknown.",
+)
 
 
 @app.command
@@ -242,8 +222,9 @@ def predict(
     from openset.predict import open_images, write, write_csv
     from openset.predict import predict as records_of
     from openset.predict_pixels import labels_pixels, write_maps
+    from openset.run import load_model
 
-    loaded = _load(model, detector, trust or ())
+    loaded = load_model(model, detector, trust or ())
     found = open_images(loaded, images, skip_bad=skip_bad)
     records = records_of(loaded, found, probabilities=probabilities)
     if labels_pixels(loaded):
@@ -269,10 +250,11 @@ def export(run: Path, *, detector: str | None = None, out: Path, trust: Names = 
         trust: Packages that may be imported to build the network.
     """
     from openset.export import export as to_onnx
+    from openset.run import load_model
 
     if out.suffix != ".onnx":
         raise ValueError(f"cannot write {out.name}; end the name in .onnx")
-    gap = to_onnx(_load(run, detector, trust or ()), out)
+    gap = to_onnx(load_model(run, detector, trust or ()), out)
     _say(f"scores differ from the model's by at most {gap:.1g} of a score: {out}")
 
 
@@ -350,6 +332,7 @@ def benchmark(
     """
     from openset import benchmark as job
     from openset import protocol as protocols
+    from openset.paper_table import paper_table
 
     tier = protocols.load(protocol, "quick" if quick else "paper")
     if dry_run:
@@ -367,7 +350,7 @@ def benchmark(
         command=shlex.join(["openset", *sys.argv[1:]]),
         say=_say,
     )
-    Console().print(job.paper_table(results))
+    Console().print(paper_table(results))
     _say(f"results: {out / 'results.csv'}, report: {out / 'report.html'}")
 
 
@@ -411,20 +394,6 @@ def list_names(what: str) -> None:
     from openset.listing import listing
 
     Console().print(listing(what))
-
-
-def _load(model: Path, detector: str | None, trust: Sequence[str]) -> Any:
-    from openset.model import OpenSet
-    from openset.run import Run
-
-    if not (model / "run.json").exists():
-        return OpenSet.load(model, trust=trust)
-    run = Run.load(model)
-    names = [detector] if detector else run.models
-    if len(names) != 1:
-        have = ", ".join(names) or "none: run openset fit first"
-        raise ValueError(f"{model} is a run; say which of its models: --detector ({have})")
-    return run.load_model(names[0], trust)
 
 
 def _say(text: str) -> None:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.console import Console
+
 from openset.folders import complete_folder
 from openset.job import evaluate_run, train_run, write_results
-from openset.results import FILES, Results
+from openset.results import FILES
 from openset.train import Settings
 
 DETECTORS = ("msp", "energy", "mahalanobis", "odin", "gemos:components=1")
 
 
-def demo(out: Path, seed: int = 0) -> Results:
-    """Trains on six digit classes, fits, calibrates, evaluates on the other four and reports.
+def demo(out: Path = Path("demo"), *, seed: int = 0) -> None:
+    """Do the whole job on embedded digits: six classes are known, the other four unknown.
 
-    The folder gets `run`, `results.csv` and `report.html`; it is complete or absent.
+    Trains a small network, fits and calibrates detectors, evaluates them and writes a report. The
+    folder is complete or absent.
+
+    Args:
+        out: Folder for the run, `results.csv` and `report.html`.
+        seed: Of the split and the training.
     """
     settings = Settings(
         epochs=40, batch_size=64, optimizer="adam", lr=0.002, weight_decay=1e-4, seed=seed
@@ -24,4 +31,5 @@ def demo(out: Path, seed: int = 0) -> Results:
         train_run("digits", partial / "run", known_classes="0-5", valid=0.2, settings=settings)
         results = evaluate_run(partial / "run", [], DETECTORS)
         write_results(results, partial)
-    return results
+    Console().print(results.table())
+    Console(stderr=True).print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)

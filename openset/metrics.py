@@ -17,6 +17,7 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from openset.activations import UNKNOWN
+from openset.best_cut import best_cut
 from openset.names import unknown_name
 
 Values = Tensor | np.ndarray | Sequence[float]
@@ -214,7 +215,7 @@ def f1_cv_unknown(known: Scored, unknown: Scored, folds: int = 5, seed: int = 0)
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     values = []
     for others, fold in splitter.split(rank, is_unknown):
-        cut = _best_cut(rank[others], label[others], predicted[others])
+        cut = best_cut(rank[others], label[others], predicted[others])
         answers = np.where(rank[fold] > cut, UNKNOWN, predicted[fold])
         values.append(macro_f1(label[fold], answers))
     return float(np.mean(values))
@@ -395,30 +396,3 @@ def _errors_at_95_tpr(known: Values, unknown: Values) -> tuple[float, float]:
     fpr, tpr, _ = reference.roc_curve(~is_unknown, -rank, drop_intermediate=False)
     at = np.argmax(tpr >= 0.95)
     return float(1 - tpr[at]), float(fpr[at])
-
-
-def _best_cut(rank: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> float:
-    """The rank to accept up to for the largest macro-F1; −1 where rejecting all is best.
-
-    F1 of a class is 2 · hits / (answered + true); cumulative counts along the sorted scores give it
-    for all thresholds at once.
-    """
-    order = np.argsort(rank, kind="stable")
-    rank, label, predicted = rank[order], label[order], predicted[order]
-    accepted = np.arange(len(rank) + 1)
-    hits = (label == UNKNOWN).sum() - _running(label == UNKNOWN)
-    total = 2 * hits / (len(rank) - accepted + (label == UNKNOWN).sum())
-    present = np.ones(len(accepted))
-    for c in np.union1d(label[label != UNKNOWN], predicted):
-        true, answered = label == c, _running(predicted == c)
-        total += 2 * _running(true & (predicted == c)) / (answered + true.sum()).clip(1)
-        present += (answered + true.sum()) > 0
-    total /= present
-    ends = np.append(np.flatnonzero(np.diff(rank, prepend=-1)), len(rank))
-    best = ends[np.argmax(total[ends])]
-    return float(rank[best - 1]) if best else -1.0
-
-
-def _running(mask: np.ndarray) -> np.ndarray:
-    """How many of the first 0, 1, …, N are set, `[N + 1]`."""
-    return np.concatenate([[0], np.cumsum(mask)])

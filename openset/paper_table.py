@@ -7,9 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from rich.table import Table
+
 from openset.data.sources import DataName
-from openset.protocol import KNOWN, Figures, Protocol
-from openset.table import MEAN, Row
+from openset.protocol import Figures, Protocol
+from openset.protocol_file import KNOWN
+from openset.results import Results
+from openset.table import MEAN, Row, Summary
 
 
 def paper_rows(protocol: Protocol, rows: Sequence[Row]) -> list[Row]:
@@ -120,3 +124,10 @@ def _full(protocol: Protocol, unknown: str) -> str:
     if unknown in protocol.unknown:
         return group_name(unknown)
     return next((x for x in protocol.unknown_sets if _bare(protocol, x) == unknown), unknown)
+
+
+def paper_table(results: Results) -> Table:
+    """The table of the paper for the screen, ours beside it."""
+    known = results.notes["Shown known"]
+    rows = [row for row in results.rows if row.known == known]
+    return Summary(rows, results.notes["Shown"].split()).table()

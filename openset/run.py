@@ -140,3 +140,26 @@ class Run:
             model.classes, model.adapter = self.classes, Adapter.from_settings(self.adapter)
             model.save(self.model_folder(name))
         return models
+
+
+def load_model(
+    place: str | os.PathLike[str], detector: str | None = None, trust: Sequence[str] = ()
+) -> OpenSet:
+    """A fitted model from its own folder or file, or from a run by its detector's name.
+
+    Args:
+        place: What `OpenSet.save` or `openset train` wrote.
+        detector: Which model of a run; not needed if there is only one.
+        trust: Packages that may be imported to build the network.
+
+    Raises:
+        ValueError: If a run holds no such model, or several and none was named.
+    """
+    if not (Path(place) / "run.json").exists():
+        return OpenSet.load(place, trust=trust)
+    run = Run.load(place)
+    names = [detector] if detector else run.models
+    if len(names) != 1:
+        have = ", ".join(names) or "none: run openset fit first"
+        raise ValueError(f"{place} is a run; say which of its models: --detector ({have})")
+    return run.load_model(names[0], trust)

@@ -24,7 +24,8 @@ from openset.detectors import build as build_detector
 from openset.job import fitting
 from openset.names import build
 from openset.objectives import OBJECTIVES, Objective
-from openset.protocol import LEFT_OUT, Method, Protocol
+from openset.protocol import Method, Protocol
+from openset.protocol_file import LEFT_OUT
 from openset.run import Run
 from openset.settings import Settings
 from openset.table import Case

@@ -174,7 +174,7 @@ class Segmenter(nn.Module):
 
 def test_tap_finds_the_head_and_the_stages_of_a_segmentation_network():
     network = External(Segmenter())
-    tap = Tap(network, layers=["stage4"])
+    tap = Tap(network, layers=["stage4", "penultimate"])
     assert network.stages == tuple(f"network.encoder.layer{i}" for i in (1, 2, 3, 4))
     assert tap.head == "network.segmentation_head.0"
     activations = tap(torch.rand(2, 3, 8, 8))
