@@ -4,7 +4,6 @@ import json
 import math
 import multiprocessing
 import random
-import sys
 import time
 import types
 
@@ -14,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from openset.data import ImageSet
+from openset.data import AUGMENTATIONS, ImageSet
 from openset.objectives import CrossEntropy
 from openset.objectives.base import Objective
 from openset.train import Paused, Seeds, accuracy, train
@@ -224,8 +223,7 @@ def test_augments_by_name(monkeypatch):
         seen.append(torch.rand(1, generator=generator).item())
         return image * 0
 
-    augment = types.SimpleNamespace(AUGMENTATIONS={"darken": darken})
-    monkeypatch.setitem(sys.modules, "openset.data.augment", augment)
+    monkeypatch.setitem(AUGMENTATIONS, "darken", darken)
     train(CrossEntropy(small()), [images()], epochs=2, batch_size=40, augment="darken")
     assert len(set(seen)) == 4
     with pytest.raises(ValueError, match="unknown augmentation 'dark': did you mean darken"):
