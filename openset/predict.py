@@ -52,6 +52,8 @@ def predict(
     for seen in stream(model.extractor, images, batch_size):
         with torch.no_grad():
             label, score = model.decide(seen)
+            if seen.grid:
+                raise ValueError("this model labels pixels; take openset.predict_pixels.write_maps")
             predicted = model.detector.class_scores(seen).argmax(1)
         limits = limit[predicted] if len(limit) > 1 else limit.expand(len(label))
         shares = seen.logits.softmax(1)

@@ -138,7 +138,8 @@ def unsure(logits: Tensor) -> Tensor:
     """1 − max softmax, `[M, K]` → `[M]`, without cancellation where the softmax saturates."""
     below = logits - logits.amax(1, keepdim=True)
     is_top = below == 0
-    others = below.exp().masked_fill(is_top, 0).sum(1) + (is_top.sum(1) - 1)
+    ties = is_top.to(below.dtype).sum(1) - 1
+    others = below.exp().masked_fill(is_top, 0).sum(1) + ties
     return others / (1 + others)
 
 
