@@ -57,12 +57,15 @@ def export(
             size, a missing library, or a file that does not agree with the model.
 
     Example:
+        >>> import tempfile
+        >>> from pathlib import Path
         >>> from openset import Tap, networks
         >>> from openset.detectors import Energy
         >>> network = networks.cnn(classes=3, channels=1, widths=(4, 4), hidden=4)
         >>> images = [(torch.rand(40, 1, 8, 8), torch.zeros(40, dtype=torch.long))]
         >>> model = OpenSet(Tap(network), Energy()).calibrate(images, accept=0.9)
-        >>> export(model, "/tmp/openset-doctest.onnx", (1, 8, 8)) < 1e-3
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export(model, Path(folder, "model.onnx"), (1, 8, 8)) < 1e-3
         True
     """
     refuse_what_cannot(model)
