@@ -110,7 +110,7 @@ def run_ours(network, known, test, unknown) -> dict[tuple[str, str], float]:
 def main(images: int) -> None:
     torch.manual_seed(0)
     data = load(f"ylecun/mnist,limit={images}")
-    network = train(CrossEntropy(networks.cnn(classes=10, channels=1)), data, epochs=1, lr=0.05)
+    network = train(CrossEntropy(networks.cnn(classes=10, channels=1)), data, epochs=2, lr=0.05)
     network.requires_grad_(False).eval()
     known, test = tensors(data.train, "train"), tensors(data.test, "mnist")
     limited = {name: f"{name},limit={len(test)}" for name in UNKNOWN}
