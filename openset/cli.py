@@ -10,7 +10,9 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
+from rich.table import Table
 
+from openset.table import show
 from openset.train import Settings
 
 app = App(
@@ -130,13 +132,8 @@ def fit(
     from openset.run import Run
 
     known = Run.load(run)
-    models = known.fit(
-        detector,
-        known.load_data(),
-        known.load_network(trust or ()),
-        accept=accept,
-        per_class=per_class,
-    )
+    network, data = known.load_network(trust or ()), known.load_data()
+    models = known.fit(detector, data, network, accept=accept, per_class=per_class)
     for name, model in models.items():
         assert model.threshold is not None
         _say(f"{name}: {model.threshold.guarantee()}")
@@ -188,7 +185,7 @@ def tune(
         seed=seed,
         trust=trust or (),
     )
-    Console().print(tuned.table())
+    show(tuned.table())
     assert model.threshold is not None
     _say(f"{name}, tuned on {' + '.join(tuned.tuned_on)}: {model.threshold.guarantee()}")
     _say(f"next: openset evaluate {run} --detector {name} --unknown DATA --out DIR")
@@ -298,8 +295,7 @@ def evaluate(
             allow_leak=allow_leak,
         )
         write_results(results, partial)
-    Console().print(results.table())
-    _say(f"results: {out / 'results.csv'}, report: {out / 'report.html'}")
+    _show(results.table(), out)
 
 
 @app.command
@@ -337,7 +333,7 @@ def benchmark(
     tier = protocols.load(protocol, "quick" if quick else "paper")
     if dry_run:
         bench = job.Benchmark(tier, cache or out / "work", seeds, only, skip_missing)
-        Console().print(bench.plan())
+        show(bench.plan())
         return
     results = job.benchmark(
         tier,
@@ -350,8 +346,7 @@ def benchmark(
         command=shlex.join(["openset", *sys.argv[1:]]),
         say=_say,
     )
-    Console().print(paper_table(results))
-    _say(f"results: {out / 'results.csv'}, report: {out / 'report.html'}")
+    _show(paper_table(results), out)
 
 
 @app.command
@@ -359,8 +354,7 @@ def build_set(name: str, sources: Places, *, out: Path) -> None:
     """Make a segmentation set from your own copies of what may not be passed on.
 
     Args:
-        name: `cityscapes`, `fishyscapes-lost-and-found`, `streethazards`, `vistas-np` or
-            `wd-pascal`.
+        name: `cityscapes`, `fishyscapes-lost-and-found`, `streethazards`, `vistas-np`, `wd-pascal`.
         sources: The folders that the publishers' archives hold.
         out: The new folder, such as `$OPENSET_DATA/cityscapes`.
     """
@@ -393,7 +387,12 @@ def list_names(what: str) -> None:
     """
     from openset.listing import listing
 
-    Console().print(listing(what))
+    show(listing(what))
+
+
+def _show(table: Table, out: Path) -> None:
+    show(table)
+    _say(f"results: {out / 'results.csv'}, report: {out / 'report.html'}")
 
 
 def _say(text: str) -> None:

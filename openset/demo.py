@@ -9,6 +9,7 @@ from rich.console import Console
 from openset.folders import complete_folder
 from openset.job import evaluate_run, train_run, write_results
 from openset.results import FILES
+from openset.table import show
 from openset.train import Settings
 
 DETECTORS = ("msp", "energy", "mahalanobis", "odin", "gemos:components=1")
@@ -31,5 +32,5 @@ def demo(out: Path = Path("demo"), *, seed: int = 0) -> None:
         train_run("digits", partial / "run", known_classes="0-5", valid=0.2, settings=settings)
         results = evaluate_run(partial / "run", [], DETECTORS)
         write_results(results, partial)
-    Console().print(results.table())
+    show(results.table())
     Console(stderr=True).print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)

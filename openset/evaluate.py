@@ -1,23 +1,22 @@
-"""All detectors on known and unknown images, with one pass for each view of them."""
+"""All detectors on known and unknown images, with nothing computed twice."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from openset.activations import UNKNOWN, Activations
 from openset.detectors import Detector
 from openset.metrics import STANDARD, Scored
 from openset.pixel_rows import per_pixel
 from openset.results import Results
-from openset.store import stream
 from openset.table import Case
 from openset.tap import Tap
 from openset.threshold import Threshold
+from openset.views import Views
 
 Detectors = Sequence[Detector] | Mapping[str, Detector]
 
@@ -40,31 +39,50 @@ def score(
         that is not void.
     """
     named = by_name(detectors)
-    scored: dict[str, Scored] = {}
-    for view, members in views(tap, named):
-        seen = stream(view, images, batch_size)
-        scored |= score_activations({name: named[name] for name in members}, seen)
-    return {name: scored[name] for name in named}
+    answers = Answers(named)
+    for _, label, looks in Views(tap, named).stream(images, batch_size):
+        for names, seen in looks:
+            answers.add(replace(seen.to("cpu"), labels=label), names)
+    return answers.scored()
 
 
 def score_activations(
     detectors: Mapping[str, Detector], batches: Iterable[Activations]
 ) -> dict[str, Scored]:
     """As `score`, for activations of the view that these detectors share."""
-    parts: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in detectors}
+    answers = Answers(detectors)
     for batch in batches:
+        answers.add(batch, detectors)
+    return answers.scored()
+
+
+class Answers:
+    """What detectors say of one batch after another: scores, labels and predicted classes."""
+
+    def __init__(self, detectors: Mapping[str, Detector]):
+        self.detectors = detectors
+        self.parts: dict[str, list[Scored]] = {name: [] for name in detectors}
+
+    @torch.no_grad()
+    def add(self, batch: Activations, names: Iterable[str]) -> None:
+        """Asks the named detectors; without labels every row counts as unknown."""
         rows = batch.rows()
         labels = rows.labels if rows.labels is not None else torch.full((len(rows),), UNKNOWN)
-        with torch.no_grad():
-            for name, detector in detectors.items():
-                predicted, score = detector.answer(batch)
-                parts[name].append((score, labels, predicted))
-    if not all(parts.values()):
-        raise ValueError("no images: the data set or the loader gave no batch")
-    return {
-        name: Scored(*(torch.cat(column) for column in zip(*found, strict=True)))
-        for name, found in parts.items()
-    }
+        for name in names:
+            predicted, score = self.detectors[name].answer(batch)
+            self.parts[name].append(Scored(score, labels, predicted))
+
+    def scored(self) -> dict[str, Scored]:
+        """All that was said, by the detector's name."""
+        if not all(self.parts.values()):
+            raise ValueError("no images: the data set or the loader gave no batch")
+        return {name: joined(parts) for name, parts in self.parts.items()}
+
+
+def joined(parts: Sequence[Scored]) -> Scored:
+    """One after another."""
+    columns = zip(*((p.score, p.label, p.predicted) for p in parts), strict=True)
+    return Scored(*(torch.cat(column) for column in columns))
 
 
 def evaluate(
@@ -137,23 +155,6 @@ def keep_examples(results: Results, run: Case, sources: Mapping[str, Any]) -> No
         if isinstance(source, torch.utils.data.Dataset):
             items: Any = source
             results.keep_images(run, data, {i: torch.as_tensor(items[i][0]) for i in indices})
-
-
-def views(tap: Tap, detectors: Mapping[str, Detector]) -> list[tuple[nn.Module, list[str]]]:
-    """The extractors that the detectors want, each with the names of those that share it.
-
-    A view that passes the tap's activations on with something added says by its `key` which others
-    add the same.
-    """
-    groups: dict[Hashable, tuple[nn.Module, list[str]]] = {}
-    for name, detector in detectors.items():
-        view = detector.view(tap)
-        groups.setdefault(getattr(view, "key", view), (view, []))[1].append(name)
-    # A view that only adds to the tap's activations serves those who want these alone, too.
-    richer = [key for key, (view, _) in groups.items() if hasattr(view, "key")]
-    if richer and tap in groups:
-        groups[richer[0]][1].extend(groups.pop(tap)[1])
-    return list(groups.values())
 
 
 def by_name(detectors: Detectors) -> dict[str, Detector]:

@@ -11,18 +11,17 @@ from PIL import Image
 from torch import Tensor
 
 from openset.activations import UNKNOWN, Activations
-from openset.data import ImageSet, batches
+from openset.data import ImageSet
 from openset.detectors import Detector
-from openset.evaluate import views
 from openset.metrics import METRICS, STANDARD, Scored
 from openset.pixel_metrics import PIXEL, PixelMetrics
 from openset.pixel_pictures import stack_of, strip
 from openset.pixel_rows import images_at_once, some_of_each
 from openset.results import Results
-from openset.store import device_of, finite
 from openset.table import Case, Row
 from openset.tap import Tap
 from openset.threshold import Threshold
+from openset.views import Views
 
 SHOWN = 1_000
 """Pixels of each kind and set that are kept for histograms and curves."""
@@ -136,18 +135,16 @@ def same_images(one: Any, other: Any) -> bool:
 def see(
     tap: Tap, detectors: Mapping[str, Detector], images: Any, thresholds: Mapping[str, Threshold]
 ) -> dict[str, Seen]:
-    """Every detector on every pixel, one pass for each view."""
+    """Every detector on every pixel, with nothing computed twice."""
     share = max(1, -(-SHOWN // max(len(images), 1))) if hasattr(images, "__len__") else SHOWN
     found: dict[str, Seen] = {}
-    for view, names in views(tap, detectors):
-        generator = torch.Generator().manual_seed(0)
-        device = device_of(view)
-        for number, (image, label) in enumerate(batches(images, images_at_once(images))):
-            with torch.no_grad():
-                activations = view(finite(image, f"batch {number} of the images").to(device))
-            finite(activations.logits, f"the network's logits of batch {number}")
+    generator = torch.Generator().manual_seed(0)
+    for image, label, looks in Views(tap, detectors).stream(images, images_at_once(images)):
+        chosen = None
+        for names, activations in looks:
             check_grid(activations, label)
-            chosen = some_pixels(label, share, generator)
+            if chosen is None:
+                chosen = some_pixels(label, share, generator)
             for name in names:
                 score, predicted = looked_at(detectors[name], activations)
                 its = found.setdefault(name, Seen(PixelMetrics(activations.logits.shape[1])))

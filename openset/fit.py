@@ -13,12 +13,13 @@ from torch import nn
 from openset.activations import Activations
 from openset.data import batches
 from openset.detectors import Detector
-from openset.evaluate import score_activations, views
+from openset.evaluate import score_activations
 from openset.model import OpenSet, layers_for
 from openset.pixel_rows import HELD_OUT, PER_CLASS, per_pixel, pixel_rows
 from openset.store import Store, stream
 from openset.tap import Tap
 from openset.threshold import Threshold, training_quantile
+from openset.views import views
 
 SAMPLED = 10_000
 """At most so many training images, evenly drawn, say which score accepts a share of them all."""

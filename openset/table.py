@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -152,6 +154,9 @@ MEAN = "mean"
 WIDE = 4
 """The most columns of figures that the table on the screen sets side by side."""
 
+UNBOUNDED = 240
+"""Characters a line may have where no screen bounds it."""
+
 
 class Summary:
     """Detectors down, unknown sets and metrics across; best figures marked, the paper's beside.
@@ -266,7 +271,15 @@ class Summary:
 
 def _empty_table(heads: Iterable[str]) -> Table:
     table = Table()
-    table.add_column("detector", no_wrap=True, min_width=12)
+    table.add_column("detector", min_width=12, overflow="fold")
     for head in heads:
-        table.add_column(Text(head, overflow="fold"), justify="right", min_width=7)
+        table.add_column(Text(head, overflow="fold"), justify="right", min_width=7, no_wrap=True)
     return table
+
+
+def show(table: Table) -> None:
+    """Prints a table; whole, where the output is a file or a pipe and no width is set."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = UNBOUNDED
+    console.print(table)

@@ -135,16 +135,25 @@ class Perturb(nn.Module):
     def forward(self, image: Tensor) -> Activations:
         if self.epsilon == 0:
             return self.extractor(image)
-        return self.extractor(image.detach() - self.epsilon * self.direction(image))
+        return self.both(image)[1]
+
+    def both(self, image: Tensor) -> tuple[Activations, Activations]:
+        """Activations of the image as it is, which the step needs anyway, and of the moved one."""
+        plain, direction = self._looked(image)
+        return plain, self.extractor(image.detach() - self.epsilon * direction)
 
     def direction(self, image: Tensor) -> Tensor:
         """The step of an ε of 1 that raises the score: its gradient's sign over `std`."""
+        return self._looked(image)[1]
+
+    def _looked(self, image: Tensor) -> tuple[Activations, Tensor]:
         with torch.enable_grad():
             image = image.detach().requires_grad_()
-            score = self.score(self.extractor(image))
-            (gradient,) = torch.autograd.grad(score.sum(), image)
+            plain = self.extractor(image)
+            (gradient,) = torch.autograd.grad(self.score(plain).sum(), image)
         sign = torch.where(gradient >= 0, 1.0, -1.0).to(image.dtype)
-        return sign if self.std is None else sign / self.std.view(-1, 1, 1)
+        step = sign if self.std is None else sign / self.std.view(-1, 1, 1)
+        return plain.map(Tensor.detach), step
 
 
 @contextmanager

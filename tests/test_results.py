@@ -13,7 +13,7 @@ from rich.console import Console
 from openset.activations import UNKNOWN
 from openset.metrics import Scored
 from openset.results import Case, Results, Row, thumbnail
-from openset.table import COLUMNS, Summary, mean_over_seeds, read_csv
+from openset.table import COLUMNS, Summary, mean_over_seeds, read_csv, show
 
 THRESHOLD = {
     "value": 1.5,
@@ -278,6 +278,26 @@ def test_the_table_on_screen_fits_80_columns():
     assert "mean over unknown" in text
     assert "(paper 0.9)" in text
     assert "…" not in text
+
+
+def test_a_wide_table_gives_way_in_its_labels_not_in_its_figures():
+    results = example()
+    results.rows = [replace(row, detector="long " * 20 + row.detector) for row in results.rows]
+    figures = [line for line in printed(results.table()).splitlines() if "0.9" in line]
+    assert figures
+    assert all("0.9" in line for line in figures)
+    assert "…" not in printed(results.table())
+
+
+def test_a_table_in_a_pipe_is_whole_unless_a_width_is_set(capsys, monkeypatch):
+    results = example()
+    results.rows = [replace(row, detector="long" * 30) for row in results.rows]
+    monkeypatch.delenv("COLUMNS", raising=False)
+    show(results.table())
+    assert "long" * 30 in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "70")
+    show(results.table())
+    assert max(map(len, capsys.readouterr().out.splitlines())) == 70
 
 
 def test_a_narrow_summary_sets_the_sets_side_by_side():

@@ -11,11 +11,11 @@ from torch import nn
 from openset.activations import Activations
 from openset.detectors import ODIN, build
 from openset.detectors.vmdls import VMDLS, VMDLSb, distinct
-from openset.evaluate import views
 from openset.model import layers_for
 from openset.networks.autoencoder import autoencoder
 from openset.reconstruct import Reconstruct
 from openset.tap import Tap
+from openset.views import views
 
 
 def data(rows=200, seed=0):
