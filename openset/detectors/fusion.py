@@ -53,6 +53,26 @@ COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Rules from −log p `[M, detectors]` and weights that sum to 1 to a score `[M]`."""
 
 
+MADE_UP = 10
+"""Mistakes that surprise all members alike and are added to the real ones, as few say little."""
+
+LEAST = 0.25
+"""The least weight, as a share of the largest: mistakes do not show what far images look like."""
+
+
+def by_mistakes(surprise: Tensor) -> Tensor:
+    """Weights `[detectors]` from −log p `[n, detectors]` of known images that are misclassified.
+
+    Good, 1955, https://doi.org/10.1111/j.2517-6161.1955.tb00199.x. Among known images −log p is
+    exponential with mean 1; where it is exponential with mean m, the likelihood ratio's logarithm
+    is (1 − 1/m)·(−log p) but for a constant (Lehmann's alternatives, 1953). Misclassified known
+    images, the nearest to unknown that known data hold, stand in for those.
+    """
+    mean = (surprise.sum(0) + MADE_UP * 2) / (len(surprise) + MADE_UP)
+    weights = (1 - 1 / mean).clamp_min(torch.finfo(mean.dtype).tiny)
+    return weights.maximum(LEAST * weights.max())
+
+
 class Fusion(Detector):
     """What several detectors say together: the mean of −log p over their ranks among known images.
 
@@ -63,7 +83,8 @@ class Fusion(Detector):
 
     Args:
         detectors: Members, as detectors or by name with settings; each must look only once.
-        weights: One for each member, scaled to sum 1; None for equal ones.
+        weights: One for each member, scaled to sum 1; None for equal ones; "mistakes" learns from
+            held-out known images how much each member says where the network errs.
         combine: "fisher", the mean; "harmonic" or "tippett", where the most surprised member
             decides; "guard", where the members after the first count only beyond the usual.
 
@@ -76,11 +97,12 @@ class Fusion(Detector):
     """
 
     held_out = True
+    learned: Tensor
 
     def __init__(
         self,
         detectors: Sequence[Detector | str] = ("energy", "gemos:layers=stage1+stage2,components=4"),
-        weights: Sequence[float] | None = None,
+        weights: Sequence[float] | str | None = None,
         combine: str = "fisher",
     ):
         super().__init__()
@@ -88,10 +110,13 @@ class Fusion(Detector):
             raise ValueError(unknown_name("combination", combine, COMBINATIONS))
         self.detectors: Any = nn.ModuleList(members(detectors))
         self.weights, self.combine = weights, combine
-        if weights is not None and (len(weights) != len(self.detectors) or min(weights) <= 0):
+        count = len(self.detectors)
+        if isinstance(weights, str):
+            if weights != "mistakes":
+                raise ValueError(f"weights are numbers or 'mistakes'; got {weights!r}")
+        elif weights is not None and (len(weights) != count or min(weights) <= 0):
             raise ValueError(
-                f"weights must be above 0, one for each of {len(self.detectors)} detectors; "
-                f"got {list(weights)}"
+                f"weights must be above 0, one for each of {count} detectors; got {list(weights)}"
             )
         self.ranks = TailRank()
         self.layers = self._layers()
@@ -113,8 +138,12 @@ class Fusion(Detector):
         for detector in self.detectors:
             if detector.held_out:
                 detector.adjust(held_out)
-        scores = torch.cat([self._scores(known(batch)) for batch in held_out])
+        rows = [known(batch) for batch in held_out]
+        scores = torch.cat([self._scores(part) for part in rows])
         self.ranks.fit(scores.unbind(1))
+        if self.weights == "mistakes":
+            wrong = torch.cat([part.logits.argmax(1) != part.labels for part in rows])
+            self.keep(learned=by_mistakes(self.ranks(scores)[wrong]))
         return self
 
     def _scores(self, rows: Activations) -> Tensor:
@@ -126,7 +155,10 @@ class Fusion(Detector):
 
     def score(self, rows: Activations) -> Tensor:
         surprise = self.surprise(rows)
-        weights = surprise.new_tensor(self.weights or [1.0] * len(self.detectors))
+        if isinstance(self.weights, str):
+            weights = self.learned.to(surprise)
+        else:
+            weights = surprise.new_tensor(self.weights or [1.0] * len(self.detectors))
         return COMBINATIONS[self.combine](surprise, weights / weights.sum())
 
 

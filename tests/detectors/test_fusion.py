@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from openset.activations import Activations
-from openset.detectors import Energy, Fusion, GeMOS, MaxSoftmax, Temperature, build
+from openset.detectors import Energy, Fusion, GeMOS, Mahalanobis, MaxSoftmax, Temperature, build
+from openset.detectors.fusion import LEAST, by_mistakes
 from openset.model import restore
 
 GEMOS = "gaussian-mixture:components=1"
@@ -41,6 +42,43 @@ def test_weights_are_scaled_to_one():
     fusion, rows = fitted(weights=[3, 1]), batch(100, 1)
     first, second = -np.log(p_values(fusion, rows))
     np.testing.assert_allclose(fusion.score(rows), 0.75 * first + 0.25 * second, rtol=1e-4)
+
+
+def exponential(mean, n=4000, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.empty(n, dtype=torch.double).exponential_(1 / mean, generator=generator)
+
+
+def test_weights_from_mistakes_are_those_of_the_likelihood_ratio():
+    surprise = torch.stack([exponential(4.0), exponential(1.5, seed=1)], dim=1)
+    weights = by_mistakes(surprise)
+    # log of (exp(−s/m)/m) / exp(−s) = (1 − 1/m)·s − log m.
+    density = torch.distributions.Exponential(torch.tensor([1 / 4.0, 1 / 1.5]).double())
+    ratio = density.log_prob(surprise) + surprise
+    slope = (ratio[1:] - ratio[:1]) / (surprise[1:] - surprise[:1])
+    torch.testing.assert_close(weights, slope.mean(0), rtol=0.05, atol=0)
+
+
+def test_without_mistakes_all_weigh_the_same_and_none_is_silenced():
+    none = by_mistakes(torch.empty(0, 3))
+    assert torch.equal(none, none[:1].expand(3))
+    useless = by_mistakes(torch.stack([exponential(5.0), torch.zeros(4000)], dim=1))
+    assert useless[1] == LEAST * useless[0]
+
+
+def test_weights_are_learned_from_held_out_mistakes():
+    right, wrong = batch(400, 1), batch(60, 2)
+    # Where the network errs, its logits are flat: energy is surprised and the features are not.
+    wrong.logits = torch.randn(60, 3, generator=torch.Generator().manual_seed(5))
+    detectors = (Energy(), Mahalanobis(layers=["stage1"]))
+    fusion = Fusion(detectors, weights="mistakes").fit([batch()]).adjust([right, wrong])
+    assert fusion.learned[0] > 1.5 * fusion.learned[1]
+    first, second = fusion.surprise(wrong).unbind(1)
+    share = fusion.learned / fusion.learned.sum()
+    torch.testing.assert_close(fusion.score(wrong), share[0] * first + share[1] * second)
+    again = restore(fusion.spec())
+    again.load_state_dict(fusion.state_dict())
+    assert torch.equal(again.score(wrong), fusion.score(wrong))
 
 
 @pytest.mark.parametrize("weights", [None, [3, 1]])
@@ -107,6 +145,7 @@ def test_a_fusion_without_held_out_scores_says_so():
         ({"detectors": "energy"}, "at least two detectors"),
         ({"detectors": ["energy", "msp"], "weights": [1]}, "one for each of 2 detectors"),
         ({"detectors": ["energy", "msp"], "weights": [1, 0]}, "must be above 0"),
+        ({"detectors": ["energy", "msp"], "weights": "errors"}, "numbers or 'mistakes'"),
         ({"combine": "fishers"}, "did you mean fisher"),
         ({"detectors": ["energy", "kn"]}, "did you mean knn"),
     ],
