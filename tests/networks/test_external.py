@@ -219,7 +219,7 @@ REAL = [
 def test_real_networks_are_tapped_stage_by_stage(spec, side, widths):
     network = build(spec, classes=5).eval()
     images = torch.rand(2, 3, side, side)
-    activations = Tap(network, layers=network.stages)(images)
+    activations = Tap(network, layers=[*network.stages, "penultimate"])(images)
     grid = activations.grid
     assert grid == ((side, side) if activations.logits.dim() == 4 else ())
     assert [activations.features[stage].shape for stage in network.stages] == [
