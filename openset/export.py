@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import warnings
 from typing import Any
@@ -40,9 +41,10 @@ def export(
     """Writes network, detector and threshold as one ONNX file, and checks it against the model.
 
     Inputs are `image`, float32 `[N, C, H, W]` in 0…1, and `threshold`, float32 `[1]` or, for a
-    threshold per class, `[K]`; outputs `label`, int64 `[N]`, −1 where unknown, and `score`,
-    float32 `[N]`. The file's metadata names the classes, the calibrated threshold and how an image
-    file becomes the input. Needs the extra `export`.
+    threshold per class, `[K]`; outputs `label`, int64 `[N, *grid]`, −1 where unknown, and `score`,
+    float32 `[N, *grid]`; the grid is `(H, W)` for a network that labels pixels. The file's metadata
+    names the classes, the calibrated threshold and how an image file becomes the input. Needs the
+    extra `export`.
 
     Args:
         model: A calibrated model whose detector needs no gradient.
@@ -82,7 +84,15 @@ def export(
     program.model.metadata_props.update(facts(model))
     with complete_file(path) as partial:
         program.save(partial)
-        return check(graph, runtime.InferenceSession(str(partial)), size, limit)
+        try:
+            return check(graph, runtime.InferenceSession(str(partial)), size, limit)
+        except ValueError:
+            raise
+        except Exception as error:  # Those of onnxruntime have no base of their own.
+            raise ValueError(
+                f"onnxruntime does not run the exported file: {str(error).splitlines()[0]}; "
+                "nothing was written; please report the network and the detector"
+            ) from error
 
 
 def refuse_what_cannot(model: OpenSet) -> None:
@@ -99,8 +109,10 @@ def refuse_what_cannot(model: OpenSet) -> None:
 def _program(graph: nn.Module, image: Tensor, limit: Tensor) -> Any:
     _library("onnxscript")
     shapes = {"image": {0: torch.export.Dim.DYNAMIC}, "threshold": None}
+    # The exporter's own, about its opsets and about torchvision, which is not needed.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # The exporter's own, about its opsets.
+        warnings.simplefilter("ignore")
         return torch.onnx.export(
             graph,
             (image, limit),

@@ -1,6 +1,7 @@
 """The exported file answers as the model does, on images that the export never saw."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,6 +82,36 @@ def test_answers_as_the_model_does(network, known, name, tmp_path):
     assert (session.run(["label"], everything)[0] >= 0).all()
 
 
+PIXELS = [
+    "msp:temperature=10",
+    "knn:k=3,layers=stage1",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("entropy", "mahalanobis:layers=stage1", "gemos:components=1,layers=stage1")
+    ),
+]
+
+
+@pytest.mark.parametrize("name", PIXELS)
+def test_labels_pixels_as_the_model_does(name, tmp_path):
+    torch.manual_seed(0)
+    network = networks.ladder_small(classes=3, channels=1, width=4).eval()
+    images, labels = torch.rand(4, 1, 32, 32), torch.randint(3, (4, 32, 32))
+    detector = build(name)
+    tap = Tap(network, detector.layers or ())
+    detector.fit([replace(tap(images), labels=labels)])
+    model = OpenSet(tap, detector).calibrate([(images, labels)], 0.7)
+    file = tmp_path / "model.onnx"
+    assert export(model, file, (1, 32, 32)) < 1e-3
+    image = torch.rand(7, 1, 32, 32)
+    given = {"image": image.numpy(), "threshold": model.limit.float().numpy()}
+    its_label, its_score = runtime.InferenceSession(str(file)).run(["label", "score"], given)
+    label, score = model(image)
+    torch.testing.assert_close(torch.from_numpy(its_score), score.float(), rtol=1e-3, atol=1e-4)
+    assert its_label.shape == (7, 32, 32)
+    assert (torch.from_numpy(its_label) == label).float().mean() > 0.95
+
+
 def test_a_threshold_for_each_class_and_what_the_file_says(network, known, tmp_path):
     model = made(network, known, Energy(), per_class=True)
     export(model, tmp_path / "model.onnx")
@@ -103,6 +134,16 @@ def test_what_cannot_be_exported_says_so(network, known, tmp_path):
     bare = OpenSet(Tap(network), Energy()).calibrate(known, 0.7)
     with pytest.raises(ValueError, match="pass size="):
         export(bare, file)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_file_that_does_not_run_is_not_kept(network, known, tmp_path, monkeypatch):
+    def broken(path):
+        raise RuntimeError("no kernel for Frobnicate\nand more")
+
+    monkeypatch.setattr(runtime, "InferenceSession", broken)
+    with pytest.raises(ValueError, match="does not run the exported file: no kernel for Frob"):
+        export(made(network, known, Energy()), tmp_path / "model.onnx")
     assert not any(tmp_path.iterdir())
 
 

@@ -75,14 +75,14 @@ PIECE = 2**14
 def pieces(activations: Activations) -> list[Activations]:
     """Rows for `Detector.score`: all images of a batch, or its pixels in pieces."""
     rows = activations.rows()
-    if not activations.grid:
+    if not activations.grid or torch.compiler.is_exporting():
         return [rows]
     return [rows[i : i + PIECE] for i in range(0, len(rows), PIECE)]
 
 
 def best(class_scores: Tensor) -> Tensor:
     """The first largest of each row, `[M, K]` → `[M]`."""
-    if class_scores.is_contiguous():
+    if class_scores.is_contiguous() or torch.compiler.is_exporting():
         return class_scores.argmax(1)
     # Pixels of one map lie class by class, where argmax takes ten times as long as this.
     classes = class_scores.shape[1]

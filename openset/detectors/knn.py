@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Self
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from openset.activations import Activations
+from openset.densities.base import in_chunks
 from openset.densities.reservoir import reservoir
 from openset.detectors.base import Detector, Rows, choose_layers
 
@@ -67,7 +67,10 @@ class KNN(Detector):
     def score(self, rows: Activations) -> Tensor:
         x = F.normalize(rows.stacked(self.layers), dim=1)
         known = self.rows.to(x.dtype)
-        parts = x.split(max(1, CHUNK // len(known)))
-        nearest = torch.cat([(part @ known.T).topk(self.k).indices[:, -1] for part in parts])
+
+        def farthest(part: Tensor) -> Tensor:
+            return (part @ known.T).topk(self.k).indices[:, -1]
+
+        nearest = in_chunks(farthest, x, max(1, CHUNK // len(known)))
         # From the difference: 2 − 2 cos would lose the digits of near neighbours.
         return (x - known[nearest]).norm(dim=1)
