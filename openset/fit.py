@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from openset.activations import Activations
 from openset.data import batches
 from openset.detectors import Detector
+from openset.detectors.base import known
 from openset.evaluate import score_activations
 from openset.model import OpenSet, layers_for
 from openset.pixel_rows import HELD_OUT, PER_CLASS, per_pixel, pixel_rows
@@ -89,14 +91,19 @@ def fit(
     return {name: models[name] for name in detectors}
 
 
+@torch.no_grad()
 def accept_training(
     models: Mapping[str, OpenSet], train: Iterable[Activations], accept: float
 ) -> None:
     """Notes on each model's threshold the score that accepts this share of training activations."""
-    scored = score_activations({name: model.detector for name, model in models.items()}, train)
+    scores: dict[str, list[Tensor]] = {name: [] for name in models}
+    for batch in train:
+        rows = known(batch)
+        for name, model in models.items():
+            scores[name].append(model.detector.training_score(rows))
     for name, model in models.items():
         assert model.threshold is not None
-        cut = training_quantile(scored[name].score[scored[name].label >= 0], accept)
+        cut = training_quantile(torch.cat(scores[name]), accept)
         model.set_threshold(replace(model.threshold, training=cut))
 
 

@@ -189,7 +189,8 @@ def macro_f1_train(labels: Values, predictions: Values) -> float:
 
     As in VMDLS's tables 2 and 3 and those it compares with (Dinari & Freifeld 2022, §4),
     https://proceedings.mlr.press/v180/dinari22a.html. A detector knows its training images, so it
-    accepts fewer new ones than that share. At most 10,000 of them are looked at, evenly drawn.
+    accepts fewer new ones than that share, unless it judges each as if it had been left out
+    (`Detector.training_score`). At most 10,000 of them are looked at, evenly drawn.
     """
     return macro_f1(labels, predictions)
 

@@ -45,6 +45,14 @@ class Detector(Fitted):
         """Scores `[M]` of M rows, each from its own row alone; higher = more unknown."""
         raise NotImplementedError
 
+    def training_score(self, rows: Activations) -> Tensor:
+        """Scores `[M]` of rows that `fit` learned from, labels with them.
+
+        A method that knows how it would score each row had it been left out gives that; the others
+        give `score`, by which the rows look more familiar than new ones of their class do.
+        """
+        return self.score(rows)
+
     def class_scores(self, rows: Activations) -> Tensor:
         """What the label is the argmax of, `[M, K]`; the logits unless the method has its own."""
         return rows.logits

@@ -44,6 +44,7 @@ class VMDLSb(Detector):
     mean: Tensor
     whitening: Tensor
     log_scale: Tensor
+    count: Tensor
 
     def __init__(self, layers: Sequence[str] | None = None, shrinkage: float = 1e-3):
         super().__init__()
@@ -75,6 +76,7 @@ class VMDLSb(Detector):
             mean=moments.mean.float(),
             whitening=torch.linalg.solve_triangular(factor, identity, upper=False).float(),
             log_scale=log_scale.float(),
+            count=moments.count,
         )
         return self
 
@@ -87,7 +89,35 @@ class VMDLSb(Detector):
         return -torch.stack(squared, dim=1) / 2 - self.log_scale
 
     def score(self, rows: Activations) -> Tensor:
-        return -self.class_scores(rows).amax(1)
+        return self._unlike(rows, self.class_scores(rows).amax(1))
+
+    def training_score(self, rows: Activations) -> Tensor:
+        """Each row's score under the Gaussians of all the others, without fitting them again.
+
+        A Gaussian of D dimensions lies close to the n rows it was fitted to: 832 features of 5,400
+        images accept 95 % of these and 89 % of new ones.
+        """
+        return self._unlike(rows, self.left_out(rows).amax(1))
+
+    def _unlike(self, rows: Activations, likelihood: Tensor) -> Tensor:
+        return -likelihood
+
+    def left_out(self, rows: Activations) -> Tensor:
+        """`class_scores` of training rows with their labels, each left out of its own class's fit.
+
+        By Sherman & Morrison's formula, exact but for terms of 1/n in the shrinkage.
+        """
+        assert rows.labels is not None
+        own = rows.labels[:, None]
+        scores = self.class_scores(rows)
+        n, log_scale = self.count[rows.labels].to(scores), self.log_scale[rows.labels].to(scores)
+        squared = -2 * (scores.gather(1, own).squeeze(1) + log_scale)
+        # Without x the mean moves by (x − m) / (n − 1), and the covariance loses x's own part.
+        rest = 1 - (1 - self.shrinkage) * squared / (n - 1)
+        rest = rest.clamp_min(torch.finfo(rest.dtype).eps)
+        grown = n / (n - 1)
+        changed = grown * squared / rest + rest.log() + self.mean.shape[1] * grown.log()
+        return scores.scatter(1, own, (-changed / 2 - log_scale)[:, None])
 
 
 class VMDLS(VMDLSb):
@@ -145,13 +175,12 @@ class VMDLS(VMDLSb):
         self.keep(l_ref=likelihood.sort().values[below - 1] + (self.reference == 1))
         return self
 
-    def score(self, rows: Activations) -> Tensor:
+    def _unlike(self, rows: Activations, likelihood: Tensor) -> Tensor:
         if "reconstruction" not in rows.extra:
             raise ValueError(
                 "VMDLS needs activations with extra['reconstruction']; extract them with "
                 "detector.view(tap) in place of the tap"
             )
-        likelihood = self.class_scores(rows).amax(1)
         return rows.extra["reconstruction"] * (self.l_ref - likelihood).clamp_min(0)
 
     def view(self, tap: Tap) -> Reconstruct:

@@ -52,6 +52,31 @@ def test_class_scores_are_the_log_densities_of_shrunk_gaussians(shrinkage):
     np.testing.assert_allclose(detector(test), -expected.max(1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shrinkage", [0.0, 1e-3, 0.1])
+@pytest.mark.parametrize("rows", [90, 200])
+def test_a_training_score_is_that_of_a_fit_without_the_row(shrinkage, rows):
+    train = data(rows)
+    detector = VMDLSb(shrinkage=shrinkage).fit([train])
+    found = detector.training_score(train)
+    every = torch.arange(rows)
+    again = [
+        VMDLSb(shrinkage=shrinkage).fit([train[every != i]]).score(train[i : i + 1])[0]
+        for i in range(rows)
+    ]
+    # Exact without shrinkage; with it, a row is also missing from the mean variance.
+    rtol = 1e-4 if shrinkage == 0 else 1e-3 + 30 * shrinkage / rows
+    torch.testing.assert_close(found, torch.stack(again), rtol=rtol, atol=1e-3 + shrinkage)
+    assert (found > detector.score(train)).float().mean() > 0.9
+
+
+def test_vmdls_weighs_training_scores_too():
+    train = data()
+    detector = VMDLS(nn.Identity()).fit([train])
+    distance = detector.l_ref - detector.left_out(train).amax(1)
+    expected = train.extra["reconstruction"] * distance
+    assert torch.equal(detector.training_score(train), expected)
+
+
 def test_vmdls_weights_the_distance_to_the_largest_training_likelihood():
     train, test = data(), data(40, seed=1)
     detector = VMDLS(nn.Identity()).fit([train[:77], train[77:]])
