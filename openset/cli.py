@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,10 @@ app = App(
 screen = Console(stderr=True)
 
 Training = Annotated[Settings, Parameter(name="*", group="Training")]
-Names = Annotated[list[str] | None, Parameter(negative="")]
+Trust = Annotated[
+    list[str] | None,
+    Parameter(negative="", help="Packages that may be imported to build the network."),
+]
 Places = Annotated[list[str], Parameter(negative="", consume_multiple=True)]
 
 
@@ -118,7 +120,7 @@ def fit(
     detector: Places,
     accept: float = 0.95,
     per_class: bool = False,
-    trust: Names = None,
+    trust: Trust = None,
 ) -> None:
     """Fit detectors to a trained network and set their thresholds from known data alone.
 
@@ -127,7 +129,6 @@ def fit(
         detector: Detectors with settings, such as `energy` or `gemos:components=4`.
         accept: Share of known images to accept.
         per_class: Set one threshold for each predicted class.
-        trust: Packages that may be imported to build the network.
     """
     from openset.run import Run
 
@@ -152,7 +153,7 @@ def tune(
     limit: int | None = None,
     accept: float = 0.95,
     seed: int = 0,
-    trust: Names = None,
+    trust: Trust = None,
 ) -> None:
     """Choose a detector's settings, such as ODIN's temperature and ε, on validation data.
 
@@ -169,7 +170,6 @@ def tune(
         limit: Take a random sample of so many images of each set.
         accept: Share of known images to accept.
         seed: Of that sample.
-        trust: Packages that may be imported to build the network.
     """
     from openset.job import tune_run
 
@@ -200,7 +200,7 @@ def predict(
     out: Path | None = None,
     skip_bad: bool = False,
     probabilities: bool = False,
-    trust: Names = None,
+    trust: Trust = None,
 ) -> None:
     """Label image files, or call them unknown.
 
@@ -214,7 +214,6 @@ def predict(
             model that labels pixels, the folder for its maps.
         skip_bad: Leave out files that are no images, and count them.
         probabilities: Add each known class's probability.
-        trust: Packages that may be imported to build the network.
     """
     from openset.predict import open_images, write, write_csv
     from openset.predict import predict as records_of
@@ -237,14 +236,13 @@ def predict(
 
 
 @app.command
-def export(run: Path, *, detector: str | None = None, out: Path, trust: Names = None) -> None:
+def export(run: Path, *, detector: str | None = None, out: Path, trust: Trust = None) -> None:
     """Write network, detector and threshold as one ONNX file, checked against the model.
 
     Args:
         run: A run, or a model's folder or file.
         detector: Which model of a run.
         out: The file to write (.onnx).
-        trust: Packages that may be imported to build the network.
     """
     from openset.export import export as to_onnx
     from openset.run import load_model
@@ -264,7 +262,7 @@ def evaluate(
     out: Path,
     accept: float = 0.95,
     metric: Places = [],  # noqa: B006
-    trust: Names = None,
+    trust: Trust = None,
     allow_leak: bool = False,
 ) -> None:
     """Measure detectors on the known test images and on unknown ones.
@@ -277,12 +275,12 @@ def evaluate(
         out: Folder for `results.csv` and `report.html`.
         accept: Share of known images to accept, for detectors that are fitted now.
         metric: What to measure; by default everything that needs no unknown data to set up.
-        trust: Packages that may be imported to build the network.
         allow_leak: Test a detector on the very unknown data that it was tuned on.
     """
     from openset.folders import complete_folder
     from openset.job import evaluate_run, write_results
     from openset.results import FILES
+    from openset.stamp import command
 
     with complete_folder(out, owns=FILES) as partial:
         results = evaluate_run(
@@ -293,6 +291,7 @@ def evaluate(
             metrics=metric or None,
             trust=trust or (),
             allow_leak=allow_leak,
+            command=command(),
         )
         write_results(results, partial)
     _show(results.table(), out)
@@ -329,6 +328,7 @@ def benchmark(
     from openset import benchmark as job
     from openset import protocol as protocols
     from openset.paper_table import paper_table
+    from openset.stamp import command
 
     tier = protocols.load(protocol, "quick" if quick else "paper")
     if dry_run:
@@ -343,7 +343,7 @@ def benchmark(
         only=only,
         skip_missing=skip_missing,
         max_minutes=max_minutes,
-        command=shlex.join(["openset", *sys.argv[1:]]),
+        command=command(),
         say=_say,
     )
     _show(paper_table(results), out)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from openset.objectives import OBJECTIVES
 from openset.results import Results
 from openset.run import Run
 from openset.run_folder import read_pictures
+from openset.stamp import machine, minutes
 from openset.tap import Tap
 from openset.train import Settings, accuracy, train
 from openset.tune import Tuned, refuse_leak, tune_model
@@ -134,10 +134,12 @@ def evaluate_run(
     metrics: Sequence[str] | None = None,
     trust: Sequence[str] = (),
     allow_leak: bool = False,
+    command: str = "",
 ) -> Results:
     """Evaluates models of a run on unknown data; see `openset evaluate` for the arguments."""
     from openset.report.latent import pictures  # Here, because drawing takes long to import.
 
+    started = perf_counter()
     for name in metrics or ():
         find(name)
     run = Run.load(folder)
@@ -164,8 +166,11 @@ def evaluate_run(
         run=run.case,
     )
     results.notes |= run_notes(run, data, sets)
+    results.notes |= {"Shown": " ".join(metrics)} if metrics else {}
+    results.notes |= {"Command": command} if command else {}
     results.figures |= read_pictures(run.folder)
     results.figures |= pictures(tap, fitted.values(), data.test, sets, run.classes)
+    results.notes["Wall time"] = minutes(perf_counter() - started)
     return results
 
 
@@ -245,7 +250,7 @@ def run_notes(run: Run, data: Data, sets: Mapping[str, ImageSet]) -> dict[str, s
     """What the report says of the run at its top."""
     counts = ", ".join(f"{name} ({len(unknown):,})" for name, unknown in sets.items())
     shares = ", ".join(f"{share:.2%} on {split}" for split, share in run.accuracy.items())
-    return {
+    found = {
         "Known": f"{run.data}, {len(run.classes)} classes: {', '.join(run.classes)}",
         "Images": f"{len(data.train):,} to train, {len(data.valid):,} held out for the "
         f"threshold, {len(data.test):,} to test",
@@ -253,9 +258,9 @@ def run_notes(run: Run, data: Data, sets: Mapping[str, ImageSet]) -> dict[str, s
         "Network": f"{run.network['name']}, trained with {run.objective['name']}, seed {run.seed}",
         "Accuracy": shares,
         "Notes": " ".join(data.notes),
-        "Date": date.today().isoformat(),
-        "Versions": f"openset {version('openset')}, torch {torch.__version__}",
+        "Machine": machine(),
     }
+    return {name: text for name, text in found.items() if text}
 
 
 def write_results(results: Results, folder: Path) -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
 from typing import Any, TypedDict
 
 import torch
@@ -20,6 +17,7 @@ from torch.nn import functional as F
 
 from openset.folders import complete_folder
 from openset.metrics import METRICS, STANDARD, Scored, measure
+from openset.stamp import stamp
 from openset.table import Case, Cell, Row, Summary, mean_over_seeds, read_csv, write_csv
 
 __all__ = ["Case", "Results", "Row", "Scored", "ThresholdRecord"]
@@ -49,13 +47,6 @@ class ThresholdRecord(TypedDict, total=False):
     guarantee: str
     interval: tuple[float, float]
     training: float
-
-
-def stamp() -> dict[str, str]:
-    """The date, and the versions that decide about figures."""
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    versions = [f"{name} {version(name)}" for name in ("openset", "torch", "scikit-learn")]
-    return {"date": now, "versions": ", ".join([*versions, f"Python {python_version()}"])}
 
 
 @dataclass

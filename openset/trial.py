@@ -9,7 +9,6 @@ import sys
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,10 +27,8 @@ from openset.protocol import Method, Protocol
 from openset.protocol_file import LEFT_OUT
 from openset.run import Run
 from openset.settings import Settings
+from openset.stamp import versions
 from openset.table import Case
-
-LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "pytorch-ood")
-"""Libraries whose versions may change a score."""
 
 
 @dataclass(frozen=True)
@@ -231,17 +228,6 @@ def _file(name: str) -> str:
     file = sys.modules[name].__file__
     assert file is not None
     return file
-
-
-def versions() -> dict[str, str]:
-    """The installed versions of the libraries that may change a score."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 @dataclass
