@@ -41,7 +41,7 @@ OURS = {
     "ODIN": "odin",
     "Mahalanobis": "mahalanobis:layers=penultimate",
     "RMD": "relative-mahalanobis",
-    "KNN": "knn:k=50",
+    "KNN": "knn:k=50,max_rows=60000",
     "ViM": f"vim:dimension={DIMENSION}",
     "OpenMax": "openmax",
     "ReAct": "react",

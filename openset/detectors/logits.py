@@ -71,12 +71,8 @@ class Entropy(Detector):
         self.temperature = positive(temperature, "temperature")
 
     def score(self, rows: Activations) -> Tensor:
-        logits = rows.logits / self.temperature
-        below = logits - logits.amax(1, keepdim=True)
-        # By hand: over pixels, which lie class by class, log_softmax takes four times as long.
-        weight = below.exp()
-        total = weight.sum(1)
-        return total.log() - (weight * below).sum(1) / total
+        below, weight, others = against_best(rows.logits / self.temperature)
+        return others.log1p() - (weight * below).sum(1) / (1 + others)
 
 
 class Energy(Detector):
@@ -140,12 +136,26 @@ class Temperature(Detector):
 
 def unsure(logits: Tensor) -> Tensor:
     """1 − max softmax, `[M, K]` → `[M]`, without cancellation where the softmax saturates."""
-    below = logits - logits.amax(1, keepdim=True)
-    # The sign is 0 where a class is on top and −1 elsewhere: no masks, which cost more than exp.
-    sign = below.sign()
-    ties = (1 + sign).sum(1) - 1
-    others = ties - (below.exp() * sign).sum(1)
+    _, _, others = against_best(logits)
     return others / (1 + others)
+
+
+def against_best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How the classes stand to the best one.
+
+    By hand, because over pixels, which lie class by class, log_softmax takes four times as long.
+
+    Args:
+        logits: `[M, K]`.
+
+    Returns:
+        The logits less the largest `[M, K]`, their exponentials `[M, K]`, and the sum of those
+        `[M]` without the largest's own 1, which would swallow the others where they are small.
+    """
+    below = logits - logits.amax(1, keepdim=True)
+    weight, sign = below.exp(), below.sign()  # The sign is 0 on top: a mask costs more than exp.
+    ties = (1 + sign).sum(1) - 1
+    return below, weight, ties - (weight * sign).sum(1)
 
 
 def log_unsure(logits: Tensor) -> Tensor:

@@ -34,6 +34,15 @@ def test_entropy_equals_scipy(logits):
     np.testing.assert_allclose(score, entropy(softmax(logits.numpy() / 2, 1), axis=1), rtol=1e-9)
 
 
+def test_entropy_is_as_exact_where_the_softmax_saturates():
+    logits = torch.tensor([[gap, 0.0, 0.0] for gap in (2.0, 9.0, 17.0, 30.0, 60.0)])
+    found = Entropy().score(Activations(logits))
+    # In double precision the softmax saturates at gaps of 37, where p·log p is all there is.
+    expected = entropy(softmax(logits[:4].double().numpy(), axis=1), axis=1)
+    np.testing.assert_allclose(found[:4], expected, rtol=1e-5)
+    assert found[4].item() == pytest.approx(2 * np.exp(-60) * (60 + 1), rel=1e-5)
+
+
 def test_energy_equals_scipy(logits):
     score = Energy(temperature=3).score(Activations(logits))
     np.testing.assert_allclose(score, -3 * logsumexp(logits.numpy() / 3, axis=1), rtol=1e-12)
