@@ -10,8 +10,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from openset.provenance import machine
-from openset.trial import versions
+from openset.stamp import machine, versions
 
 FOLDER = Path(__file__).parent
 
@@ -21,6 +20,8 @@ SCRIPTS = {
     "mixture.py": [],
     "mixture.py --many": [],
     "densities.py": [],
+    "epoch.py": [],
+    "pixels.py": [],
     "peers.py": ["data", "pytorch_ood"],
 }
 """Each call with what it needs: the data sets under `$OPENSET_DATA`, or a library."""
