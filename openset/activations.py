@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openset.names import unknown_name
 
@@ -74,6 +74,13 @@ class Activations:
         if self.head is not None:
             moved.head = (move(self.head[0]), move(self.head[1]))
         return moved
+
+    def beside(self, learned: object) -> Activations:
+        """These, on the device of what a module has learned; as they are if it has nothing."""
+        tensors = learned.buffers() if isinstance(learned, nn.Module) else ()
+        for tensor in tensors:
+            return self if tensor.device == self.logits.device else self.to(tensor.device)
+        return self
 
     def rows(self) -> Activations:
         """One row per image or per pixel: `[M, K]`, `[M, D]`, `[M]`, with M = N × grid."""

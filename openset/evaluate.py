@@ -70,7 +70,7 @@ class Answers:
         labels = rows.labels if rows.labels is not None else torch.full((len(rows),), UNKNOWN)
         for name in names:
             predicted, score = self.detectors[name].answer(batch)
-            self.parts[name].append(Scored(score, labels, predicted))
+            self.parts[name].append(Scored(score.cpu(), labels.cpu(), predicted.cpu()))
 
     def scored(self) -> dict[str, Scored]:
         """All that was said, by the detector's name."""

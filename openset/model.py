@@ -98,7 +98,7 @@ class OpenSet(nn.Module):
             limit: Another threshold `[1]`, or one for each class `[K]`, than the calibrated one.
         """
         label, score = self.detector.answer(activations)
-        limit = self.get_buffer("limit") if limit is None else limit
+        limit = (self.get_buffer("limit") if limit is None else limit).to(score.device)
         known = score <= (limit[label] if len(limit) > 1 else limit)
         label = torch.where(known, label, UNKNOWN)
         shape = (

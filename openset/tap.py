@@ -150,7 +150,8 @@ class Perturb(nn.Module):
         with torch.enable_grad():
             image = image.detach().requires_grad_()
             plain = self.extractor(image)
-            (gradient,) = torch.autograd.grad(self.score(plain).sum(), image)
+            score = self.score(plain.beside(self.score))
+            (gradient,) = torch.autograd.grad(score.sum(), image)
         sign = torch.where(gradient >= 0, 1.0, -1.0).to(image.dtype)
         step = sign if self.std is None else sign / self.std.view(-1, 1, 1)
         return plain.map(Tensor.detach), step

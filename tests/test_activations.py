@@ -64,3 +64,15 @@ def test_to_casts_floats_and_leaves_labels():
     batch = Activations(torch.zeros(1, 3), {}, torch.tensor([UNKNOWN]), head=head).to(torch.float64)
     assert batch.logits.dtype == batch.head[0].dtype == torch.float64
     assert batch.labels.dtype == torch.long
+
+
+def test_beside_follows_what_a_module_has_learned():
+    batch = Activations(torch.zeros(2, 3), {"stage1": torch.zeros(2, 4)}, torch.tensor([0, 1]))
+    learned = torch.nn.BatchNorm1d(3, device="meta")
+    moved = batch.beside(learned)
+    assert moved.logits.is_meta
+    assert moved.features["stage1"].is_meta
+    assert moved.labels.is_meta
+    assert batch.beside(torch.nn.BatchNorm1d(3)) is batch
+    assert batch.beside(torch.nn.Identity()) is batch
+    assert batch.beside(len) is batch

@@ -66,13 +66,15 @@ class Detector(Fitted):
 
     def forward(self, activations: Activations) -> Tensor:
         """Scores `[N, *grid]` of a batch."""
-        score = torch.cat([self.score(rows) for rows in pieces(activations)])
+        parts = pieces(activations.beside(self))
+        score = torch.cat([self.score(rows) for rows in parts])
         return score.view(len(activations), *activations.grid)
 
     def answer(self, activations: Activations) -> tuple[Tensor, Tensor]:
         """The known class that fits best and the score of each row, `[M]` both."""
-        parts = [(best(self.class_scores(rows)), self.score(rows)) for rows in pieces(activations)]
-        labels, scores = zip(*parts, strict=True)
+        parts = pieces(activations.beside(self))
+        answers = [(best(self.class_scores(rows)), self.score(rows)) for rows in parts]
+        labels, scores = zip(*answers, strict=True)
         return torch.cat(labels), torch.cat(scores)
 
 
