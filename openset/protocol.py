@@ -110,7 +110,7 @@ def find(name: str) -> Path:
             raise ValueError(f"{own} is no file; name a protocol: {', '.join(names())}")
         return own
     if name not in names():
-        raise ValueError(f"{unknown_name('protocol', name, names())}, or give a path to a .toml")
+        raise ValueError(f"{unknown_name('protocol', name, names())} A path to a .toml works too")
     return FOLDER / f"{name}.toml"
 
 

@@ -110,14 +110,7 @@ class Fusion(Detector):
             raise ValueError(unknown_name("combination", combine, COMBINATIONS))
         self.detectors: Any = nn.ModuleList(members(detectors))
         self.weights, self.combine = weights, combine
-        count = len(self.detectors)
-        if isinstance(weights, str):
-            if weights != "mistakes":
-                raise ValueError(f"weights are numbers or 'mistakes'; got {weights!r}")
-        elif weights is not None and (len(weights) != count or min(weights) <= 0):
-            raise ValueError(
-                f"weights must be above 0, one for each of {count} detectors; got {list(weights)}"
-            )
+        check_weights(weights, len(self.detectors))
         self.ranks = TailRank()
         self.layers = self._layers()
 
@@ -160,6 +153,21 @@ class Fusion(Detector):
         else:
             weights = surprise.new_tensor(self.weights or [1.0] * len(self.detectors))
         return COMBINATIONS[self.combine](surprise, weights / weights.sum())
+
+
+def check_weights(weights: Sequence[float] | str | None, count: int) -> None:
+    """Raises unless they are one positive number for each detector, or learned, or equal."""
+    if weights is None or weights == "mistakes":
+        return
+    listed = isinstance(weights, Sequence) and not isinstance(weights, str)
+    if not listed or not all(isinstance(weight, int | float) for weight in weights):
+        raise ValueError(
+            f"weights are one number for each detector, or 'mistakes'; got {weights!r}"
+        )
+    if len(weights) != count or min(map(float, weights)) <= 0:
+        raise ValueError(
+            f"weights must be above 0, one for each of {count} detectors; got {list(weights)}"
+        )
 
 
 def members(detectors: Sequence[Detector | str]) -> list[Detector]:
