@@ -1,6 +1,6 @@
 """Twelve detectors on MNIST, fitted and evaluated here and through pytorch-ood's own benchmark.
 
-    OPENSET_DATA=… python benchmarks/peers.py [--images 20000]     # needs the extra `peers`
+    OPENSET_DATA=… python benchmarks/peers.py [--images 60000]     # needs the extra `peers`
 
 Both get the same trained network and the same data sets of tensors in memory, and both fit six of
 the detectors. pytorch-ood's side is its `Benchmark.evaluate(detectors, cache=True)` after `fit` of
@@ -143,6 +143,6 @@ def compare(ours: dict[tuple[str, str], float], theirs: dict[tuple[str, str], fl
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=60_000)
     warnings.simplefilter("ignore")
     main(parser.parse_args().images)
