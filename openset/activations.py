@@ -75,6 +75,17 @@ class Activations:
             moved.head = (move(self.head[0]), move(self.head[1]))
         return moved
 
+    def single(self) -> Activations:
+        """These, with what is in half precision in single: scores of it would tie."""
+
+        def widened(x: Tensor) -> Tensor:
+            return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+        found = self.map(widened)
+        if self.head is not None:
+            found.head = (widened(self.head[0]), widened(self.head[1]))
+        return found
+
     def beside(self, learned: object) -> Activations:
         """These, on the device of what a module has learned; as they are if it has nothing."""
         tensors = learned.buffers() if isinstance(learned, nn.Module) else ()

@@ -88,7 +88,8 @@ def evaluate_pixels(
     }
     results = Results()
     for name in detectors:
-        case, figures = replace(run, detector=name), (paper or {}).get(name, {})
+        case = replace(run, detector=name, tuned_on=" + ".join(detectors[name].tuned_on))
+        figures = (paper or {}).get(name, {})
         found = {("", m): v for m, v in seen[name].measured.items() if alone(m)}
         for other, its in others.items():
             if "auroc" not in its[name].measured:

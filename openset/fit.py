@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from openset.activations import Activations
 from openset.data import batches
 from openset.detectors import Detector
-from openset.detectors.base import known
+from openset.detectors.base import known, peek
 from openset.evaluate import score_activations
 from openset.model import OpenSet, layers_for
 from openset.pixel_rows import HELD_OUT, PER_CLASS, per_pixel, pixel_rows
@@ -128,7 +128,8 @@ def calibrate(
         detector.adjust(EveryOther(held_out, 0))
         held_out = EveryOther(held_out, 1)
     scored = score_activations({"": detector}, held_out)[""]
-    return Threshold.of(scored, accept, per_class=per_class)
+    classes = peek(held_out).logits.shape[1] if per_class else None
+    return Threshold.of(scored, accept, classes)
 
 
 class EveryOther:

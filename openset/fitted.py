@@ -72,7 +72,10 @@ class Fitted(nn.Module):
             name = key.removeprefix(prefix)
             if key.startswith(prefix) and "." not in name and name not in self._parameters:
                 # A fitted shape is not known before loading, so the buffer takes the file's.
-                self.keep(**{name: torch.empty_like(state_dict[key])})
+                # It stays where it lies: a checkpoint is read on the CPU, a training goes on a GPU.
+                own = self._buffers.get(name)
+                device = None if own is None else own.device
+                self.keep(**{name: torch.empty_like(state_dict[key], device=device)})
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -19,7 +19,7 @@ from openset.activations import UNKNOWN, Activations
 from openset.data import Adapter
 from openset.densities import DENSITIES
 from openset.detectors import DETECTORS, Detector
-from openset.evaluate import score_activations
+from openset.evaluate import Answers
 from openset.folders import complete_folder
 from openset.names import as_names, check_trust, look_up
 from openset.pixel_rows import HELD_OUT, per_pixel, pixel_rows
@@ -119,8 +119,12 @@ class OpenSet(nn.Module):
         Raises:
             ValueError: If there are too few samples for the share.
         """
-        scored = score_activations({"": self.detector}, self._activations(images))[""]
-        return self.set_threshold(Threshold.of(scored, accept, per_class=per_class))
+        answers = Answers({"": self.detector})
+        classes = None
+        for seen in self._activations(images):
+            answers.add(seen, [""])
+            classes = seen.logits.shape[1] if per_class else None
+        return self.set_threshold(Threshold.of(answers.scored()[""], accept, classes))
 
     def _activations(self, images: Any):
         if not isinstance(images, torch.utils.data.Dataset) and isinstance(

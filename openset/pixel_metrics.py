@@ -83,7 +83,10 @@ class PixelMetrics:
 
     def _count(self, label: Tensor, predicted: Tensor) -> None:
         if int(label.max()) >= self.classes:
-            return
+            raise ValueError(
+                f"label {int(label.max())} is outside 0…{self.classes - 1}: the network has "
+                f"{self.classes} classes; map the labels to them, or to UNKNOWN or VOID"
+            )
         pairs = torch.where(label >= 0, label * self.classes + predicted, self.classes**2)
         counts = torch.bincount(pairs.flatten().cpu(), minlength=self.classes**2 + 1)
         self.confusion += counts[:-1].view_as(self.confusion)

@@ -41,6 +41,8 @@ def predict(
 ) -> Iterator[dict[str, Any]]:
     """One record an image: path, label or "unknown", score and the threshold that applied.
 
+    A detector whose paper shows a confidence, such as VIB, adds it.
+
     Args:
         model: A calibrated model.
         images: From `open_images`.
@@ -54,7 +56,9 @@ def predict(
             label, score = model.decide(seen)
             if seen.grid:
                 raise ValueError("this model labels pixels; take openset.predict_pixels.write_maps")
-            predicted = model.detector.class_scores(seen).argmax(1)
+            predicted = model.detector.answer(seen)[0].cpu()
+        label, score = label.cpu(), score.cpu()
+        shown = model.detector.confidence(score)
         limits = limit[predicted] if len(limit) > 1 else limit.expand(len(label))
         shares = seen.logits.softmax(1)
         names = model.classes or [str(c) for c in range(shares.shape[1])]
@@ -65,6 +69,8 @@ def predict(
                 "score": float(score[i]),
                 "threshold": float(limits[i]),
             }
+            if shown is not None:
+                record["confidence"] = float(shown[i])
             if probabilities:
                 record |= {f"p_{names[c]}": share for c, share in enumerate(shares[i].tolist())}
             yield record

@@ -46,7 +46,7 @@ class Reconstruct(nn.Module):
     def forward(self, image: Tensor) -> Activations:
         activations = self.tap(image)
         with evaluating(self.autoencoder):
-            image_again = self.autoencoder(image)
+            image_again = self.autoencoder.to(image.device)(image)
         if image_again.shape != image.shape:
             raise ValueError(
                 f"the autoencoder gave {list(image_again.shape)} for images {list(image.shape)}; "

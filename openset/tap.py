@@ -153,7 +153,7 @@ class Perturb(nn.Module):
             score = self.score(plain.beside(self.score))
             (gradient,) = torch.autograd.grad(score.sum(), image)
         sign = torch.where(gradient >= 0, 1.0, -1.0).to(image.dtype)
-        step = sign if self.std is None else sign / self.std.view(-1, 1, 1)
+        step = sign if self.std is None else sign / self.std.to(sign).view(-1, 1, 1)
         return plain.map(Tensor.detach), step
 
 

@@ -64,13 +64,18 @@ class Threshold:
         return cls(tuple(values), accept, tuple(len(group) for group in groups))
 
     @classmethod
-    def of(cls, scored: Scored, accept: float = 0.95, *, per_class: bool = False) -> Self:
-        """The conformal threshold of held-out data; samples of no known class are left out."""
+    def of(cls, scored: Scored, accept: float = 0.95, classes: int | None = None) -> Self:
+        """The conformal threshold of held-out data; samples of no known class are left out.
+
+        Args:
+            scored: The held-out data.
+            accept: Share in 0…1.
+            classes: The network's classes, for a threshold for each; None for one for all.
+        """
         known = scored.label >= 0
-        if not per_class:
+        if classes is None:
             return cls.conformal(scored.score[known], accept)
-        number = int(max(scored.label.max(), scored.predicted.max())) + 1
-        return cls.conformal(scored.score[known], accept, scored.predicted[known], number)
+        return cls.conformal(scored.score[known], accept, scored.predicted[known], classes)
 
     @property
     def ranks(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from openset.cli import main
+from openset.detectors import Energy
 from openset.results import Results
 from openset.run import Run
 
@@ -154,6 +156,15 @@ def test_predict_writes_every_format(run, pictures, tmp_path, ending):
         known = float(record["score"]) <= float(record["threshold"])
         assert (record["label"] != "unknown") == known
         assert sum(float(record[f"p_{c}"]) for c in "012345") == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_adds_the_confidence_that_a_paper_shows(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(Energy, "confidence", lambda self, score: score.sigmoid())
+    call("predict", run, pictures, "--detector", "energy", "--out", tmp_path / "out.csv")
+    for record in read(tmp_path / "out.csv"):
+        assert list(record) == ["path", "label", "score", "threshold", "confidence"]
+        expected = 1 / (1 + math.exp(-float(record["score"])))
+        assert float(record["confidence"]) == pytest.approx(expected, rel=1e-5)
 
 
 def read(path):

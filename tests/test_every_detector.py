@@ -177,6 +177,12 @@ def test_double_precision_agrees(detector, seen):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_rounded_once_and_not_scored_in(detector, seen, dtype):
+    half = seen.to(dtype)
+    assert torch.equal(detector(half), detector(half.to(torch.float32)))
+
+
 def test_pixels_score_as_their_rows_do(detector, seen):
     def grid(x):
         return x.reshape(10, 2, 2, *x.shape[1:]).movedim((1, 2), (-2, -1))

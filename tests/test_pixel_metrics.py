@@ -72,6 +72,13 @@ def test_mean_intersection_over_union_is_that_of_known_pixels():
     assert collected(score, label, predicted).measure(["miou"])["miou"] == pytest.approx(expected)
 
 
+def test_a_label_beyond_the_classes_is_refused():
+    score, label, predicted = pictures()
+    label[0, 0, 0] = 9
+    with pytest.raises(ValueError, match="label 9 is outside 0…"):
+        collected(score, label, predicted)
+
+
 def test_beyond_memory_the_bins_stay_close():
     score, label, predicted = pictures(n=40)
     binned = collected(score, label, predicted, held=10_000, bins=2_000)

@@ -188,7 +188,10 @@ def test_the_same_set_is_looked_at_once(scenes, monkeypatch):
     network, seen = Shades(), []
     forward = network.forward
     monkeypatch.setattr(network, "forward", lambda image: seen.append(len(image)) or forward(image))
-    evaluate(Tap(network), [build("msp")], scenes.test, {"left-out": scenes.unknown})
+    tuned = build("msp")
+    tuned.tuned_on = ("scenes", "others")
+    found = evaluate(Tap(network), [tuned], scenes.test, {"left-out": scenes.unknown})
+    assert {row.tuned_on for row in found.rows} == {"scenes + others"}
     assert sum(seen) == len(scenes.test)
 
 

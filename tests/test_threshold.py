@@ -64,6 +64,13 @@ def test_only_known_samples_count():
     assert Threshold.of(scored, 0.5).values == (49.0,)
 
 
+def test_a_class_that_the_held_out_data_lack_is_named():
+    label = torch.arange(90) % 3
+    with pytest.raises(ValueError, match="predicted as class 3"):
+        Threshold.of(Scored(torch.rand(90), label, label), 0.9, classes=4)
+    assert len(Threshold.of(Scored(torch.rand(90), label, label), 0.9, classes=3).values) == 3
+
+
 @pytest.mark.parametrize("accept", [0, 1, 1.5, -0.1])
 def test_refuses_a_share_outside_0_and_1(accept):
     with pytest.raises(ValueError, match="accept must lie between 0 and 1"):

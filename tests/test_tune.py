@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from openset.activations import Activations
 from openset.data import ImageSet
-from openset.detectors import ODIN, Energy, Mahalanobis, MaxLogit, MaxSoftmax
+from openset.detectors import ODIN, Energy, Fusion, Mahalanobis, MaxLogit, MaxSoftmax
 from openset.metrics import fpr_at_95_tpr
 from openset.tap import Tap
-from openset.tune import GRID, tune, tune_on_known
+from openset.tune import GRID, refuse_leak, tune, tune_on_known
 
 SMALL = {"temperature": (0.5, 10.0, 1000.0), "epsilon": (0.0, 0.02, 0.2)}
 
@@ -120,6 +120,22 @@ def test_refuses_the_unknown_set_of_the_test(tap, sets):
         tune(MaxSoftmax(), **settings)
     assert passes(tap) == 0
     assert tune(MaxSoftmax(), **settings, allow_leak=True).tuned_on == ("letters", "dots")
+
+
+@pytest.mark.parametrize("spelled", ["./ood", "ood/", "ood:test,limit=9", "{root}/ood"])
+def test_a_folder_is_the_same_however_it_is_spelled(spelled, tmp_path, monkeypatch):
+    (tmp_path / "ood").mkdir()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is an unknown set of the test"):
+        refuse_leak([spelled.format(root=tmp_path)], ["ood"])
+    refuse_leak([spelled.format(root=tmp_path)], ["other"])
+
+
+def test_a_fusion_says_what_its_members_were_tuned_on(tap, sets):
+    known, unknown = sets
+    tuned = tune(MaxSoftmax(), known=known, unknown=unknown, tap=tap)
+    assert Fusion([tuned.detector, Energy()]).tuned_on == ("letters", "dots")
 
 
 def test_an_unknown_set_without_a_name_is_refused(tap, sets):

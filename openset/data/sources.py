@@ -239,11 +239,10 @@ def same_set(name: str, key: str) -> bool:
 def read_tables(spec: DataName) -> dict[str, Dataset]:
     """The tables of a folder or a hub id: first as a path, then below `$OPENSET_DATA`, then hub."""
     root = os.environ.get("OPENSET_DATA")
-    for folder in (Path(spec.name), *([Path(root) / spec.name] if root else ())):
-        if folder.is_dir():
-            return read_folder(folder)
+    if folder := local_folder(spec.name):
         if folder.is_file():
             raise ValueError(f"{folder} is a file; give the folder that holds it")
+        return read_folder(folder)
     if help := how_to_get(spec.name):
         raise ValueError(f"{spec.name} is not on this machine, and may not be passed on. {help}")
     if not HUB_ID.fullmatch(spec.name):
@@ -252,6 +251,13 @@ def read_tables(spec: DataName) -> dict[str, Dataset]:
             f"such as ylecun/mnist, works too; $OPENSET_DATA is {root or 'not set'}"
         )
     return read_hub(spec)
+
+
+def local_folder(name: str) -> Path | None:
+    """Where a data set lies: at that path, or below `$OPENSET_DATA`; None if at neither."""
+    root = os.environ.get("OPENSET_DATA")
+    places = (Path(name), *([Path(root) / name] if root else ()))
+    return next((place for place in places if place.exists()), None)
 
 
 def known_names() -> list[str]:

@@ -55,7 +55,8 @@ class PCA(Density):
                 yield x, labels
 
         moments = Moments.of(typed(), classes)
-        need_rows(moments.count, 2, self, "give more images of it")
+        least = max(2, self.components)
+        need_rows(moments.count, least, self, "give more images of it, or fewer components")
         dim = moments.mean.shape[1]
         if not 1 <= self.components < dim:
             raise ValueError(
@@ -63,8 +64,8 @@ class PCA(Density):
             )
         variance, axes = torch.linalg.eigh(moments.scatter / (moments.count - 1)[:, None, None])
         variance, axes = variance.flip(1).clamp_min(0), axes.flip(2)[..., : self.components]
-        least = 1e-6 * variance.mean(1).clamp_min(1e-12)
-        noise = variance[:, self.components :].mean(1).maximum(least)
+        floor = 1e-6 * variance.mean(1).clamp_min(1e-12)
+        noise = variance[:, self.components :].mean(1).maximum(floor)
         variance = variance[:, : self.components].maximum(noise[:, None])
         learned = {"mean": moments.mean, "axes": axes, "variance": variance, "noise": noise}
         self.keep(**{name: value.to(dtype) for name, value in learned.items()})

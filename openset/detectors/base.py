@@ -53,6 +53,10 @@ class Detector(Fitted):
         """
         return self.score(rows)
 
+    def confidence(self, score: Tensor) -> Tensor | None:
+        """The confidence in 0…1 that a paper shows in a score's place, if it does."""
+        return None
+
     def class_scores(self, rows: Activations) -> Tensor:
         """What the label is the argmax of, `[M, K]`; the logits unless the method has its own."""
         return rows.logits
@@ -86,8 +90,8 @@ def pieces(activations: Activations) -> list[Activations]:
     """Rows for `Detector.score`: all images of a batch, or its pixels in pieces."""
     rows = activations.rows()
     if not activations.grid or torch.compiler.is_exporting():
-        return [rows]
-    return [rows[i : i + PIECE] for i in range(0, len(rows), PIECE)]
+        return [rows.single()]
+    return [rows[i : i + PIECE].single() for i in range(0, len(rows), PIECE)]
 
 
 def best(class_scores: Tensor) -> Tensor:
@@ -141,7 +145,7 @@ def known(batch: Activations) -> Activations:
     """The rows of known classes; their labels must lie in 0…K−1."""
     if batch.labels is None:
         raise ValueError("fit got activations without labels; extract them from labelled data")
-    rows = batch.rows()
+    rows = batch.rows().single()
     assert rows.labels is not None
     classes = rows.logits.shape[1]
     if len(rows) and int(rows.labels.max()) >= classes:

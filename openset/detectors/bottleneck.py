@@ -9,7 +9,24 @@ from openset.activations import Activations
 from openset.detectors.base import Detector
 
 
-class VIB(Detector):
+class Divergence(Detector):
+    """What reads the KL of an image's code to the priors, in nats: the layer `"divergence"`."""
+
+    layers = ("divergence",)
+
+    def confidence(self, score: Tensor) -> Tensor:
+        """The paper's confidence r = exp(−KL), in 0…1; 1 for an image that is surely known.
+
+        To be shown, not to rank by: it underflows to 0.
+
+        Example:
+            >>> VIB().confidence(torch.tensor([0.0, 1000.0]))
+            tensor([1., 0.])
+        """
+        return torch.exp(-score)
+
+
+class VIB(Divergence):
     """How many nats the image's code is away from the one prior that training learned.
 
     For a network trained with the objective `vib`; it reads the layer `"divergence"`. The score is
@@ -24,8 +41,6 @@ class VIB(Detector):
         tensor([7.])
     """
 
-    layers = ("divergence",)
-
     def score(self, rows: Activations) -> Tensor:
         divergence = rows.values("divergence")
         if divergence.shape[1] != 1:
@@ -36,7 +51,7 @@ class VIB(Detector):
         return divergence.squeeze(1)
 
 
-class VIBY1(Detector):
+class VIBY1(Divergence):
     """The mean KL to the classes' priors, weighted by the predicted probabilities.
 
     For a network trained with the objective `viby`; it reads the layer `"divergence"`.
@@ -51,13 +66,12 @@ class VIBY1(Detector):
     """
 
     name = "viby-1"
-    layers = ("divergence",)
 
     def score(self, rows: Activations) -> Tensor:
         return (rows.logits.softmax(1) * per_class(rows)).sum(1)
 
 
-class VIBY2(Detector):
+class VIBY2(Divergence):
     """The KL to the nearest class's prior.
 
     For a network trained with the objective `viby`; it reads the layer `"divergence"`.
@@ -72,7 +86,6 @@ class VIBY2(Detector):
     """
 
     name = "viby-2"
-    layers = ("divergence",)
 
     def score(self, rows: Activations) -> Tensor:
         return per_class(rows).min(1).values
@@ -87,15 +100,3 @@ def per_class(rows: Activations) -> Tensor:
             f"{rows.logits.shape[1]} classes: use vib, or train with the objective viby"
         )
     return divergence
-
-
-def confidence(score: Tensor) -> Tensor:
-    """The paper's confidence r = exp(−KL), in 0…1; 1 for an image that is surely known.
-
-    To be shown, not to rank by: it underflows to 0.
-
-    Example:
-        >>> confidence(torch.tensor([0.0, 1000.0]))
-        tensor([1., 0.])
-    """
-    return torch.exp(-score)

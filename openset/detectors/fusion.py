@@ -109,6 +109,7 @@ class Fusion(Detector):
         if combine not in COMBINATIONS:
             raise ValueError(unknown_name("combination", combine, COMBINATIONS))
         self.detectors: Any = nn.ModuleList(members(detectors))
+        self.tuned_on = tuple(dict.fromkeys(x for d in self.detectors for x in d.tuned_on))
         self.weights, self.combine = weights, combine
         check_weights(weights, len(self.detectors))
         self.ranks = TailRank()

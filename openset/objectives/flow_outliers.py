@@ -38,8 +38,8 @@ class FlowOutliers(SyntheticOutliers):
 
     Args:
         network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`.
-        weight: λ, the weight of KL(U ‖ p) for both; the paper takes 1 for whole images and 1e-3
-            where pixels are labelled.
+        weight: λ, the weight of KL(U ‖ p) for both; None for the paper's, 1 for whole images and
+            1e-3 where pixels are labelled.
         border: What the flow takes of that term, relative to its likelihood per dimension. 0 (or
             False) trains it by likelihood alone; the sum that equation 3 prints is 1 / (C·H·W).
         count: Outliers per batch of whole images; None draws one for each image.
@@ -65,7 +65,7 @@ class FlowOutliers(SyntheticOutliers):
     def __init__(
         self,
         network: nn.Module,
-        weight: float = 1.0,
+        weight: float | None = None,
         border: float = 1.0,
         count: int | None = None,
         couplings: int = 3,
@@ -108,8 +108,9 @@ class FlowOutliers(SyntheticOutliers):
             outliers = self.flow.sample(*outlier_shape(self.count, image, place))
         shown = outliers.detach().requires_grad_(pulled)
         cross_entropy, divergence = self.classify(image, label, shown, place)
-        loss = cross_entropy + self.weight * divergence
-        border = self.weight * divergence if place is None else loss
+        term = self.strength(place) * divergence
+        loss = cross_entropy + term
+        border = term if place is None else loss
         # Taken before the classifier steps, and as a gradient at the samples: the flow then needs
         # no second pass through the classifier, and no gradient of its loss can reach it.
         pull = slope(border, shown) if pulled else None

@@ -76,14 +76,16 @@ class GANOutliers(SyntheticOutliers):
         drawn = self.generator.sample(n, size)
         yield "discriminator", self._deceived(image, 1) + self._deceived(drawn.detach(), 0)
 
-        with frozen(self.network, self.discriminator):
+        # The discriminator answers as it learned to, with the batch's own statistics; in evaluation
+        # mode it would be far less sure that the samples are drawn.
+        with frozen(self.network), frozen(self.discriminator, as_is=True):
             divergence = uniform_divergence(self.network(drawn)).mean()
-            yield "generator", self._deceived(drawn, 1) + self.weight * divergence
+            yield "generator", self._deceived(drawn, 1) + self.strength(None) * divergence
 
         with torch.no_grad():
             fresh = self.generator.sample(n, size)
         cross_entropy, divergence = self.classify(image, label, fresh)
-        yield "network", cross_entropy + self.weight * divergence
+        yield "network", cross_entropy + self.strength(None) * divergence
 
     def _deceived(self, image: Tensor, real: int) -> Tensor:
         """Cross-entropy of the discriminator's answer with all real (1) or all drawn (0)."""

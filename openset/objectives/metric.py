@@ -175,7 +175,8 @@ class VMDLS(Objective):
         with torch.no_grad(), evaluating(self.network):
             for image, label in batches:
                 moments.update(self.network.encode(image)[0], label)
-        centres.copy_(moments.mean)
+        # A class without images keeps its centre.
+        centres.copy_(torch.where(moments.count[:, None] > 0, moments.mean.to(centres), centres))
         return self.network
 
 

@@ -18,7 +18,8 @@ class NoiseOutliers(SyntheticOutliers):
 
     Args:
         network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`.
-        weight: λ, the weight of KL(U ‖ p) on the noise.
+        weight: λ, the weight of KL(U ‖ p) on the noise; None for 1, and 1e-3 where pixels are
+            labelled.
         mean: Mean of the noise, in 0…1.
         std: Its standard deviation; values are clipped to 0…1. The default is the noise that
             ODIN's authors test on, so a result on `gaussian-noise` is no test of this objective.
@@ -34,7 +35,7 @@ class NoiseOutliers(SyntheticOutliers):
     def __init__(
         self,
         network: nn.Module,
-        weight: float = 1.0,
+        weight: float | None = None,
         mean: float = 0.5,
         std: float = 1.0,
         count: int | None = None,
@@ -54,4 +55,4 @@ class NoiseOutliers(SyntheticOutliers):
         n, size = outlier_shape(self.count, image, place)
         outliers = self.draw(n, size, None)
         cross_entropy, divergence = self.classify(image, label, outliers, place)
-        yield "network", cross_entropy + self.weight * divergence
+        yield "network", cross_entropy + self.strength(place) * divergence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from openset.activations import UNKNOWN, VOID
 from openset.objectives.base import Objective
 from openset.objectives.patches import Patches, sides
 from openset.tap import evaluating
+
+WHOLE, PASTED = 1.0, 1e-3
+"""λ where whole images are labelled, and where pixels are (Grcić et al. 2021)."""
 
 SHOWN = 8
 """Outliers that are kept for the report each time."""
@@ -33,7 +36,7 @@ class SyntheticOutliers(Objective):
 
     Args:
         network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`.
-        weight: λ, the weight of the outliers' term; the paper takes 1e-3 where pixels are labelled.
+        weight: λ, the weight of the outliers' term; None for 1, and 1e-3 where pixels are labelled.
         count: Outliers per batch of whole images; None draws one for each image.
     """
 
@@ -43,9 +46,15 @@ class SyntheticOutliers(Objective):
     image_shape: Tensor
     history: Tensor
 
-    def __init__(self, network: nn.Module, weight: float = 1.0, count: int | None = None):
+    def __init__(self, network: nn.Module, weight: float | None = None, count: int | None = None):
         super().__init__(network)
         self.weight, self.count = weight, count
+
+    def strength(self, place: Patches | None) -> float:
+        """The weight λ, or that of the paper for whole images or for pasted outliers."""
+        if self.weight is not None:
+            return self.weight
+        return WHOLE if place is None else PASTED
 
     def draw(self, n: int, size: tuple[int, int], generator: torch.Generator | None) -> Tensor:
         """`n` outliers `[n, C, H, W]` in 0…1, in evaluation mode and without gradients."""
@@ -158,16 +167,17 @@ def pasted_losses(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Lets gradients pass through modules, in evaluation mode, without reaching their parameters.
+def frozen(*modules: nn.Module, as_is: bool = False) -> Iterator[None]:
+    """Lets gradients pass through modules without reaching their parameters.
 
-    It stays open over the backward pass, for networks that compute activations again there.
+    They are in evaluation mode, or with `as_is` in the mode they have. It stays open over the
+    backward pass, for networks that compute activations again there.
     """
     learning = [p for module in modules for p in module.parameters() if p.requires_grad]
     for parameter in learning:
         parameter.requires_grad_(False)
     try:
-        with evaluating(nn.ModuleList(modules)):
+        with nullcontext() if as_is else evaluating(nn.ModuleList(modules)):
             yield
     finally:
         for parameter in learning:

@@ -24,6 +24,12 @@ def test_rows_of_lower_rank_are_finite():
     assert density(x + torch.randn(50, 8)).min() > density(x).max()
 
 
+def test_a_class_with_fewer_rows_than_components_is_named():
+    x, labels = torch.randn(45, 12), torch.tensor([0] * 40 + [1] * 5)
+    with pytest.raises(ValueError, match=r"class.* 1.*fewer components"):
+        PCA(8).fit_classes([(x, labels)], classes=2)
+
+
 def test_components_must_be_below_the_features():
     with pytest.raises(ValueError, match="below the 4 features"):
         PCA(4).fit([torch.randn(20, 4)])

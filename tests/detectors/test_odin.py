@@ -35,6 +35,7 @@ def test_equals_the_formula_of_the_paper():
 def test_without_a_step_it_is_the_softened_softmax():
     model, image = network(), torch.rand(6, 2, 6, 6, dtype=torch.float64)
     odin, tap = ODIN(10, 0.0), Tap(model)
+    assert odin.view(tap) is tap
     torch.testing.assert_close(odin(odin.view(tap)(image)), MaxSoftmax(10)(tap(image)))
 
 

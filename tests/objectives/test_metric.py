@@ -185,6 +185,23 @@ def test_finish_sets_the_centres_to_the_class_means_of_mu():
         torch.testing.assert_close(kept.centres[c], mean[label == c].mean(0))
 
 
+def test_finish_keeps_the_centre_of_a_class_without_images():
+    objective = VMDLS(network(), size=2)
+    objective.network.centres[2] = 7.0
+    kept = objective.finish([(torch.rand(4, 1, 5, 5), torch.tensor([0, 0, 1, 1]))])
+    assert kept.centres[2].tolist() == [7.0, 7.0]
+    assert (kept.centres[:2] != 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+def test_a_checkpoint_is_taken_up_where_the_training_lies():
+    # Read on the CPU, it goes on wherever the objective was moved to.
+    state = VMDLS(network(), size=2).state_dict()
+    objective = VMDLS(network(), size=2).to("meta")
+    objective.load_state_dict(state)
+    assert all(x.is_meta for x in objective.buffers())
+
+
 def test_training_separates_the_classes():
     objective = VMDLS(network(), size=2, margin_push=4.0, margin_ramp=1.0)
     optimizer = torch.optim.Adam(objective.parameters(), 0.03)

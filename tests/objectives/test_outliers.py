@@ -16,6 +16,7 @@ from openset.networks.real_nvp import real_nvp
 from openset.objectives.flow_outliers import FlowOutliers
 from openset.objectives.gan_outliers import GANOutliers
 from openset.objectives.noise_outliers import NoiseOutliers
+from openset.objectives.patches import Patches
 from openset.objectives.synthetic_outliers import frozen, image_channels, uniform_divergence
 from openset.run_folder import read_pictures
 from openset.train import Paused, train
@@ -149,7 +150,10 @@ def flow_reference(objective, image, noise_seed, border):
     loss = -objective.flow.log_prob(image).mean() / 64
     if border:
         loss = (
-            loss + border * objective.weight * uniform_divergence(objective.network(drawn)).mean()
+            loss
+            + border
+            * objective.strength(None)
+            * uniform_divergence(objective.network(drawn)).mean()
         )
     return loss, torch.autograd.grad(loss, list(objective.flow.parameters()))
 
@@ -213,6 +217,14 @@ def test_step_of_what_draws_leaves_the_classifier_alone(kind):
     assert all(m.training for m in objective.modules())
 
 
+def test_without_a_weight_it_is_the_papers():
+    objective = FlowOutliers(classifier(), blocks=1, width=4)
+    place = Patches.draw(torch.rand(2, 1, 32, 32), 4)
+    assert (objective.strength(None), objective.strength(place)) == (1.0, 1e-3)
+    assert GANOutliers(classifier()).strength(None) == 0.1
+    assert FlowOutliers(classifier(), weight=0.3, blocks=1, width=4).strength(place) == 0.3
+
+
 def test_gan_losses_are_the_papers():
     network = classifier(norm=False)
     objective = small(GANOutliers, network, weight=0.3)
@@ -225,7 +237,8 @@ def test_gan_losses_are_the_papers():
     d = objective.discriminator
     expected = -(F.logsigmoid(d(image)).mean() + F.logsigmoid(-d(drawn)).mean())
     assert losses["discriminator"] == pytest.approx(expected.item(), rel=1e-4)
-    with frozen(network, d):
+    with frozen(network), frozen(d, as_is=True):
+        assert d.training
         expected = -F.logsigmoid(d(drawn)).mean() + 0.3 * uniform_divergence(network(drawn)).mean()
     assert losses["generator"] == pytest.approx(expected.item(), rel=1e-2)
     fresh = objective.generator.sample(6, (8, 8))
