@@ -149,12 +149,8 @@ def flow_reference(objective, image, noise_seed, border):
     # The objective draws in this order: latents, then the noise of the grey levels.
     loss = -objective.flow.log_prob(image).mean() / 64
     if border:
-        loss = (
-            loss
-            + border
-            * objective.strength(None)
-            * uniform_divergence(objective.network(drawn)).mean()
-        )
+        opinion = uniform_divergence(objective.network(drawn)).mean()
+        loss = loss + border * objective.strength(None) * opinion
     return loss, torch.autograd.grad(loss, list(objective.flow.parameters()))
 
 
