@@ -215,7 +215,7 @@ def predict(
         skip_bad: Leave out files that are no images, and count them.
         probabilities: Add each known class's probability.
     """
-    from openset.predict import open_images, write, write_csv
+    from openset.predict import columns_of, open_images, write, write_csv
     from openset.predict import predict as records_of
     from openset.predict_pixels import labels_pixels, write_maps
     from openset.run import load_model
@@ -226,9 +226,10 @@ def predict(
     if labels_pixels(loaded):
         _say(f"maps of {write_maps(loaded, found, out)} images: {out}")
     elif out is None:
-        write_csv(records, sys.stdout)
+        write_csv(records, sys.stdout, columns_of(loaded, probabilities=probabilities))
     else:
-        _say(f"{write(records, out)} images: {out}")
+        columns = columns_of(loaded, probabilities=probabilities)
+        _say(f"{write(records, out, columns)} images: {out}")
     for reason in found.skipped:
         _say(f"skipped: {reason}")
     if found.skipped:
@@ -260,7 +261,7 @@ def evaluate(
     unknown: Places = [],  # noqa: B006
     detector: Places = [],  # noqa: B006
     out: Path,
-    accept: float = 0.95,
+    accept: float | None = None,
     metric: Places = [],  # noqa: B006
     trust: Trust = None,
     allow_leak: bool = False,
@@ -273,7 +274,7 @@ def evaluate(
         detector: Detectors; one without a model in the run is fitted first. By default those that
             are fitted.
         out: Folder for `results.csv` and `report.html`.
-        accept: Share of known images to accept, for detectors that are fitted now.
+        accept: Share of known images to accept, for detectors that are fitted now; 0.95 by default.
         metric: What to measure; by default everything that needs no unknown data to set up.
         allow_leak: Test a detector on the very unknown data that it was tuned on.
     """

@@ -130,6 +130,11 @@ def evaluate(
         return evaluate_pixels(
             tap, named, known, sets, run, thresholds, metrics, classes=classes, paper=paper
         )
+    for name, images in sets.items():
+        if per_pixel(images):
+            raise ValueError(
+                f"{name} labels pixels and the known data whole images; name images of one kind"
+            )
     seen = score(tap, named, known, batch_size=batch_size)
     others = {name: score(tap, named, s, batch_size=batch_size) for name, s in sets.items()}
     results = Results()

@@ -35,7 +35,7 @@ def complete_folder(path: str | os.PathLike[str], owns: Sequence[str] = ()) -> I
     """
     path = Path(path).resolve()
     refuse_foreign(path, owns)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_parents(path)
     partial = _beside(path)
     try:
         partial.mkdir()
@@ -53,7 +53,9 @@ def complete_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     It then lies on the disk, so that not even a power cut leaves less than the old or the new.
     """
     path = Path(path).resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file")
+    _make_parents(path)
     partial = _beside(path)
     try:
         yield partial
@@ -62,6 +64,13 @@ def complete_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         partial.unlink(missing_ok=True)
     _flush(path.parent)  # The rename itself must reach the disk too.
+
+
+def _make_parents(path: Path) -> None:
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            raise ValueError(f"{parent} is a file, so {path} cannot lie in it; name another place")
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _flush(path: Path) -> None:

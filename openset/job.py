@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -14,6 +15,7 @@ from torch import nn
 from openset import data as images
 from openset import networks
 from openset.data import Adapter, Data, ImageSet, mean_std
+from openset.data.sources import same_images
 from openset.detectors import Detector
 from openset.detectors import build as build_detector
 from openset.evaluate import evaluate
@@ -22,11 +24,13 @@ from openset.metrics import STANDARD, find
 from openset.model import OpenSet, layers_for
 from openset.names import build, parse
 from openset.objectives import OBJECTIVES
+from openset.objectives.base import Objective
+from openset.pixel_rows import per_pixel
 from openset.results import Results
 from openset.run import Run
 from openset.run_folder import read_pictures
 from openset.stamp import machine, minutes
-from openset.tap import Tap
+from openset.tap import Tap, evaluating
 from openset.train import Settings, accuracy, train
 from openset.tune import Tuned, refuse_leak, tune_model
 
@@ -52,22 +56,24 @@ def train_run(
     Until it is complete the run lies beside `out`, as `.NAME.unfinished`, for `resume`.
     """
     out, settings = Path(out), settings or Settings()
+    if settings.epochs == 0 and weights is None:
+        raise ValueError("0 epochs keep the weights as they are; name them, or train for longer")
     work = unfinished(out, resume)
     data = images.load(
         name, known_classes, size=size, channels=channels, valid=valid, seed=settings.seed
     )
     model = new_network(network, data, settings.seed, weights)
     goal = build("objective", OBJECTIVES, objective, network=model)
+    check_kind(goal, data, network)
     spec = goal.spec()
-    trained = train(
-        goal,
-        data,
-        settings,
-        folder=work,
-        resume=resume,
-        max_minutes=max_minutes,
-        progress=progress,
-    )
+    how = {"resume": resume, "max_minutes": max_minutes, "progress": progress}
+    try:
+        trained = train(goal, data, settings, folder=work, **how)
+    except (ValueError, ArithmeticError):
+        log = work / "log.jsonl"
+        if not log.exists() or not log.stat().st_size:  # No epoch is lost; the name is free again.
+            shutil.rmtree(work, ignore_errors=True)
+        raise
     run = Run(
         folder=work,
         data=name,
@@ -115,6 +121,20 @@ def new_network(name: str, data: Data, seed: int, weights: Path | None = None) -
     return network
 
 
+def check_kind(objective: Objective, data: Data, name: str) -> None:
+    """Raises where one of network and data labels pixels and the other whole images."""
+    if not objective.classifies:
+        return
+    network, image = objective.network, data.train[0][0]
+    with torch.no_grad(), evaluating(network):
+        pixels = network(image[None].to(next(network.parameters()).device)).dim() == 4
+    if pixels == per_pixel(data.train):
+        return
+    one, other = ("pixels", "whole images")[:: 1 if pixels else -1]
+    advice = "such as cnn" if pixels else "such as ladder-small"
+    raise ValueError(f"{name} labels {one} and the data label {other}; take a network {advice}")
+
+
 def fitting(data: Data) -> dict[str, int]:
     """What a network must be given to fit the data, by the names of the factories' parameters."""
     adapter = data.adapter
@@ -130,7 +150,7 @@ def evaluate_run(
     unknown: Sequence[str],
     detectors: Sequence[str],
     *,
-    accept: float = 0.95,
+    accept: float | None = None,
     metrics: Sequence[str] | None = None,
     trust: Sequence[str] = (),
     allow_leak: bool = False,
@@ -144,15 +164,17 @@ def evaluate_run(
         find(name)
     run = Run.load(folder)
     network, data = run.load_network(trust), run.load_data()
-    sets = unknown_sets(unknown, data)
+    sets = unknown_sets(unknown, run.data, data)
     names = list(detectors or run.models or DETECTORS)
     models = {name: run.load_model(name, trust) for name in names if name in run.models}
     for model in models.values():
         if not allow_leak:
             refuse_leak(model.detector.tuned_on, sets)
     missing = [name for name in names if name not in models]
+    if accept is not None:
+        refuse_other_share(models, accept)
     if missing:
-        models |= run.fit(missing, data, network, accept=accept)
+        models |= run.fit(missing, data, network, accept=0.95 if accept is None else accept)
     fitted = {name: models[name].detector for name in names}
     tap = Tap(network, layers_for(network, list(fitted.values())))
     results = evaluate(
@@ -196,7 +218,7 @@ def tune_run(
     if not allow_leak:
         refuse_leak(unknown, tested_on)
     network, data = run.load_network(trust), run.load_data()
-    sets = {name: images.load_images(name, data.adapter) for name in unknown}
+    sets = unknown_sets(unknown, run.data, data) if unknown else {}
     model = (
         run.load_model(detector, trust)
         if detector in run.models
@@ -237,13 +259,36 @@ def changed_spec(spec: str, settings: Mapping[str, Any]) -> str:
     return f"{name}:{','.join(parts)}" if parts else name
 
 
-def unknown_sets(names: Sequence[str], data: Data) -> dict[str, ImageSet]:
-    """The unknown data that is named, or else the classes that the run left out."""
+def unknown_sets(names: Sequence[str], source: str, data: Data) -> dict[str, ImageSet]:
+    """The unknown data that is named, or else the classes that the run left out of its source."""
     if names:
+        for name in names:
+            refuse_own(name, source, data)
         return {name: images.load_images(name, data.adapter) for name in names}
     if not len(data.unknown):
         raise ValueError("this run left no class out; name unknown data: --unknown DATA…")
     return {data.unknown.name: data.unknown}
+
+
+def refuse_other_share(models: Mapping[str, OpenSet], accept: float) -> None:
+    """Raises where a model was fitted to accept another share of known images than is asked."""
+    for name, model in models.items():
+        if model.threshold is not None and model.threshold.accept != accept:
+            raise ValueError(
+                f"{name} is fitted to accept {model.threshold.accept:g} of known images, not "
+                f"{accept:g}; leave the share out, or fit it again with openset fit"
+            )
+
+
+def refuse_own(name: str, source: str, data: Data) -> None:
+    """Raises where unknown data are the run's own, in which its known classes are."""
+    if per_pixel(data.test) or not same_images(name, source):
+        return
+    left_out = "for the classes that it left out, name no unknown data; " * bool(len(data.unknown))
+    raise ValueError(
+        f"{name} is what this run was trained on, known classes and all; {left_out}"
+        "otherwise name other data"
+    )
 
 
 def run_notes(run: Run, data: Data, sets: Mapping[str, ImageSet]) -> dict[str, str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
@@ -88,11 +90,57 @@ def call(
     for key in keyed:
         if key not in own and not takes_any:
             raise ValueError(unknown_name(f"setting of {kind} {name}", key, own))
+    places = [key for key, its in own.items() if its.kind is not its.KEYWORD_ONLY]
+    check_kinds(f"{kind} {name}", factory, {**dict(zip(places, bare, strict=False)), **keyed})
     given = {key: value for key, value in given.items() if key in own and key not in keyed}
     try:
         return factory(*bare, **keyed, **given)
     except TypeError as error:
         raise ValueError(f"{kind} {name}: {error}") from error
+
+
+def check_kinds(what: str, factory: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+    """Raises for a setting that its parameter's annotation does not allow."""
+    made = factory.__init__ if isinstance(factory, type) else inspect.unwrap(factory)
+    try:
+        hints = get_type_hints(made)
+    except (NameError, TypeError):  # What a third party's annotations name need not be importable.
+        return
+    for key, value in settings.items():
+        if key in hints and not allows(hints[key], value):
+            raise ValueError(f"{key} of {what} is {value!r}; expected {shown(hints[key])}")
+
+
+def allows(hint: Any, value: Any) -> bool:
+    """Whether a value, as text or a TOML file gives it, may stand where the annotation does.
+
+    Example:
+        >>> allows(float | None, 1), allows(int, 2.5), allows(Sequence[int], (1, 2))
+        (True, False, True)
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(allows(one, value) for one in inner)
+    if hint is Any:
+        return True
+    if origin is Literal:
+        return value in inner
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        if isinstance(value, list | tuple):
+            return all(allows(inner[0], one) for one in value)
+        return isinstance(value, str) and inner[0] is str  # `as_names` makes a sequence of it.
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return not isinstance(hint, type) or isinstance(value, hint)
+
+
+def shown(hint: Any) -> str:
+    """An annotation for people: `int | None`, `Sequence[str]`, `'full' or 'diag'`."""
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return re.sub(r"[a-z_]+\.", "", hint.__name__ if isinstance(hint, type) else str(hint))
 
 
 def look_up(kind: str, table: Mapping[str, Callable[..., Any]], name: str) -> Callable[..., Any]:

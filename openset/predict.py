@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,6 +17,9 @@ from openset.model import OpenSet
 from openset.store import stream
 
 FORMATS = (".csv", ".jsonl", ".parquet")
+
+COLUMNS = ("path", "label", "score", "threshold")
+"""What is said of every image."""
 
 
 def open_images(
@@ -76,27 +79,37 @@ def predict(
             yield record
 
 
-def write(records: Iterable[dict[str, Any]], path: Path) -> int:
+def columns_of(model: OpenSet, *, probabilities: bool = False) -> list[str]:
+    """The names of what `predict` says of each image, in order."""
+    shown = model.detector.confidence(torch.zeros(1)) is not None
+    classes = (model.classes or ()) if probabilities else ()
+    return [*COLUMNS, *["confidence"] * shown, *(f"p_{name}" for name in classes)]
+
+
+def write(records: Iterable[dict[str, Any]], path: Path, columns: Sequence[str] = COLUMNS) -> int:
     """Writes records as CSV, JSON lines or Parquet, by the file's ending; returns their number.
 
-    The file is complete or absent.
+    The file is complete or absent, and names the columns even where there is no record.
     """
     if path.suffix not in FORMATS:
         raise ValueError(f"cannot write {path.name}; end the name in {', '.join(FORMATS)}")
     with complete_file(path) as partial:
         if path.suffix == ".parquet":
-            return _write_parquet(records, partial)
+            return _write_parquet(records, partial, columns)
         with partial.open("w", newline="", encoding="utf-8") as file:
-            return (write_csv if path.suffix == ".csv" else _write_lines)(records, file)
+            if path.suffix == ".csv":
+                return write_csv(records, file, columns)
+            return _write_lines(records, file)
 
 
-def write_csv(records: Iterable[dict[str, Any]], file: TextIO) -> int:
+def write_csv(
+    records: Iterable[dict[str, Any]], file: TextIO, columns: Sequence[str] = COLUMNS
+) -> int:
     """Writes records as CSV to an open text file; returns their number."""
-    count, writer = 0, None
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    count = 0
     for record in records:
-        if writer is None:
-            writer = csv.DictWriter(file, list(record), lineterminator="\n")
-            writer.writeheader()
         writer.writerow(record)
         count += 1
     return count
@@ -110,10 +123,12 @@ def _write_lines(records: Iterable[dict[str, Any]], file: TextIO) -> int:
     return count
 
 
-def _write_parquet(records: Iterable[dict[str, Any]], path: Path) -> int:
+def _write_parquet(records: Iterable[dict[str, Any]], path: Path, columns: Sequence[str]) -> int:
     import pyarrow as arrow
     from pyarrow import parquet
 
-    table = arrow.Table.from_pylist(list(records))
+    kinds = {name: arrow.string() for name in ("path", "label")}
+    schema = arrow.schema([(name, kinds.get(name, arrow.float64())) for name in columns])
+    table = arrow.Table.from_pylist(list(records), schema)
     parquet.write_table(table, path)
     return table.num_rows

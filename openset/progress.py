@@ -16,6 +16,8 @@ class Clock:
     """Rings every so many minutes; never, if they are None."""
 
     def __init__(self, minutes: float | None):
+        if minutes is not None and not minutes >= 0:
+            raise ValueError(f"{minutes:g} minutes make no sense; give 0 or more")
         self.seconds = math.inf if minutes is None else 60 * minutes
         self.start = time.monotonic()
 

@@ -237,7 +237,7 @@ class Results:
             raise ValueError(
                 f"{error.filename} is missing; name a folder that `openset evaluate` wrote"
             ) from error
-        except (json.JSONDecodeError, SafetensorError, KeyError, TypeError) as error:
+        except (ValueError, SafetensorError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder} is damaged ({error}); evaluate again") from error
         return results
 

@@ -135,11 +135,21 @@ class Run:
     ) -> Mapping[str, OpenSet]:
         """Fits detectors by their names on the run's training images and saves each model."""
         named: dict[str, Detector] = {name: build(name) for name in detectors}
+        for name, detector in named.items():
+            self._refuse_stranger(name, detector.objectives)
         models = fit(network, named, known.train, known.valid, accept=accept, per_class=per_class)
         for name, model in models.items():
             model.classes, model.adapter = self.classes, Adapter.from_settings(self.adapter)
             model.save(self.model_folder(name))
         return models
+
+    def _refuse_stranger(self, detector: str, objectives: Sequence[str]) -> None:
+        trained = self.objective["name"]
+        if objectives and trained not in objectives:
+            raise ValueError(
+                f"{detector} is for a network trained with --objective {' or '.join(objectives)}; "
+                f"{self.folder} was trained with {trained}"
+            )
 
 
 def load_model(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
 
-from openset.names import unknown_name
+from openset.names import allows, shown, unknown_name
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,12 @@ class Settings:
     def __post_init__(self):
         for name, hint in get_type_hints(type(self)).items():
             _check_kind(name, getattr(self, name), hint)
-        least = {"epochs": 1, "batch_size": 1, "lr": 0, "momentum": 0, "weight_decay": 0}
+        least = {"epochs": 0, "batch_size": 1, "lr": 0, "momentum": 0, "weight_decay": 0}
         for name, bound in {**least, "warmup_epochs": 0, "step_factor": 0, "seed": 0}.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {bound}")
+        if self.momentum >= 1:
+            raise ValueError(f"momentum is {self.momentum}; it must be below 1")
         for name in ("clip_norm", "step_every"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -115,7 +116,5 @@ def _check_kind(name: str, value: Any, hint: Any) -> None:
         if value not in get_args(hint):
             raise ValueError(unknown_name(name, str(value), get_args(hint)))
         return
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    allowed = tuple(get_origin(kind) or kind for kind in kinds)
-    if not isinstance(value, (*allowed, int) if float in allowed else allowed):
-        raise ValueError(f"{name} is {value!r}; expected {getattr(hint, '__name__', hint)}")
+    if not allows(hint, value):
+        raise ValueError(f"{name} is {value!r}; expected {shown(hint)}")

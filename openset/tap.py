@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -50,6 +51,8 @@ class Tap(nn.Module):
         return f"layers={list(self.layers)}, head={self.head!r}"
 
     def forward(self, image: Tensor) -> Activations:
+        if image.dtype == torch.uint8:
+            raise ValueError("images are uint8, 0…255; divide them by 255 for floats in 0…1")
         with evaluating(self.network), self._watch() as seen:
             logits = self.network(image)
         if not isinstance(logits, Tensor) or logits.dim() not in (2, 4):
@@ -155,6 +158,13 @@ class Perturb(nn.Module):
         sign = torch.where(gradient >= 0, 1.0, -1.0).to(image.dtype)
         step = sign if self.std is None else sign / self.std.to(sign).view(-1, 1, 1)
         return plain.map(Tensor.detach), step
+
+
+def step(epsilon: float) -> float:
+    """The length of a step, if it is finite and not negative: that would turn it round."""
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(f"epsilon must be at least 0, in pixel units (0…1); got {epsilon}")
+    return epsilon
 
 
 @contextmanager

@@ -310,7 +310,7 @@ class _Loop:
         self._save()
         raise Paused(
             f"training paused after {self.epoch} of {self.settings.epochs} epochs and "
-            f"{self.step} steps, because its time is up; resume it to go on"
+            f"{self.step} steps, because its time is up; --resume (resume=True) goes on"
         )
 
     def _save(self) -> None:

@@ -21,7 +21,7 @@ from openset.detectors import Detector
 from openset.detectors.base import known as known_rows
 from openset.metrics import fpr_at_95_tpr
 from openset.model import OpenSet
-from openset.names import unknown_name
+from openset.names import check_kinds, unknown_name
 from openset.store import device_of, finite
 from openset.tap import Perturb, Tap
 
@@ -307,6 +307,9 @@ def _values(detector: Detector, grid: Grid | None) -> Grid:
             raise ValueError(unknown_name(f"setting of {detector.name}", name, own))
         if not len(values):
             raise ValueError(f"the grid has no value for {name}; give at least one")
+        for value in values:
+            check_kinds(f"detector {detector.name}", type(detector), {name: value})
+            type(detector)(**{**own, name: value})  # Which says what is out of range.
     if not grid:
         raise ValueError(f"{detector.name} has none of {', '.join(GRID)}; name a grid")
     return grid

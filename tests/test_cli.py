@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from openset.cli import main
 from openset.detectors import Energy
@@ -202,7 +203,7 @@ def test_a_bad_image_is_named_or_skipped(run, pictures, tmp_path, capsys):
     out = tmp_path / "o.csv"
     said = fails(capsys, "predict", run, pictures, "--detector", "energy", "--out", out)
     assert "broken.png" in said
-    assert "skip bad images" in said
+    assert "--skip-bad" in said
     assert not out.exists()
     call("predict", run, pictures, "--detector", "energy", "--out", out, "--skip-bad")
     said = capsys.readouterr().err
@@ -253,6 +254,84 @@ def test_unknown_names_of_a_run_are_named(run, tmp_path, capsys):
     said = fails(capsys, "fit", run, "--detector", "energy", "--accept", "0.9999")
     assert "held-out known samples" in said
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("detector", "said"),
+    [
+        ("gemos:components=2.5", "components of density gaussian-mixture is 2.5; expected int"),
+        ("knn:k=x", "k of detector knn is 'x'; expected int"),
+        ("energy:temperature=x", "temperature of detector energy is 'x'; expected float"),
+        ("odin:epsilon=-1", "epsilon must be at least 0"),
+        ("mahalanobis:epsilon=x", "epsilon of detector mahalanobis is 'x'"),
+        ("vib", "vib is for a network trained with --objective vib"),
+        ("bin", "was trained with cross-entropy"),
+    ],
+)
+def test_a_detector_that_cannot_be_is_one_sentence(detector, said, run, capsys):
+    assert said in fails(capsys, "fit", run, "--detector", detector)
+    assert detector not in Run.load(run).models
+
+
+@pytest.mark.parametrize("name", ["digits", "digits:test", "digits,limit=50"])
+def test_the_runs_own_data_are_not_unknown(name, run, tmp_path, capsys):
+    said = fails(capsys, "evaluate", run, "--unknown", name, "--out", tmp_path / "out")
+    assert "name no unknown data" in said
+    assert "known classes" in fails(capsys, "tune", run, "--detector", "odin", "--unknown", name)
+    call(
+        "evaluate",
+        run,
+        "--unknown",
+        "digits,noise=1",
+        "--detector",
+        "energy",
+        "--out",
+        tmp_path / "o",
+    )
+
+
+def test_another_share_than_a_model_was_fitted_to_is_refused(run, tmp_path, capsys):
+    given = ("evaluate", run, "--detector", "energy", "--out", tmp_path / "out", "--accept")
+    assert "energy is fitted to accept 0.95" in fails(capsys, *given, 0.5)
+    call(*given, 0.95)
+
+
+def test_weights_are_kept_by_no_epochs(run, tmp_path, capsys):
+    given = ("train", "digits", "--known-classes", "0-5", "--network", "cnn:widths=8+16,hidden=32")
+    kept = tmp_path / "kept"
+    call(*given, "--weights", run / "network.safetensors", "--epochs", 0, "--out", kept)
+    first, second = (load_file(folder / "network.safetensors") for folder in (run, kept))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    capsys.readouterr()
+    assert "name them" in fails(capsys, *given, "--epochs", 0, "--out", tmp_path / "none")
+
+
+@pytest.mark.parametrize("options", [("--augment", "foo"), ("--lr", "inf"), ("--momentum", "2")])
+def test_a_training_that_never_began_leaves_nothing(options, tmp_path, capsys):
+    fails(capsys, "train", "digits", "--epochs", 1, *options, "--out", tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_tables_of_predictions_have_columns_without_rows(run, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    for ending in ("csv", "parquet"):
+        out = tmp_path / f"none.{ending}"
+        call(
+            "predict",
+            run,
+            tmp_path / "broken.png",
+            "--detector",
+            "energy",
+            "--skip-bad",
+            "--out",
+            out,
+        )
+        if ending == "csv":
+            assert out.read_text() == "path,label,score,threshold\n"
+        else:
+            import pyarrow.parquet as parquet
+
+            assert parquet.read_schema(out).names == ["path", "label", "score", "threshold"]
 
 
 def test_folders_that_hold_something_else_are_left_alone(run, tmp_path, capsys):

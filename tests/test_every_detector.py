@@ -239,3 +239,12 @@ def test_concatenated_batches_score_as_their_parts(detector, seen):
     parts = [seen[:13], seen[13:]]
     joined = torch.cat([detector(part) for part in parts])
     assert_near(detector(concatenate(parts)), joined)
+
+
+def test_a_fit_names_features_that_are_no_numbers():
+    batch = Activations(
+        torch.randn(20, 3), {"penultimate": torch.randn(20, 4)}, torch.arange(20) % 3
+    )
+    batch.features["penultimate"][7, 2] = torch.nan
+    with pytest.raises(ValueError, match="the features hold NaN or infinite values in 1 of 20"):
+        build("mahalanobis").fit([batch])

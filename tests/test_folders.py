@@ -129,3 +129,16 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path, monkeypatch, call):
     with pytest.raises(OSError, match="No space left"):
         write("new")
     assert contents(tmp_path) == {"a.txt": "old"}
+
+
+def test_a_file_cannot_take_a_folders_place_nor_lie_in_a_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ValueError, match="folder is a folder; name a file"),
+        complete_file(tmp_path / "folder"),
+    ):
+        pass
+    for made in (complete_file, complete_folder):
+        with pytest.raises(ValueError, match="file is a file, so"), made(tmp_path / "file" / "x"):
+            pass

@@ -1,6 +1,10 @@
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
 import pytest
 
-from openset.names import build, parse, unknown_name
+from openset.names import allows, build, parse, unknown_name
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,26 @@ def test_build_passes_settings_and_what_the_caller_gives():
 
 def test_a_setting_beats_what_the_caller_gives():
     assert build("thing", {"make": make}, "make:shape=flat", shape="round") == (1, "flat")
+
+
+@pytest.mark.parametrize(
+    ("hint", "right", "wrong"),
+    [
+        (int, [1, 0], [1.5, "x", True, None]),
+        (float, [1, 0.5], ["x", True, (1, 2)]),
+        (float | None, [None, 2], ["x"]),
+        (bool, [True], [1, "yes"]),
+        (Sequence[str], ["one", ("one", "two")], [1, (1, 2)]),
+        (Sequence[int], [(1, 2)], [1, "a", ("a",), (1.5,)]),
+        (Sequence[float] | str | None, [(1, 0.5), "mistakes", None], [3, ("a",)]),
+        (Literal["full", "diag"], ["diag"], ["tide", 1]),
+        (str | Path, ["a"], [1]),
+        (Callable[[int], int] | Any, [1, "x"], []),
+    ],
+)
+def test_settings_are_of_their_parameters_kinds(hint, right, wrong):
+    assert all(allows(hint, value) for value in right)
+    assert not any(allows(hint, value) for value in wrong)
 
 
 def test_errors_name_the_nearest():

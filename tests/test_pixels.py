@@ -246,3 +246,21 @@ def test_a_dense_model_is_saved_and_loaded(scenes, tmp_path):
     for mine, again in zip(model(image), OpenSet.load(tmp_path / "model")(image), strict=True):
         assert mine.equal(again)
     assert from_spec(network.spec).stages == network.stages
+
+
+def test_pixels_and_whole_images_are_not_mixed(scenes, tmp_path, capsys):
+    whole = torch.utils.data.TensorDataset(torch.rand(4, 1, *SIZE), torch.zeros(4).long())
+    with pytest.raises(ValueError, match="left-out labels pixels and the known data whole images"):
+        evaluate(Tap(Whole()), [build("msp")], whole, {"left-out": scenes.unknown})
+    write_scenes(tmp_path / "scenes")
+    with pytest.raises(SystemExit):
+        main(["train", str(tmp_path / "scenes"), "--epochs", "1", "--out", str(tmp_path / "run")])
+    assert "cnn labels whole images and the data label pixels" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["scenes"]
+
+
+class Whole(nn.Module):
+    """Labels whole images."""
+
+    def forward(self, image):
+        return image.mean((1, 2, 3))[:, None] * torch.arange(3)

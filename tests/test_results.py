@@ -131,6 +131,13 @@ def test_results_json_without_an_entry_is_damaged(tmp_path):
         Results.load(tmp_path / "out")
 
 
+def test_results_json_of_another_shape_is_damaged(tmp_path):
+    example().save(tmp_path)
+    (tmp_path / "results.json").write_text('{"notes": [], "runs": {}, "cases": 1, "figures": []}')
+    with pytest.raises(ValueError, match="is damaged"):
+        Results.load(tmp_path)
+
+
 def test_a_figure_is_never_read_from_elsewhere(tmp_path):
     example().save(tmp_path / "out")
     (tmp_path / "secret").write_text("secret")

@@ -121,3 +121,9 @@ def test_perturb_steps_up_where_the_gradient_is_zero_and_divides_by_the_spread()
 def test_perturb_leaves_network_gradients_alone(network):
     Perturb(Tap(network), Energy(), 0.01)(torch.rand(2, 1, 12, 12))
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_images_of_whole_numbers_are_refused():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(ValueError, match="divide them by 255"):
+        Tap(network)(torch.zeros(2, 1, 2, 2, dtype=torch.uint8))

@@ -120,7 +120,7 @@ def open_picture(file: str | Path | bytes, name: str = "") -> Image.Image:
         if isinstance(error, UnidentifiedImageError):
             reason = "it is no image that Pillow knows" if data else "the file is empty"
         raise ValueError(
-            f"cannot read {name}: {reason}; repair or remove it, or skip bad images"
+            f"cannot read {name}: {reason}; repair or remove it (predict --skip-bad leaves it out)"
         ) from error
 
 

@@ -260,6 +260,19 @@ def local_folder(name: str) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
+def same_images(one: str, other: str) -> bool:
+    """Whether two data strings draw from the same images, neither with noise nor inverted.
+
+    A folder is the same however it is spelled; splits and samples of it are not told apart.
+    """
+    plain = [DataName.parse(name) for name in (one, other)]
+    if any(name.noise or name.invert is not None for name in plain):
+        return False
+    places = [(local_folder(name.name), name) for name in plain]
+    first, second = (place.resolve() if place else name.name for place, name in places)
+    return first == second and plain[0].config == plain[1].config
+
+
 def known_names() -> list[str]:
     """The data strings that work here: embedded, noise, and the sets below `$OPENSET_DATA`."""
     root = os.environ.get("OPENSET_DATA")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from openset.activations import Activations
 from openset.fitted import Fitted
 from openset.names import as_names
+from openset.store import finite
 from openset.tap import Tap
 
 
@@ -29,6 +30,9 @@ class Detector(Fitted):
     """Whether `adjust` has something to learn from known data that no fit has seen."""
 
     layers: Sequence[str] | None = ()
+
+    objectives: ClassVar[Sequence[str]] = ()
+    """The training methods whose networks it is for; any will do if none is named."""
 
     tuned_on: Sequence[str] = ()
     """Names of the data that the settings were chosen on; all results and saved models say so."""
@@ -133,7 +137,7 @@ class Rows:
             if self.correct:
                 rows = rows[rows.logits.argmax(1) == rows.labels]
             assert rows.labels is not None
-            yield rows.stacked(self.layers), rows.labels
+            yield finite(rows.stacked(self.layers), "the features"), rows.labels
 
     @property
     def classes(self) -> int:

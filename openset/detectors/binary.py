@@ -24,6 +24,8 @@ class BIN(Detector):
         tensor([True, True])
     """
 
+    objectives = ("bin",)
+
     def score(self, rows: Activations) -> Tensor:
         return none_says_yes(rows.logits)
 
@@ -45,6 +47,8 @@ class BINC(Detector):
     """
 
     layers = ("binary",)
+
+    objectives = ("binc",)
 
     def score(self, rows: Activations) -> Tensor:
         return none_says_yes(rows.values("binary"))

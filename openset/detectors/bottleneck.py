@@ -41,6 +41,8 @@ class VIB(Divergence):
         tensor([7.])
     """
 
+    objectives = ("vib",)
+
     def score(self, rows: Activations) -> Tensor:
         divergence = rows.values("divergence")
         if divergence.shape[1] != 1:
@@ -67,6 +69,8 @@ class VIBY1(Divergence):
 
     name = "viby-1"
 
+    objectives = ("viby",)
+
     def score(self, rows: Activations) -> Tensor:
         return (rows.logits.softmax(1) * per_class(rows)).sum(1)
 
@@ -86,6 +90,8 @@ class VIBY2(Divergence):
     """
 
     name = "viby-2"
+
+    objectives = ("viby",)
 
     def score(self, rows: Activations) -> Tensor:
         return per_class(rows).min(1).values

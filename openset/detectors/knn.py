@@ -30,6 +30,7 @@ class KNN(Detector):
         seed: Of the sample.
 
     Example:
+        >>> import torch
         >>> x = torch.eye(2).repeat(20, 1)
         >>> batch = Activations(x, {"penultimate": x}, torch.arange(40) % 2)
         >>> far = Activations(x[:1], {"penultimate": torch.tensor([[-1.0, 0.0]])})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from openset.activations import Activations
 from openset.detectors.base import Detector, Rows, choose_layers
 from openset.moments import Moments
-from openset.tap import Perturb, Tap
+from openset.tap import Perturb, Tap, step
 
 
 class Mahalanobis(Detector):
@@ -44,7 +44,7 @@ class Mahalanobis(Detector):
         shrinkage: float = 1e-6,
     ):
         super().__init__()
-        self.layers, self.epsilon, self.shrinkage = layers, epsilon, shrinkage
+        self.layers, self.epsilon, self.shrinkage = layers, step(epsilon), shrinkage
 
     def fit(self, batches: Iterable[Activations]) -> Self:
         self.layers = choose_layers(batches, self.layers)

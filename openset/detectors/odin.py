@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.logits import positive, unsure
-from openset.tap import Perturb, Tap
+from openset.tap import Perturb, Tap, step
 
 
 class ODIN(Detector):
@@ -42,7 +42,7 @@ class ODIN(Detector):
     ):
         super().__init__()
         self.temperature = positive(temperature, "temperature")
-        self.epsilon, self.std = epsilon, std
+        self.epsilon, self.std = step(epsilon), std
 
     def score(self, rows: Activations) -> Tensor:
         return unsure(rows.logits / self.temperature)

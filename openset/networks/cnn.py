@@ -32,6 +32,8 @@ def cnn(
         >>> cnn(classes=6, channels=1)(torch.rand(2, 1, 8, 8)).shape
         torch.Size([2, 6])
     """
+    if not widths or min(*widths, hidden) < 1:
+        raise ValueError(f"widths and hidden must be at least 1; got {list(widths)} and {hidden}")
     inputs = (channels, *widths[:-1])
     stages = [
         nn.Sequential(*convolution(i, o), *convolution(o, o), nn.MaxPool2d(2))

@@ -64,7 +64,7 @@ def test_what_the_spec_sets_wins_over_what_is_given():
         ("resnet-18", "unknown network 'resnet-18': did you mean resnet18"),
         ("wrn-28-1", "did you mean wrn-28-10"),
         ("cnn:hiden=3", "unknown setting of network cnn 'hiden': did you mean hidden"),
-        ("resnet18:stem=tiny", "stem is 'tiny'; expected 'small' or 'large'"),
+        ("resnet18:stem=tiny", "stem of network resnet18 is 'tiny'; expected 'small' or 'large'"),
         ("no_such_package.nets:f", "cannot import 'no_such_package.nets:f'"),
         ("torch.nn:NoSuchModule", "cannot import 'torch.nn:NoSuchModule'"),
         ("timm", "missing 1 required positional argument: 'model'"),
