@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except Paused as pause:
-        screen.print(str(pause))
+        _say(str(pause))
         sys.exit(0)
     except KeyboardInterrupt:
         screen.print("[bold]stopped[/]; nothing half-written is left behind")
@@ -215,7 +215,7 @@ def predict(
         skip_bad: Leave out files that are no images, and count them.
         probabilities: Add each known class's probability.
     """
-    from openset.predict import columns_of, open_images, write, write_csv
+    from openset.predict import open_images, write, write_csv
     from openset.predict import predict as records_of
     from openset.predict_pixels import labels_pixels, write_maps
     from openset.run import load_model
@@ -226,10 +226,9 @@ def predict(
     if labels_pixels(loaded):
         _say(f"maps of {write_maps(loaded, found, out)} images: {out}")
     elif out is None:
-        write_csv(records, sys.stdout, columns_of(loaded, probabilities=probabilities))
+        write_csv(records, sys.stdout)
     else:
-        columns = columns_of(loaded, probabilities=probabilities)
-        _say(f"{write(records, out, columns)} images: {out}")
+        _say(f"{write(records, out)} images: {out}")
     for reason in found.skipped:
         _say(f"skipped: {reason}")
     if found.skipped:

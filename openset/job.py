@@ -59,6 +59,7 @@ def train_run(
     if settings.epochs == 0 and weights is None:
         raise ValueError("0 epochs keep the weights as they are; name them, or train for longer")
     work = unfinished(out, resume)
+    begun = work.exists()
     data = images.load(
         name, known_classes, size=size, channels=channels, valid=valid, seed=settings.seed
     )
@@ -71,8 +72,8 @@ def train_run(
         trained = train(goal, data, settings, folder=work, **how)
     except (ValueError, ArithmeticError):
         log = work / "log.jsonl"
-        if not log.exists() or not log.stat().st_size:  # No epoch is lost; the name is free again.
-            shutil.rmtree(work, ignore_errors=True)
+        if not begun and not (log.exists() and log.stat().st_size):
+            shutil.rmtree(work, ignore_errors=True)  # No epoch is lost; the name is free again.
         raise
     run = Run(
         folder=work,

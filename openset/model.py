@@ -97,15 +97,18 @@ class OpenSet(nn.Module):
             activations: Of any number of images.
             limit: Another threshold `[1]`, or one for each class `[K]`, than the calibrated one.
         """
-        label, score = self.detector.answer(activations)
-        limit = (self.get_buffer("limit") if limit is None else limit).to(score.device)
-        known = score <= (limit[label] if len(limit) > 1 else limit)
-        label = torch.where(known, label, UNKNOWN)
+        predicted, score = self.detector.answer(activations)
+        label = torch.where(score <= self.limits(predicted, limit), predicted, UNKNOWN)
         shape = (
             activations.logits.shape[0],
             *activations.grid,
         )  # `len` would fix an export's batch.
         return label.view(shape), score.view(shape)
+
+    def limits(self, predicted: Tensor, limit: Tensor | None = None) -> Tensor:
+        """The threshold of each predicted class `[M]`, or the one for all `[1]`."""
+        limit = (self.get_buffer("limit") if limit is None else limit).to(predicted.device)
+        return limit[predicted] if len(limit) > 1 else limit
 
     def calibrate(self, images: object, accept: float = 0.95, *, per_class: bool = False) -> Self:
         """Sets the threshold from held-out known data, which neither network nor fit has seen.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -53,16 +54,14 @@ def predict(
         batch_size: Images per pass.
     """
     paths = iter(images.paths)
-    limit = model.get_buffer("limit").cpu()
     for seen in stream(model.extractor, images, batch_size):
+        if seen.grid:
+            raise ValueError("this model labels pixels; take openset.predict_pixels.write_maps")
         with torch.no_grad():
-            label, score = model.decide(seen)
-            if seen.grid:
-                raise ValueError("this model labels pixels; take openset.predict_pixels.write_maps")
-            predicted = model.detector.answer(seen)[0].cpu()
-        label, score = label.cpu(), score.cpu()
+            predicted, score = (x.cpu() for x in model.detector.answer(seen))
+        limits = model.limits(predicted).expand(len(score))
+        label = torch.where(score <= limits, predicted, UNKNOWN)
         shown = model.detector.confidence(score)
-        limits = limit[predicted] if len(limit) > 1 else limit.expand(len(label))
         shares = seen.logits.softmax(1)
         names = model.classes or [str(c) for c in range(shares.shape[1])]
         for i in range(len(label)):
@@ -79,37 +78,28 @@ def predict(
             yield record
 
 
-def columns_of(model: OpenSet, *, probabilities: bool = False) -> list[str]:
-    """The names of what `predict` says of each image, in order."""
-    shown = model.detector.confidence(torch.zeros(1)) is not None
-    classes = (model.classes or ()) if probabilities else ()
-    return [*COLUMNS, *["confidence"] * shown, *(f"p_{name}" for name in classes)]
-
-
-def write(records: Iterable[dict[str, Any]], path: Path, columns: Sequence[str] = COLUMNS) -> int:
+def write(records: Iterable[dict[str, Any]], path: Path) -> int:
     """Writes records as CSV, JSON lines or Parquet, by the file's ending; returns their number.
 
-    The file is complete or absent, and names the columns even where there is no record.
+    The file is complete or absent, and names its columns even where there is no record.
     """
     if path.suffix not in FORMATS:
         raise ValueError(f"cannot write {path.name}; end the name in {', '.join(FORMATS)}")
     with complete_file(path) as partial:
         if path.suffix == ".parquet":
-            return _write_parquet(records, partial, columns)
+            return _write_parquet(records, partial)
         with partial.open("w", newline="", encoding="utf-8") as file:
-            if path.suffix == ".csv":
-                return write_csv(records, file, columns)
-            return _write_lines(records, file)
+            return (write_csv if path.suffix == ".csv" else _write_lines)(records, file)
 
 
-def write_csv(
-    records: Iterable[dict[str, Any]], file: TextIO, columns: Sequence[str] = COLUMNS
-) -> int:
+def write_csv(records: Iterable[dict[str, Any]], file: TextIO) -> int:
     """Writes records as CSV to an open text file; returns their number."""
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    records = iter(records)
+    first = next(records, None)
+    writer = csv.DictWriter(file, first or COLUMNS, lineterminator="\n")
     writer.writeheader()
     count = 0
-    for record in records:
+    for record in chain([first] if first else [], records):
         writer.writerow(record)
         count += 1
     return count
@@ -123,12 +113,13 @@ def _write_lines(records: Iterable[dict[str, Any]], file: TextIO) -> int:
     return count
 
 
-def _write_parquet(records: Iterable[dict[str, Any]], path: Path, columns: Sequence[str]) -> int:
+def _write_parquet(records: Iterable[dict[str, Any]], path: Path) -> int:
     import pyarrow as arrow
     from pyarrow import parquet
 
-    kinds = {name: arrow.string() for name in ("path", "label")}
-    schema = arrow.schema([(name, kinds.get(name, arrow.float64())) for name in columns])
-    table = arrow.Table.from_pylist(list(records), schema)
+    rows = list(records)
+    texts = ("path", "label")
+    kinds = [(x, arrow.string() if x in texts else arrow.float64()) for x in (*rows, COLUMNS)[0]]
+    table = arrow.Table.from_pylist(rows, arrow.schema(kinds))
     parquet.write_table(table, path)
     return table.num_rows

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Subset
 
 from openset.activations import Activations, concatenate
 from openset.data import ImageSet, batches
-from openset.data.sources import DataName, local_folder
+from openset.data.sources import DataName, located
 from openset.detectors import Detector
 from openset.detectors.base import known as known_rows
 from openset.metrics import fpr_at_95_tpr
@@ -230,10 +230,7 @@ def refuse_leak(tuned_on: Iterable[str], tested_on: Iterable[str]) -> None:
 
 def same_name(name: str) -> str:
     """A data string without what draws a sample: `isun:test,limit=9` and `isun` are the same."""
-    parsed = DataName.parse(name)
-    if folder := local_folder(parsed.name):  # However it is spelled.
-        parsed = replace(parsed, name=str(folder.resolve()))
-    return str(parsed).removesuffix(":test")
+    return str(located(DataName.parse(name))).removesuffix(":test")
 
 
 def tune_on_known(

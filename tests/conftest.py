@@ -1,7 +1,10 @@
 """Fixtures that every test may ask for."""
 
+import numpy as np
 import pytest
 import torch
+from commands import call
+from PIL import Image
 
 
 @pytest.fixture(autouse=True)
@@ -10,3 +13,30 @@ def _seed():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on six digits with two models."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    call(
+        *("train", "digits", "--known-classes", "0-5", "--valid", "0.2", "--out", folder),
+        *("--network", "cnn:widths=8+16,hidden=32", "--epochs", "6", "--optimizer", "adam"),
+        *("--lr", "0.01", "--batch-size", "32"),
+    )
+    call("fit", folder, "--detector", "energy", "--detector", "gemos:components=1")
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Five digits as files, one of them in a colour and a size of its own."""
+    from sklearn.datasets import load_digits
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, image in enumerate(load_digits().images[:4]):
+        Image.fromarray((image * 15.9).astype(np.uint8)).save(folder / f"{i}.png")
+    big = Image.fromarray((load_digits().images[4] * 15.9).astype(np.uint8)).convert("RGB")
+    big.resize((40, 40)).save(folder / "4.jpg")
+    return folder

@@ -260,6 +260,12 @@ def local_folder(name: str) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
+def located(spec: DataName) -> DataName:
+    """With the folder in the place of the name, if it is one: the same however it is spelled."""
+    folder = local_folder(spec.name)
+    return spec if folder is None else replace(spec, name=str(folder.resolve()))
+
+
 def same_images(one: str, other: str) -> bool:
     """Whether two data strings draw from the same images, neither with noise nor inverted.
 
@@ -268,9 +274,8 @@ def same_images(one: str, other: str) -> bool:
     plain = [DataName.parse(name) for name in (one, other)]
     if any(name.noise or name.invert is not None for name in plain):
         return False
-    places = [(local_folder(name.name), name) for name in plain]
-    first, second = (place.resolve() if place else name.name for place, name in places)
-    return first == second and plain[0].config == plain[1].config
+    first, second = map(located, plain)
+    return (first.name, first.config) == (second.name, second.config)
 
 
 def known_names() -> list[str]:
