@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,3 +146,33 @@ def concatenate(batches: Iterable[Activations]) -> Activations:
         extra={name: join(lambda part, n=name: part.extra[n]) for name in first.extra},
         head=first.head,
     )
+
+
+class EveryNth:
+    """Every n-th sample of batches of activations or of (image, label); may be read several times.
+
+    Samples are counted through all batches, so the choice does not depend on the batches' sizes.
+
+    Args:
+        batches: What may be read several times itself.
+        step: How many samples lie from one to the next.
+        start: The first sample, counted from 0.
+
+    Example:
+        >>> batches = [Activations(torch.zeros(n, 3), labels=torch.arange(n)) for n in (3, 2)]
+        >>> [batch.labels.tolist() for batch in EveryNth(batches, 2)]
+        [[0, 2], [1]]
+    """
+
+    def __init__(self, batches: Iterable[Any], step: int, start: int = 0):
+        self.batches, self.step, self.start = batches, step, start
+
+    def __iter__(self) -> Iterator[Any]:
+        before = 0
+        for batch in self.batches:
+            whole = isinstance(batch, Activations)
+            size = len(batch) if whole else len(batch[0])
+            chosen = slice((self.start - before) % self.step, None, self.step)
+            before += size
+            if chosen.start < size:
+                yield batch[chosen] if whole else tuple(x[chosen] for x in batch)

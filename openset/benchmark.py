@@ -19,7 +19,7 @@ from rich.table import Table
 
 from openset import data as images
 from openset.data import Data, ImageSet
-from openset.detectors import build
+from openset.device import choose_device
 from openset.evaluate import evaluate
 from openset.evaluate_pixels import pictured
 from openset.fit import fit
@@ -33,7 +33,7 @@ from openset.protocol import Method, Protocol
 from openset.protocol_file import LEFT_OUT
 from openset.provenance import minutes, notes
 from openset.results import FILES, Results
-from openset.run import Run
+from openset.run import Run, build_detector
 from openset.run_folder import read_pictures
 from openset.tap import Tap
 from openset.time_left import TimeLeft, evaluation_passes, forward_speed, training_passes
@@ -63,6 +63,7 @@ def benchmark(
     max_minutes: float | None = None,
     command: str = "",
     say: Say = print,
+    device: str | torch.device | None = None,
 ) -> Results:
     """Runs a protocol to its end and writes `results.csv` and `report.html`.
 
@@ -79,6 +80,7 @@ def benchmark(
         max_minutes: Stop at a checkpoint after so long.
         command: What the results say was run.
         say: Is told of each step.
+        device: As for `openset.device.choose_device`.
 
     Raises:
         Paused: If `max_minutes` have passed; the same call goes on.
@@ -88,7 +90,7 @@ def benchmark(
     work = Path(cache or out / "work")
     refuse_foreign(out, (*FILES, "work", PARTIAL + "*"))
     with locked(work):
-        bench = Benchmark(protocol, work, seeds, only, skip_missing)
+        bench = Benchmark(protocol, work, seeds, only, skip_missing, device)
         results = bench.run(max_minutes, say)
         first = bench.steps[0].data
         results.notes |= notes(bench.protocol, first, bench.seconds, bench.left_out, command)
@@ -131,11 +133,12 @@ class Benchmark:
         seeds: int | None = None,
         only: Sequence[str] = (),
         skip_missing: bool = False,
+        device: str | torch.device | None = None,
     ):
         if seeds is not None and seeds < 1:
             raise ValueError(f"seeds is {seeds}; give at least 1")
         self.protocol = replace(protocol, methods=chosen(protocol, only))
-        self.work, self.skip_missing = work, skip_missing
+        self.work, self.skip_missing, self.device = work, skip_missing, choose_device(device)
         self.seeds = seeds or protocol.seeds
         self.fingerprints = Fingerprints()
         self.left_out: dict[str, str] = {}
@@ -230,10 +233,9 @@ class Benchmark:
         end = time.monotonic() + 60 * max_minutes if max_minutes is not None else None
         left = TimeLeft()
         for step in self.steps:
-            for name, seconds in zip(
-                ("train", "evaluate"), self.estimate(step, step.missing()), strict=True
-            ):
-                left.add(f"{name} {step.trial}", seconds)
+            seconds = self.estimate(step, step.missing())
+            left.add(f"train {step.trial}", seconds[0])
+            left.add(f"evaluate {step.trial}", seconds[1])
         parts: list[Results] = []
         for number, step in enumerate(self.steps, 1):
             place = f"{number}/{len(self.steps)} {step.trial}"
@@ -256,7 +258,7 @@ class Benchmark:
         share = 0 if step.trained else 1 - step.epochs_done / trial.settings.epochs
         training = training_passes(data, trial.settings.epochs) * share / self.speeds[key]
         training += sum(self.estimate(other, ())[0] for other in step.companions.values())
-        detectors = [build(name, **step.networks()) for name in missing]
+        detectors = [build_detector(name, **step.networks()) for name in missing]
         evaluation = evaluation_passes(data, step.sets, detectors)
         return training, evaluation / self.speeds[key]
 
@@ -280,6 +282,7 @@ class Benchmark:
                     resume=True,
                     max_minutes=_minutes_to(end),
                     settings=trial.settings,
+                    device=self.device,
                 )
             except Paused as pause:
                 raise Paused(f"{trial}: {str(pause).split(';')[0]}; {AGAIN}") from None
@@ -297,13 +300,9 @@ class Benchmark:
         from openset.report.latent import pictures  # Here, because drawing takes long to import.
 
         started, protocol = time.monotonic(), step.trial.protocol
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        network = run.load_network().to(device)
-        beside = {
-            name: Run.load(other.folder).load_network().to(device)
-            for name, other in step.companions.items()
-        }
-        detectors = {name: build(name, **beside) for name in missing}
+        network = run.load_network().to(self.device)
+        beside = {name: Run.load(s.folder).load_network() for name, s in step.companions.items()}
+        detectors = {name: build_detector(name, **beside) for name in missing}
         with tempfile.TemporaryDirectory(dir=self.work, prefix=".activations-") as store:
             models = fit(
                 network,

@@ -28,6 +28,7 @@ Trust = Annotated[
     list[str] | None,
     Parameter(negative="", help="Packages that may be imported to build the network."),
 ]
+Device = Annotated[str | None, Parameter(help="`cpu`, `cuda:1`, …; by default an accelerator.")]
 Places = Annotated[list[str], Parameter(negative="", consume_multiple=True)]
 
 
@@ -70,6 +71,7 @@ def train(
     weights: Path | None = None,
     resume: bool = False,
     max_minutes: float | None = None,
+    device: Device = None,
     settings: Training = Settings(),  # noqa: B008
 ) -> None:
     """Train a network on the known classes of a data set.
@@ -108,6 +110,7 @@ def train(
         resume=resume,
         max_minutes=max_minutes,
         settings=settings,
+        device=device,
     )
     shares = [f"accuracy: {split} {share:.2%}" for split, share in run.accuracy.items()]
     _say("; ".join([*shares, f"run: {out}"]))
@@ -120,6 +123,7 @@ def fit(
     detector: Places,
     accept: float = 0.95,
     per_class: bool = False,
+    device: Device = None,
     trust: Trust = None,
 ) -> None:
     """Fit detectors to a trained network and set their thresholds from known data alone.
@@ -130,11 +134,12 @@ def fit(
         accept: Share of known images to accept.
         per_class: Set one threshold for each predicted class.
     """
+    from openset.device import choose_device
     from openset.run import Run
 
     known = Run.load(run)
-    network, data = known.load_network(trust or ()), known.load_data()
-    models = known.fit(detector, data, network, accept=accept, per_class=per_class)
+    network = known.load_network(trust or ()).to(choose_device(device))
+    models = known.fit(detector, known.load_data(), network, accept=accept, per_class=per_class)
     for name, model in models.items():
         assert model.threshold is not None
         _say(f"{name}: {model.threshold.guarantee()}")
@@ -153,6 +158,7 @@ def tune(
     limit: int | None = None,
     accept: float = 0.95,
     seed: int = 0,
+    device: Device = None,
     trust: Trust = None,
 ) -> None:
     """Choose a detector's settings, such as ODIN's temperature and ε, on validation data.
@@ -184,6 +190,7 @@ def tune(
         limit=limit,
         seed=seed,
         trust=trust or (),
+        device=device,
     )
     show(tuned.table())
     assert model.threshold is not None
@@ -200,6 +207,7 @@ def predict(
     out: Path | None = None,
     skip_bad: bool = False,
     probabilities: bool = False,
+    device: Device = None,
     trust: Trust = None,
 ) -> None:
     """Label image files, or call them unknown.
@@ -215,24 +223,14 @@ def predict(
         skip_bad: Leave out files that are no images, and count them.
         probabilities: Add each known class's probability.
     """
-    from openset.predict import open_images, write, write_csv
-    from openset.predict import predict as records_of
-    from openset.predict_pixels import labels_pixels, write_maps
+    from openset.device import choose_device
+    from openset.predict import predict_files
     from openset.run import load_model
 
     loaded = load_model(model, detector, trust or ())
-    found = open_images(loaded, images, skip_bad=skip_bad)
-    records = records_of(loaded, found, probabilities=probabilities)
-    if labels_pixels(loaded):
-        _say(f"maps of {write_maps(loaded, found, out)} images: {out}")
-    elif out is None:
-        write_csv(records, sys.stdout)
-    else:
-        _say(f"{write(records, out)} images: {out}")
-    for reason in found.skipped:
-        _say(f"skipped: {reason}")
-    if found.skipped:
-        _say(f"{len(found.skipped)} files skipped")
+    loaded.tap.to(choose_device(device))
+    for line in predict_files(loaded, images, out, skip_bad=skip_bad, probabilities=probabilities):
+        _say(line)
 
 
 @app.command
@@ -262,6 +260,7 @@ def evaluate(
     out: Path,
     accept: float | None = None,
     metric: Places = [],  # noqa: B006
+    device: Device = None,
     trust: Trust = None,
     allow_leak: bool = False,
 ) -> None:
@@ -290,6 +289,7 @@ def evaluate(
             accept=accept,
             metrics=metric or None,
             trust=trust or (),
+            device=device,
             allow_leak=allow_leak,
             command=command(),
         )
@@ -308,6 +308,7 @@ def benchmark(
     dry_run: bool = False,
     skip_missing: bool = False,
     max_minutes: float | None = None,
+    device: Device = None,
     cache: Path | None = None,
 ) -> None:
     """Run a protocol: the paper's table with ours beside it.
@@ -332,8 +333,7 @@ def benchmark(
 
     tier = protocols.load(protocol, "quick" if quick else "paper")
     if dry_run:
-        bench = job.Benchmark(tier, cache or out / "work", seeds, only, skip_missing)
-        show(bench.plan())
+        show(job.Benchmark(tier, cache or out / "work", seeds, only, skip_missing, device).plan())
         return
     results = job.benchmark(
         tier,
@@ -345,6 +345,7 @@ def benchmark(
         max_minutes=max_minutes,
         command=command(),
         say=_say,
+        device=device,
     )
     _show(paper_table(results), out)
 

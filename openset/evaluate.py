@@ -46,16 +46,6 @@ def score(
     return answers.scored()
 
 
-def score_activations(
-    detectors: Mapping[str, Detector], batches: Iterable[Activations]
-) -> dict[str, Scored]:
-    """As `score`, for activations of the view that these detectors share."""
-    answers = Answers(detectors)
-    for batch in batches:
-        answers.add(batch, detectors)
-    return answers.scored()
-
-
 class Answers:
     """What detectors say of one batch after another: scores, labels and predicted classes."""
 

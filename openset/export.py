@@ -97,7 +97,7 @@ def export(
 
 def refuse_what_cannot(model: OpenSet) -> None:
     """Raises for a model that no static graph can express, or that was never calibrated."""
-    if isinstance(model.extractor, Perturb) and model.extractor.epsilon:
+    if model.detector.looks_again and isinstance(model.extractor, Perturb):
         raise ValueError(
             f"{model.detector.name} steps along a gradient, which ONNX cannot express; "
             "export another detector, or this one with epsilon=0"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openset.activations import Activations
+from openset.activations import Activations, EveryNth
 from openset.data import batches
 from openset.detectors import Detector
-from openset.detectors.base import known, peek
-from openset.evaluate import score_activations
+from openset.detectors.base import known
 from openset.model import OpenSet, layers_for
 from openset.pixel_rows import HELD_OUT, PER_CLASS, per_pixel, pixel_rows
 from openset.store import Store, stream
 from openset.tap import Tap
-from openset.threshold import Threshold, training_quantile
+from openset.threshold import training_quantile
 from openset.views import views
 
 SAMPLED = 10_000
@@ -42,9 +41,8 @@ def fit(
     """Fits detectors on training images and calibrates them on held-out known ones.
 
     The training images pass the network once, for all detectors; their activations go through a
-    store on disk, so memory does not grow with the number of images. Where a detector learns from
-    held-out data too (a temperature, ranks), every other image of it serves that and the rest sets
-    the threshold, which keeps the threshold's guarantee.
+    store on disk, so memory does not grow with the number of images. `OpenSet.calibrate` says which
+    held-out images a detector learns from, and which set its threshold.
 
     Where pixels are labelled, a sample of them takes the images' place: about equally many of each
     class to fit on, and any known ones to set the threshold (`openset.pixel_rows`). Pixels of one
@@ -65,7 +63,7 @@ def fit(
     Returns:
         A calibrated model for each detector.
     """
-    tap = Tap(network, layers_for(network, list(detectors.values())))
+    tap = Tap(network, layers_for(network, detectors.values(), refit=True))
     models = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(store or temporary)
@@ -78,9 +76,9 @@ def fit(
         for i, (view, names) in enumerate(views(tap, detectors)):
             seen = activations(view, held_out, folder / f"held-out-{i}", batch_size)
             for name in names:
-                threshold = calibrate(detectors[name], seen, accept, per_class=per_class)
                 own = Tap(network, layers_for(network, [detectors[name]]))
-                models[name] = OpenSet(own, detectors[name], threshold)
+                models[name] = OpenSet(own, detectors[name])
+                models[name].calibrate_on(seen, accept, per_class=per_class)
             if training:
                 step = -(-len(seen_train) // SAMPLED)
                 thinned = EveryNth(seen_train, step)
@@ -114,44 +112,3 @@ def activations(
     if not per_pixel(source):
         return Store(store).write(stream(extractor, source, batch_size))
     return pixel_rows(extractor, source, PER_CLASS if fitting else HELD_OUT, balanced=fitting)
-
-
-def calibrate(
-    detector: Detector,
-    held_out: Iterable[Activations],
-    accept: float = 0.95,
-    *,
-    per_class: bool = False,
-) -> Threshold:
-    """The threshold from held-out known activations, of which `adjust` sees only every other."""
-    if detector.held_out:
-        detector.adjust(EveryOther(held_out, 0))
-        held_out = EveryOther(held_out, 1)
-    scored = score_activations({"": detector}, held_out)[""]
-    classes = peek(held_out).logits.shape[1] if per_class else None
-    return Threshold.of(scored, accept, classes)
-
-
-class EveryOther:
-    """Every second sample of each batch, from the first or the second on; re-iterable."""
-
-    def __init__(self, batches: Iterable[Activations], start: int):
-        self.batches, self.start = batches, start
-
-    def __iter__(self) -> Iterator[Activations]:
-        for batch in self.batches:
-            yield batch[self.start :: 2]
-
-
-class EveryNth:
-    """Every n-th sample of each batch, of activations or of (image, label); re-iterable."""
-
-    def __init__(self, batches: Iterable[Any], step: int):
-        self.batches, self.step = batches, step
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self.batches:
-            if isinstance(batch, Activations):
-                yield batch[:: self.step]
-            else:
-                yield tuple(x[:: self.step] for x in batch)

@@ -17,7 +17,7 @@ from openset import networks
 from openset.data import Adapter, Data, ImageSet, mean_std
 from openset.data.sources import same_images
 from openset.detectors import Detector
-from openset.detectors import build as build_detector
+from openset.device import choose_device
 from openset.evaluate import evaluate
 from openset.fit import fit
 from openset.metrics import STANDARD, find
@@ -27,7 +27,7 @@ from openset.objectives import OBJECTIVES
 from openset.objectives.base import Objective
 from openset.pixel_rows import per_pixel
 from openset.results import Results
-from openset.run import Run
+from openset.run import Run, build_detector
 from openset.run_folder import read_pictures
 from openset.stamp import machine, minutes
 from openset.tap import Tap, evaluating
@@ -50,6 +50,7 @@ def train_run(
     max_minutes: float | None = None,
     settings: Settings | None = None,
     progress: bool = True,
+    device: str | torch.device | None = None,
 ) -> Run:
     """Trains a network and writes the run; see `openset train` for the arguments.
 
@@ -67,9 +68,9 @@ def train_run(
     goal = build("objective", OBJECTIVES, objective, network=model)
     check_kind(goal, data, network)
     spec = goal.spec()
-    how = {"resume": resume, "max_minutes": max_minutes, "progress": progress}
+    how: dict[str, Any] = {"resume": resume, "max_minutes": max_minutes, "progress": progress}
     try:
-        trained = train(goal, data, settings, folder=work, **how)
+        trained = train(goal, data, settings, folder=work, device=device, **how)
     except (ValueError, ArithmeticError):
         log = work / "log.jsonl"
         if not begun and not (log.exists() and log.stat().st_size):
@@ -156,6 +157,7 @@ def evaluate_run(
     trust: Sequence[str] = (),
     allow_leak: bool = False,
     command: str = "",
+    device: str | torch.device | None = None,
 ) -> Results:
     """Evaluates models of a run on unknown data; see `openset evaluate` for the arguments."""
     from openset.report.latent import pictures  # Here, because drawing takes long to import.
@@ -164,7 +166,7 @@ def evaluate_run(
     for name in metrics or ():
         find(name)
     run = Run.load(folder)
-    network, data = run.load_network(trust), run.load_data()
+    network, data = run.load_network(trust).to(choose_device(device)), run.load_data()
     sets = unknown_sets(unknown, run.data, data)
     names = list(detectors or run.models or DETECTORS)
     models = {name: run.load_model(name, trust) for name in names if name in run.models}
@@ -209,6 +211,7 @@ def tune_run(
     limit: int | None = None,
     seed: int = 0,
     trust: Sequence[str] = (),
+    device: str | torch.device | None = None,
 ) -> tuple[str, OpenSet, Tuned]:
     """Tunes a detector of a run and saves its model; see `openset tune` for the arguments.
 
@@ -218,13 +221,13 @@ def tune_run(
     run = Run.load(folder)
     if not allow_leak:
         refuse_leak(unknown, tested_on)
-    network, data = run.load_network(trust), run.load_data()
+    network, data = run.load_network(trust).to(choose_device(device)), run.load_data()
     sets = unknown_sets(unknown, run.data, data) if unknown else {}
-    model = (
-        run.load_model(detector, trust)
-        if detector in run.models
-        else untuned(run, detector, data, network)
-    )
+    if detector in run.models:
+        model = run.load_model(detector, trust)
+        model.tap.to(choose_device(device))
+    else:
+        model = untuned(run, detector, data, network)
     settings = {"accept": accept, "allow_leak": True, "limit": limit, "seed": seed}
     model, tuned = tune_model(model, data.valid, sets, parse_grid(grid), **settings)
     name = changed_spec(detector, tuned.settings)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from openset import networks
-from openset.activations import UNKNOWN, Activations
+from openset.activations import UNKNOWN, Activations, EveryNth
 from openset.data import Adapter
 from openset.densities import DENSITIES
 from openset.detectors import DETECTORS, Detector
@@ -23,7 +24,7 @@ from openset.evaluate import Answers
 from openset.folders import complete_folder
 from openset.names import as_names, check_trust, look_up
 from openset.pixel_rows import HELD_OUT, per_pixel, pixel_rows
-from openset.store import stream, unshared
+from openset.store import Store, stream, unshared
 from openset.tap import Tap, find_stages
 from openset.threshold import Threshold
 
@@ -97,43 +98,86 @@ class OpenSet(nn.Module):
             activations: Of any number of images.
             limit: Another threshold `[1]`, or one for each class `[K]`, than the calibrated one.
         """
-        predicted, score = self.detector.answer(activations)
-        label = torch.where(score <= self.limits(predicted, limit), predicted, UNKNOWN)
+        label, score, _ = self.judge(activations, limit)
         shape = (
             activations.logits.shape[0],
             *activations.grid,
         )  # `len` would fix an export's batch.
         return label.view(shape), score.view(shape)
 
-    def limits(self, predicted: Tensor, limit: Tensor | None = None) -> Tensor:
-        """The threshold of each predicted class `[M]`, or the one for all `[1]`."""
-        limit = (self.get_buffer("limit") if limit is None else limit).to(predicted.device)
-        return limit[predicted] if len(limit) > 1 else limit
+    def judge(
+        self, activations: Activations, limit: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels, scores and the thresholds that applied, `[M]` each; rows are not put on a grid.
 
-    def calibrate(self, images: object, accept: float = 0.95, *, per_class: bool = False) -> Self:
+        Args:
+            activations: As for `decide`.
+            limit: As for `decide`.
+        """
+        predicted, score = self.detector.answer(activations)
+        limit = (self.get_buffer("limit") if limit is None else limit).to(predicted.device)
+        limit = limit[predicted] if len(limit) > 1 else limit.expand_as(score)
+        return torch.where(score <= limit, predicted, UNKNOWN), score, limit
+
+    def calibrate(
+        self,
+        images: object,
+        accept: float = 0.95,
+        *,
+        per_class: bool = False,
+        adjust: bool = True,
+    ) -> Self:
         """Sets the threshold from held-out known data, which neither network nor fit has seen.
+
+        Where the detector learns from held-out data too (a temperature, ranks), every other sample
+        serves that and the rest sets the threshold, which keeps the threshold's guarantee.
 
         Args:
             images: An image set, a data set of (image, label), a loader or batches of them; or, for
                 a detector that looks only once, activations of `tap`.
             accept: Share of known samples to accept.
             per_class: One threshold for each predicted class.
+            adjust: Whether the detector learns; False if it has, from other held-out data.
 
         Raises:
             ValueError: If there are too few samples for the share.
         """
-        answers = Answers({"": self.detector})
-        classes = None
-        for seen in self._activations(images):
-            answers.add(seen, [""])
-            classes = seen.logits.shape[1] if per_class else None
+        seen = self._activations(images)
+        with tempfile.TemporaryDirectory() as folder:
+            if adjust and self.detector.held_out and isinstance(seen, Iterator):
+                seen = Store(Path(folder, "held-out")).write(seen)
+            return self.calibrate_on(seen, accept, per_class=per_class, adjust=adjust)
+
+    def calibrate_on(
+        self,
+        seen: Iterable[Activations],
+        accept: float = 0.95,
+        *,
+        per_class: bool = False,
+        adjust: bool = True,
+    ) -> Self:
+        """As `calibrate`, on activations of `extractor`.
+
+        Args:
+            seen: Read several times if the detector learns from them.
+            accept: As for `calibrate`.
+            per_class: As for `calibrate`.
+            adjust: As for `calibrate`.
+        """
+        if adjust and self.detector.held_out:
+            self.detector.adjust(EveryNth(seen, 2))
+            seen = EveryNth(seen, 2, start=1)
+        answers, classes = Answers({"": self.detector}), None
+        for batch in seen:
+            answers.add(batch, [""])
+            classes = batch.logits.shape[1] if per_class else None
         return self.set_threshold(Threshold.of(answers.scored()[""], accept, classes))
 
-    def _activations(self, images: Any):
+    def _activations(self, images: Any) -> Iterable[Activations]:
         if not isinstance(images, torch.utils.data.Dataset) and isinstance(
             next(iter(images)), Activations
         ):
-            if self.extractor is not self.tap:
+            if self.detector.looks_again:
                 raise ValueError(
                     f"{type(self.detector).__name__} looks at the image again, so plain "
                     "activations do not serve; pass the images: calibrate(data.valid)"
@@ -229,13 +273,20 @@ def restore(spec: Any, trust: Sequence[str] = ()) -> Any:
     return factory(**{key: restore(value, trust) for key, value in spec["settings"].items()})
 
 
-def layers_for(network: nn.Module, detectors: Sequence[Detector]) -> tuple[str, ...]:
-    """The layers that some detector reads, each once; a default means all stages."""
+def layers_for(
+    network: nn.Module, detectors: Iterable[Detector], *, refit: bool = False
+) -> tuple[str, ...]:
+    """The layers that some detector reads, each once; a default means all stages.
+
+    Args:
+        network: The network that they read.
+        detectors: Fitted or not.
+        refit: Whether they are about to be fitted, so that what an earlier fit chose is no matter.
+    """
     stages = [f"stage{i}" for i in range(1, len(find_stages(network)) + 1)]
     default = [*stages, "penultimate"]
-    wanted = [
-        layer for d in detectors for layer in as_names(default if d.layers is None else d.layers)
-    ]
+    asked = [d.layers if refit else d.layers_read for d in detectors]
+    wanted = [name for names in asked for name in as_names(default if names is None else names)]
     # Stages in the network's order: what a detector reads must not depend on its companions.
     return tuple(dict.fromkeys([*(stage for stage in stages if stage in wanted), *wanted]))
 

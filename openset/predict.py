@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -58,9 +59,7 @@ def predict(
         if seen.grid:
             raise ValueError("this model labels pixels; take openset.predict_pixels.write_maps")
         with torch.no_grad():
-            predicted, score = (x.cpu() for x in model.detector.answer(seen))
-        limits = model.limits(predicted).expand(len(score))
-        label = torch.where(score <= limits, predicted, UNKNOWN)
+            label, score, limits = (x.cpu() for x in model.judge(seen))
         shown = model.detector.confidence(score)
         shares = seen.logits.softmax(1)
         names = model.classes or [str(c) for c in range(shares.shape[1])]
@@ -76,6 +75,34 @@ def predict(
             if probabilities:
                 record |= {f"p_{names[c]}": share for c, share in enumerate(shares[i].tolist())}
             yield record
+
+
+def predict_files(
+    model: OpenSet,
+    places: Iterable[str | Path],
+    out: Path | None = None,
+    *,
+    skip_bad: bool = False,
+    probabilities: bool = False,
+) -> list[str]:
+    """Answers for all images of files, folders and globs; see `openset predict`.
+
+    Returns:
+        What to say on the screen, in lines; the records themselves go to `out` or to stdout.
+    """
+    from openset.predict_pixels import labels_pixels, write_maps  # Which takes long to import.
+
+    found = open_images(model, places, skip_bad=skip_bad)
+    records = predict(model, found, probabilities=probabilities)
+    said = []
+    if labels_pixels(model):
+        said.append(f"maps of {write_maps(model, found, out)} images: {out}")
+    elif out is None:
+        write_csv(records, sys.stdout)
+    else:
+        said.append(f"{write(records, out)} images: {out}")
+    said += [f"skipped: {reason}" for reason in found.skipped]
+    return said + [f"{len(found.skipped)} files skipped"] * bool(found.skipped)
 
 
 def write(records: Iterable[dict[str, Any]], path: Path) -> int:

@@ -134,7 +134,7 @@ class Run:
         per_class: bool = False,
     ) -> Mapping[str, OpenSet]:
         """Fits detectors by their names on the run's training images and saves each model."""
-        named: dict[str, Detector] = {name: build(name) for name in detectors}
+        named: dict[str, Detector] = {name: build_detector(name) for name in detectors}
         for name, detector in named.items():
             self._refuse_stranger(name, detector.objectives)
         models = fit(network, named, known.train, known.valid, accept=accept, per_class=per_class)
@@ -150,6 +150,16 @@ class Run:
                 f"{detector} is for a network trained with --objective {' or '.join(objectives)}; "
                 f"{self.folder} was trained with {trained}"
             )
+
+
+def build_detector(spec: str, **given: Any) -> Detector:
+    """As `openset.detectors.build`; a network is named by its run: `vmdls:autoencoder=RUN`.
+
+    Args:
+        spec: The detector's name with its settings.
+        given: What the caller has, as for `build`.
+    """
+    return build(spec, load=lambda folder: Run.load(folder).load_network(), **given)
 
 
 def load_model(

@@ -64,7 +64,7 @@ def evaluation_passes(
     if not detectors:
         return 0
     scored = len(data.valid) + len(data.test) + sum(len(images) for images in unknown.values())
-    again = sum(type(detector).view is not Detector.view for detector in detectors)
+    again = sum(detector.looks_again for detector in detectors)
     return len(data.train) + scored * (1 + again * (1 + BACKWARD))
 
 

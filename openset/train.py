@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from openset.activations import VOID
+from openset.device import choose_device
 from openset.objectives.base import Objective
 from openset.progress import Clock, Losses, progress_bar
 from openset.run_folder import RunFolder
@@ -41,7 +42,7 @@ def train(
     checkpoint_minutes: float = 10,
     max_minutes: float | None = None,
     progress: bool = True,
-    accelerator: str = "auto",
+    device: str | torch.device | None = None,
     **changes: Any,
 ) -> nn.Module:
     """Trains a network and returns it, in evaluation mode, on the device it was trained on.
@@ -59,7 +60,7 @@ def train(
         checkpoint_minutes: A checkpoint is written after each epoch, and within one this often.
         max_minutes: After so many minutes a checkpoint is written and `Paused` raised.
         progress: Whether to draw a progress bar; there is none where there is no terminal.
-        accelerator: As Lightning Fabric names them: `"auto"`, `"cpu"`, `"cuda"`, `"mps"`.
+        device: As for `openset.device.choose_device`; by default an accelerator if there is one.
         changes: Single settings that differ, as in `train(…, epochs=20, lr=0.01)`.
 
     Raises:
@@ -79,7 +80,9 @@ def train(
     settings = (settings or Settings()).changed(changes)
     if folder is None and (resume or max_minutes is not None):
         raise ValueError("resume and max_minutes need a folder to keep checkpoints in")
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=settings.precision)
+    chosen = choose_device(device)
+    devices = 1 if chosen.type == "cpu" or chosen.index is None else [chosen.index]
+    fabric = Fabric(accelerator=chosen.type, devices=devices, precision=settings.precision)
     images = samples(getattr(data, "train", data), fabric.device)
     fabric.to_device(objective)
     judged = _judged(objective, images, getattr(data, "valid", None), settings.batch_size)

@@ -19,13 +19,12 @@ from torch import nn
 from openset import data as images
 from openset import networks
 from openset.data import Data, ImageSet
-from openset.detectors import build as build_detector
 from openset.job import fitting
 from openset.names import build
 from openset.objectives import OBJECTIVES, Objective
 from openset.protocol import Method, Protocol
 from openset.protocol_file import LEFT_OUT
-from openset.run import Run
+from openset.run import Run, build_detector
 from openset.settings import Settings
 from openset.stamp import versions
 from openset.table import Case

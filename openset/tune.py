@@ -211,7 +211,9 @@ def tune_model(
     else:
         tuned = tune_on_known(model.detector, grid, **settings)
     found = OpenSet(model.tap, tuned.detector, None, model.classes, model.adapter)
-    return found.calibrate(held_out.subset(range(1, count, 2)), accept), tuned
+    rest = held_out.subset(range(1, count, 2))
+    # What learns from held-out data has done so from those that serve the choice.
+    return found.calibrate(rest, accept, adjust=False), tuned
 
 
 def refuse_leak(tuned_on: Iterable[str], tested_on: Iterable[str]) -> None:
@@ -353,7 +355,7 @@ def _look(
     scores = []
     for candidate in candidates:
         view = candidate.view(cast(Tap, tap))
-        if view is tap or (isinstance(view, Perturb) and view.epsilon == 0):
+        if not candidate.looks_again:
             again = seen
         elif image is None:
             raise ValueError(

@@ -1,6 +1,7 @@
 """What every detector promises, checked on each one; a new detector is picked up by its name."""
 
 import inspect
+import json
 from importlib.util import find_spec
 
 import pytest
@@ -50,7 +51,7 @@ def fits(detector):
 
 
 def reads_features(detector):
-    return bool(set(detector.layers) - {"logits"})
+    return bool(set(detector.layers_read) - {"logits"})
 
 
 def assert_near(score, expected):
@@ -169,6 +170,26 @@ def test_saved_and_loaded_scores_are_equal(detector, seen):
     again.load_state_dict(detector.state_dict())
     assert torch.equal(again(seen), detector(seen))
     assert again.settings().keys() == detector.settings().keys()
+
+
+def test_a_fit_leaves_the_settings_as_they_were_given(name, detector):
+    def plain(made):
+        kept = made.settings().items()
+        return {key: value for key, value in kept if not isinstance(value, torch.nn.Module)}
+
+    assert plain(detector) == plain(make(name))
+
+
+def test_the_layers_that_were_found_are_learned(detector):
+    again = restore(detector.spec())
+    again.load_state_dict(detector.state_dict())
+    assert json.dumps(again.layers_read) == json.dumps(detector.layers_read)
+    assert json.dumps(again.layers) == json.dumps(detector.layers)
+
+
+def test_says_whether_it_looks_again(name, fitted):
+    detector, tap = fitted[name]
+    assert detector.looks_again == (detector.view(tap) is not tap)
 
 
 def test_double_precision_agrees(detector, seen):

@@ -12,8 +12,10 @@ from openset.activations import UNKNOWN
 from openset.data import Adapter
 from openset.detectors import ODIN, Energy, Fusion, GeMOS, Mahalanobis
 from openset.model import OpenSet, layers_for
+from openset.predict import open_images, predict
 from openset.store import extract
 from openset.tap import Tap
+from openset.threshold import Threshold
 
 
 @pytest.fixture
@@ -66,8 +68,6 @@ def test_a_threshold_for_each_class_looks_at_the_predicted_one(network, known):
     predicted = model.tap(known.tensors[0]).logits.argmax(1)
     if len(predicted.unique()) < 3:
         network.head.bias.data.zero_()
-    from openset.threshold import Threshold
-
     model.set_threshold(Threshold((-1e9, 1e9, -1e9), 0.5, (1, 1, 1)))
     label, _ = model(known.tensors[0])
     assert set(label.unique().tolist()) <= {UNKNOWN, 1}
@@ -189,3 +189,34 @@ def test_code_named_in_a_file_is_not_imported_unless_trusted(folder, network):
     save_file(load_file(file), file, {"openset": json.dumps(description)})
     with pytest.raises(ValueError, match="trust"):
         OpenSet.load(file)
+
+
+def test_a_model_saved_when_a_fit_changed_the_setting_layers_still_loads(network, known, tmp_path):
+    model = fitted(network, known)
+    model.save(tmp_path / "now")
+    file = tmp_path / "then.safetensors"
+    tensors = load_file(tmp_path / "now" / "model.safetensors")
+    found = json.loads(bytes(tensors.pop("detector.found_layers").tolist()))
+    description = model.describe()
+    assert description["detector"]["settings"]["layers"] is None
+    description["detector"]["settings"]["layers"] = found
+    save_file(tensors, file, metadata={"openset": json.dumps(description)})
+    images = known.tensors[0]
+    for path in (tmp_path / "now", file):
+        again = OpenSet.load(path)
+        assert tuple(again.detector.layers_read) == model.detector.layers_read
+        assert torch.equal(again(images)[1], model(images)[1])
+
+
+def test_prediction_answers_as_the_model_does(network, pictures):
+    model = OpenSet(Tap(network), Energy(), adapter=Adapter((8, 8), 1))
+    model.set_threshold(Threshold((-1e9, 1e9, -1e9), 0.5, (1, 1, 1)))
+    found = open_images(model, [pictures])
+    records = list(predict(model, found))
+    image = torch.stack([found[i][0] for i in range(len(found))])
+    label, score = model(image)
+    predicted = network.eval()(image).argmax(1).tolist()
+    for i, record in enumerate(records):
+        assert record["score"] == pytest.approx(float(score[i]), rel=1e-5)
+        assert record["label"] == ("unknown" if label[i] == UNKNOWN else str(int(label[i])))
+        assert record["threshold"] == model.threshold.values[predicted[i]]

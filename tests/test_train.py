@@ -150,7 +150,7 @@ def test_learns_in_mixed_precision_with_channels_last():
 
 
 def test_says_that_a_cpu_takes_bf16_for_fp16():
-    how = {"accelerator": "cpu", **SOME}
+    how = {"device": "cpu", **SOME}
     with pytest.warns(UserWarning, match="fp16 is not supported on CPU"):
         fp16 = train(CrossEntropy(small()), [images()], precision="16-mixed", **how)
     assert same(fp16, train(CrossEntropy(small()), [images()], precision="bf16-mixed", **how))

@@ -1,8 +1,10 @@
 """Every detector. A new one is a file here and a line below; its name makes it a command."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import Parameter
 from typing import Any
+
+from torch import nn
 
 from openset import names
 from openset.densities import DENSITIES
@@ -31,12 +33,12 @@ from openset.detectors.vim import ViM as ViM
 from openset.detectors.vmdls import VMDLS as VMDLS
 from openset.detectors.vmdls import VMDLSb as VMDLSb
 from openset.fitted import by_name
-from openset.names import look_up, parameters_of, parse
+from openset.names import as_names, look_up, parameters_of, parse
 
 DETECTORS: dict[str, type[Detector]] = by_name(globals(), Detector)
 
 
-def build(spec: str, **given: Any) -> Detector:
+def build(spec: str, *, load: Callable[[str], nn.Module] | None = None, **given: Any) -> Detector:
     """The detector that a string names: `"odin:epsilon=0.002"`, `"package.module:Class"`.
 
     Settings that a detector does not take go to its density, `"gemos:density=pca,components=4"`, or
@@ -44,6 +46,8 @@ def build(spec: str, **given: Any) -> Detector:
 
     Args:
         spec: The name with its settings.
+        load: Reads a network by its name, for a setting that is one (`vmdls:autoencoder=RUN`);
+            None takes networks from `given` alone. `openset.run.build_detector` reads runs.
         given: What the caller has, such as `autoencoder`; only a detector that takes it, and whose
             string does not set it, gets it.
 
@@ -54,20 +58,29 @@ def build(spec: str, **given: Any) -> Detector:
         PCA(components=4)
     """
     name, bare, keyed = parse(spec)
-    own = parameters_of(look_up("detector", DETECTORS, name))
+    factory = look_up("detector", DETECTORS, name)
+    own = parameters_of(factory)
+
+    def made(key: str, value: Any) -> Any:
+        if key == "detectors" and isinstance(value, str | tuple):
+            return [build(str(each), load=load, **given) for each in as_names(value)]
+        return load(value) if key == "autoencoder" and load and isinstance(value, str) else value
+
+    bare = [made(key, value) for key, value in zip(own, bare, strict=False)] + bare[len(own) :]
+    keyed = {key: made(key, value) for key, value in keyed.items()}
     keyed = {key: value for key, value in given.items() if key in own} | keyed
     _need(name, own, bare, keyed)
     inner = {key: value for key, value in keyed.items() if key not in own}
     taken = {key: value for key, value in keyed.items() if key in own}
     if inner and "options" in own:
-        return names.call("detector", name, DETECTORS[name], bare, {**taken, "options": inner}, {})
+        return names.call("detector", name, factory, bare, {**taken, "options": inner}, {})
     if not inner or "density" not in own:
-        return names.build("detector", DETECTORS, spec, **given)
+        return names.call("detector", name, factory, bare, keyed, {})
     family = taken.pop("density", own["density"].default)
     taken["density"] = names.call(
         "density", family, look_up("density", DENSITIES, family), [], inner, {}
     )
-    return names.call("detector", name, DETECTORS[name], bare, taken, {})
+    return names.call("detector", name, factory, bare, taken, {})
 
 
 def _need(name: str, own: Mapping[str, Parameter], bare: list, keyed: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, Self
 
@@ -14,6 +15,9 @@ from openset.names import as_names
 from openset.store import finite
 from openset.tap import Tap
 
+FOUND = "found_layers"
+"""The entry of a saved state that holds the names of the layers a fit chose, as JSON text."""
+
 
 class Detector(Fitted):
     """From activations to a score per image or per pixel; higher means more unknown.
@@ -21,8 +25,8 @@ class Detector(Fitted):
     A subclass writes `score`, and `fit` if it learns something. It never sees the network: all that
     it knows comes through the activations, so one forward pass serves every detector.
 
-    `layers` names the features that it reads: `()` for the logits alone, None for the default,
-    which `fit` replaces by the names it found.
+    `layers` names the features that it reads: `()` for the logits alone, None for the default. It
+    stays as it was given; what `fit` chose is `found_layers`, which is learned, saved and loaded.
     """
 
     kind: ClassVar[str] = "detector"
@@ -30,6 +34,9 @@ class Detector(Fitted):
     """Whether `adjust` has something to learn from known data that no fit has seen."""
 
     layers: Sequence[str] | None = ()
+
+    found_layers: Sequence[str] | None = None
+    """The layers that `fit` chose on the network it was fitted on; None if it chose none."""
 
     objectives: ClassVar[Sequence[str]] = ()
     """The training methods whose networks it is for; any will do if none is named."""
@@ -65,6 +72,16 @@ class Detector(Fitted):
         """What the label is the argmax of, `[M, K]`; the logits unless the method has its own."""
         return rows.logits
 
+    @property
+    def layers_read(self) -> Sequence[str] | None:
+        """The layers that `score` reads: those that `fit` chose, or else those of the setting."""
+        return self.layers if self.found_layers is None else self.found_layers
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether `view` sends an image through the network once more than the tap does."""
+        return type(self).view is not Detector.view
+
     def view(self, tap: Tap) -> nn.Module:
         """The extractor whose activations `score` wants; the tap itself unless it must look again.
 
@@ -84,6 +101,18 @@ class Detector(Fitted):
         answers = [(best(self.class_scores(rows)), self.score(rows)) for rows in parts]
         labels, scores = zip(*answers, strict=True)
         return torch.cat(labels), torch.cat(scores)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.found_layers is not None:
+            text = json.dumps(list(self.found_layers)).encode()
+            destination[prefix + FOUND] = torch.tensor(list(text), dtype=torch.uint8)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # Not a buffer, as an exported graph cannot read names from a tensor.
+        found = state_dict.pop(prefix + FOUND, None)
+        self.found_layers = None if found is None else tuple(json.loads(bytes(found.tolist())))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 PIECE = 2**14

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from openset.activations import Activations
 from openset.detectors.base import Detector, known
+from openset.detectors.gemos import GeMOS
+from openset.detectors.logits import Energy
 from openset.detectors.ranks import TailRank
 from openset.names import as_names, unknown_name
 
@@ -82,16 +84,18 @@ class Fusion(Detector):
     features that it is like no image; ranks bring both to one scale. No unknown image is used.
 
     Args:
-        detectors: Members, as detectors or by name with settings; each must look only once.
+        detectors: Members, each of which must look only once; None takes `Energy` and `GeMOS` with
+            4 components on the first two stages. On the command line `fusion:energy+knn`.
         weights: One for each member, scaled to sum 1; None for equal ones; "mistakes" learns from
             held-out known images how much each member says where the network errs.
         combine: "fisher", the mean; "harmonic" or "tippett", where the most surprised member
             decides; "guard", where the members after the first count only beyond the usual.
 
     Example:
+        >>> from openset.detectors import MaxSoftmax
         >>> train, held_out = (Activations(torch.randn(50, 3), labels=torch.arange(50) % 3)
         ...                    for _ in range(2))
-        >>> fusion = Fusion(("energy", "msp")).fit([train]).adjust([held_out])
+        >>> fusion = Fusion((Energy(), MaxSoftmax())).fit([train]).adjust([held_out])
         >>> fusion.score(held_out).shape
         torch.Size([50])
     """
@@ -101,7 +105,7 @@ class Fusion(Detector):
 
     def __init__(
         self,
-        detectors: Sequence[Detector | str] = ("energy", "gemos:layers=stage1+stage2,components=4"),
+        detectors: Sequence[Detector] | None = None,
         weights: Sequence[float] | str | None = None,
         combine: str = "fisher",
     ):
@@ -113,19 +117,15 @@ class Fusion(Detector):
         self.weights, self.combine = weights, combine
         check_weights(weights, len(self.detectors))
         self.ranks = TailRank()
-        self.layers = self._layers()
+        self.layers = together([detector.layers for detector in self.detectors])
 
-    def _layers(self) -> tuple[str, ...] | None:
-        """The layers that some member reads; None if a member has yet to choose."""
-        wanted = [detector.layers for detector in self.detectors]
-        if None in wanted:
-            return None
-        return tuple(dict.fromkeys(layer for layers in wanted for layer in as_names(layers)))
+    @property
+    def layers_read(self) -> tuple[str, ...] | None:
+        return together([detector.layers_read for detector in self.detectors])
 
     def fit(self, batches: Iterable[Activations]) -> Self:
         for detector in self.detectors:
             detector.fit(batches)
-        self.layers = self._layers()
         return self
 
     def adjust(self, held_out: Iterable[Activations]) -> Self:
@@ -171,22 +171,32 @@ def check_weights(weights: Sequence[float] | str | None, count: int) -> None:
         )
 
 
-def members(detectors: Sequence[Detector | str]) -> list[Detector]:
-    """The detectors, those given by name built.
+def together(wanted: Sequence[Sequence[str] | None]) -> tuple[str, ...] | None:
+    """The layers that some member reads, each once; None if a member has yet to choose."""
+    if None in wanted:
+        return None
+    return tuple(dict.fromkeys(name for layers in wanted for name in as_names(layers or ())))
+
+
+def members(detectors: Sequence[Detector] | None) -> list[Detector]:
+    """The detectors, or those that are fused by default.
 
     Raises:
         ValueError: If there are fewer than two, or if one must look at the image again.
     """
-    from openset.detectors import build  # The table of names holds Fusion itself.
-
+    if detectors is None:
+        return [Energy(), GeMOS("gaussian-mixture:components=4", layers=("stage1", "stage2"))]
     if isinstance(detectors, str) or len(detectors) < 2:
         raise ValueError(f"fusion needs at least two detectors, as energy+knn; got {detectors!r}")
-    found = [build(d) if isinstance(d, str) else d for d in detectors]
-    plain: Any = nn.Identity()
-    for detector in found:
-        if detector.view(plain) is not plain:
+    for detector in detectors:
+        if not isinstance(detector, Detector):
+            raise ValueError(
+                f"fusion takes detectors, such as Energy(); got {detector!r}; to name its members, "
+                "take openset.detectors.build('fusion:energy+knn')"
+            )
+        if detector.looks_again:
             raise ValueError(
                 f"{detector.name} looks at the image again, and the detectors of a fusion share "
                 "one look; leave it out, or set its epsilon to 0"
             )
-    return found
+    return list(detectors)

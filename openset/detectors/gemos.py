@@ -62,8 +62,8 @@ class GeMOS(Detector):
             self.ranks = TailRank()
 
     def fit(self, batches: Iterable[Activations]) -> Self:
-        self.layers = choose_layers(batches, self.layers)
-        rows = Rows(batches, self.layers, correct=True)
+        self.found_layers = choose_layers(batches, self.layers)
+        rows = Rows(batches, self.found_layers, correct=True)
         self.density.fit_classes(rows, rows.classes)
         return self
 
@@ -81,7 +81,7 @@ class GeMOS(Detector):
 
     def surprise(self, rows: Activations) -> Tensor:
         """Surprise `[M]` under the model of the predicted class."""
-        return self.density(rows.stacked(self.layers), rows.logits.argmax(1))
+        return self.density(rows.stacked(self.layers_read), rows.logits.argmax(1))
 
     def score(self, rows: Activations) -> Tensor:
         surprise = self.surprise(rows)

@@ -54,8 +54,8 @@ class KNN(Detector):
         self.k, self.layers, self.max_rows, self.seed = k, layers, max_rows, seed
 
     def fit(self, batches: Iterable[Activations]) -> Self:
-        self.layers = choose_layers(batches, self.layers)
-        rows = ((x, labels.clamp_max(0)) for x, labels in Rows(batches, self.layers))
+        self.found_layers = choose_layers(batches, self.layers)
+        rows = ((x, labels.clamp_max(0)) for x, labels in Rows(batches, self.found_layers))
         (kept,), _ = reservoir(rows, 1, self.max_rows, self.seed)
         if len(kept) < self.k:
             raise ValueError(
@@ -66,7 +66,7 @@ class KNN(Detector):
         return self
 
     def score(self, rows: Activations) -> Tensor:
-        x = F.normalize(rows.stacked(self.layers), dim=1)
+        x = F.normalize(rows.stacked(self.layers_read), dim=1)
         known = self.rows.to(x.dtype)
 
         def farthest(part: Tensor) -> Tensor:

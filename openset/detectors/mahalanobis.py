@@ -47,8 +47,8 @@ class Mahalanobis(Detector):
         self.layers, self.epsilon, self.shrinkage = layers, step(epsilon), shrinkage
 
     def fit(self, batches: Iterable[Activations]) -> Self:
-        self.layers = choose_layers(batches, self.layers)
-        rows = Rows(batches, self.layers)
+        self.found_layers = choose_layers(batches, self.layers)
+        rows = Rows(batches, self.found_layers)
         self.learn(Moments.of(rows, rows.classes, "tied"))
         return self
 
@@ -68,12 +68,16 @@ class Mahalanobis(Detector):
 
     def distances(self, rows: Activations) -> Tensor:
         """Squared distances `[M, K]` to the mean of every class that had rows."""
-        x = rows.stacked(self.layers)
+        x = rows.stacked(self.layers_read)
         x = (x - self.centre.to(x.dtype)) @ self.whitening.to(x.dtype)
         return squared_distances(x, self.mean.to(x.dtype))
 
+    @property
+    def looks_again(self) -> bool:
+        return self.epsilon > 0
+
     def view(self, tap: Tap) -> nn.Module:
-        return tap if self.epsilon == 0 else Perturb(tap, self, self.epsilon)
+        return Perturb(tap, self, self.epsilon) if self.looks_again else tap
 
 
 def whiten(covariance: Tensor, mean: Tensor, shrinkage: float) -> Tensor:

@@ -47,8 +47,12 @@ class ODIN(Detector):
     def score(self, rows: Activations) -> Tensor:
         return unsure(rows.logits / self.temperature)
 
+    @property
+    def looks_again(self) -> bool:
+        return self.epsilon > 0
+
     def view(self, tap: Tap) -> nn.Module:
-        if self.epsilon == 0:
+        if not self.looks_again:
             return tap
         std = None if self.std is None else torch.tensor(self.std)
         return Perturb(tap, self, self.epsilon, std)

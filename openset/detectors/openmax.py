@@ -72,8 +72,8 @@ class OpenMax(Detector):
         self.distance: Distance = distance
 
     def fit(self, batches: Iterable[Activations]) -> Self:
-        self.layers = choose_layers(batches, self.layers)
-        rows = Rows(batches, self.layers, correct=True)
+        self.found_layers = choose_layers(batches, self.layers)
+        rows = Rows(batches, self.found_layers, correct=True)
         moments = Moments.of(rows, rows.classes, "diag")
         need_rows(moments.count, 2, self, "train longer, or give more images of it")
         self.keep(mean=moments.mean.float())
@@ -116,7 +116,7 @@ class OpenMax(Detector):
         weights = torch.arange(alpha, 0, -1, device=logits.device) / alpha
         best = logits.topk(alpha).indices
         weight = torch.zeros_like(logits).scatter(1, best, weights.to(logits).expand_as(best))
-        taken = logits * weight * self.outlying(rows.stacked(self.layers)).to(logits.dtype)
+        taken = logits * weight * self.outlying(rows.stacked(self.layers_read)).to(logits.dtype)
         return logits - taken, taken.sum(1)
 
     def class_scores(self, rows: Activations) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Self
 
 import torch
@@ -57,7 +56,7 @@ class VMDLSb(Detector):
         if self.layers is None:
             latent = ("mean",) if "mean" in first.features else ()
             layers = (*(layer for layer in layers if layer != "logits"), *latent)
-        self.layers = rows.layers = distinct(first, layers)
+        self.found_layers = rows.layers = distinct(first, layers)
         moments = Moments.of(rows, rows.classes)
         few = (moments.count < 2).nonzero().flatten().tolist()
         if few:
@@ -82,7 +81,7 @@ class VMDLSb(Detector):
 
     def class_scores(self, rows: Activations) -> Tensor:
         """log p_c(t) of every class, `[M, C]`."""
-        t = rows.stacked(self.layers)
+        t = rows.stacked(self.layers_read)
         mean, whitening = self.mean.to(t.dtype), self.whitening.to(t.dtype)
         # Class by class, as [M, C, D] at once would not fit for many classes.
         squared = [((t - m) @ w.T).square().sum(1) for m, w in zip(mean, whitening, strict=True)]
@@ -132,9 +131,9 @@ class VMDLS(VMDLSb):
     the shift outweighs what tells known from unknown, and w decides; a lower `reference` helps.
 
     Args:
-        autoencoder: From images to reconstructions, trained on the same training images; or the
-            folder of a run that `openset train DATA --network autoencoder --objective
-            reconstruction` wrote: `vmdls:autoencoder=RUN`. A saved model holds it.
+        autoencoder: From images to reconstructions, trained on the same training images; on the
+            command line, the folder of a run that `openset train DATA --network autoencoder
+            --objective reconstruction` wrote: `vmdls:autoencoder=RUN`. A saved model holds it.
         layers: As for `VMDLSb`.
         shrinkage: As for `VMDLSb`.
         layer: The early layer on which image and reconstruction are compared.
@@ -156,7 +155,7 @@ class VMDLS(VMDLSb):
 
     def __init__(
         self,
-        autoencoder: nn.Module | str | Path,
+        autoencoder: nn.Module,
         layers: Sequence[str] | None = None,
         shrinkage: float = 1e-3,
         layer: str = "stage1",
@@ -165,7 +164,12 @@ class VMDLS(VMDLSb):
         super().__init__(layers, shrinkage)
         if not 0 < reference <= 1:
             raise ValueError(f"reference must lie above 0 and at most at 1; got {reference}")
-        self.autoencoder, self.layer = trained(autoencoder), layer
+        if not isinstance(autoencoder, nn.Module):
+            raise ValueError(
+                f"autoencoder must be a network; got {autoencoder!r}; read that of a run by "
+                "openset.run.Run.load(folder).load_network()"
+            )
+        self.autoencoder, self.layer = autoencoder, layer
         self.reference = reference
 
     def fit(self, batches: Iterable[Activations]) -> Self:
@@ -186,15 +190,6 @@ class VMDLS(VMDLSb):
     def view(self, tap: Tap) -> Reconstruct:
         """The tap, with a second look through the autoencoder."""
         return Reconstruct(tap, self.autoencoder, self.layer)
-
-
-def trained(network: nn.Module | str | Path) -> nn.Module:
-    """The network itself, or that of a run."""
-    if isinstance(network, nn.Module):
-        return network
-    from openset.run import Run  # Here, because a run builds its detectors by their names.
-
-    return Run.load(network).load_network()
 
 
 def distinct(batch: Activations, layers: Sequence[str]) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def pictures(
     Returns:
         PNG files by their titles.
     """
-    layers = next((d.layers for d in detectors if isinstance(d, VMDLSb)), None)
+    layers = next((d.layers_read for d in detectors if isinstance(d, VMDLSb)), None)
     if layers is None:
         return {}
     seen = _seen(tap, known)

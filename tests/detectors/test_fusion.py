@@ -114,6 +114,31 @@ def test_names_and_layers_come_from_the_command_line():
     assert build("fusion:energy+mahalanobis+msp").layers == ("penultimate",)
 
 
+def test_default_members():
+    first, second = Fusion().detectors
+    assert first.spec() == build("energy").spec()
+    assert second.spec() == build("gemos:layers=stage1+stage2,components=4").spec()
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("fusion:energy", "at least two detectors"),
+        ("fusion:energy+kn", "did you mean knn"),
+        ("fusion:detectors=energy+1", "unknown detector '1'"),
+        ("fusion:3", "expected Sequence"),
+    ],
+)
+def test_members_that_cannot_be_named_are_refused(spec, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build(spec)
+
+
+def test_a_member_that_reconstructs_is_refused():
+    with pytest.raises(ValueError, match="vmdls looks at the image again"):
+        build("fusion:energy+vmdls", autoencoder=torch.nn.Identity())
+
+
 def test_is_restored_with_its_members_settings():
     fusion, rows = fitted(weights=[2, 1]), batch(50, 3)
     again = restore(fusion.spec())
@@ -130,26 +155,29 @@ def test_a_members_own_held_out_learning_comes_first():
 
 def test_a_detector_that_looks_again_is_refused():
     with pytest.raises(ValueError, match="odin looks at the image again"):
-        Fusion(["energy", "odin"])
+        build("fusion:energy+odin")
 
 
 def test_a_fusion_without_held_out_scores_says_so():
     with pytest.raises(ValueError, match="call adjust"):
-        Fusion(["energy", "msp"]).fit([batch()]).score(batch())
+        Fusion([Energy(), MaxSoftmax()]).fit([batch()]).score(batch())
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"detectors": ["energy"]}, "at least two detectors"),
+        ({"detectors": [Energy()]}, "at least two detectors"),
         ({"detectors": "energy"}, "at least two detectors"),
-        ({"detectors": ["energy", "msp"], "weights": [1]}, "one for each of 2 detectors"),
-        ({"detectors": ["energy", "msp"], "weights": [1, 0]}, "must be above 0"),
-        ({"detectors": ["energy", "msp"], "weights": "errors"}, "for each detector, or"),
-        ({"detectors": ["energy", "msp"], "weights": (1, "x")}, "for each detector, or 'mis"),
-        ({"detectors": ["energy", "msp"], "weights": 3}, "for each detector, or 'mistakes'"),
+        ({"detectors": [Energy(), MaxSoftmax()], "weights": [1]}, "one for each of 2 detectors"),
+        ({"detectors": [Energy(), MaxSoftmax()], "weights": [1, 0]}, "must be above 0"),
+        ({"detectors": [Energy(), MaxSoftmax()], "weights": "errors"}, "for each detector, or"),
+        (
+            {"detectors": [Energy(), MaxSoftmax()], "weights": (1, "x")},
+            "for each detector, or 'mis",
+        ),
+        ({"detectors": [Energy(), MaxSoftmax()], "weights": 3}, "for each detector, or 'mistakes'"),
         ({"combine": "fishers"}, "did you mean fisher"),
-        ({"detectors": ["energy", "kn"]}, "did you mean knn"),
+        ({"detectors": [Energy(), "knn"]}, r"got 'knn'; to name its members, take .*build\("),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, sentence):

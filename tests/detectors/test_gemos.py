@@ -33,7 +33,8 @@ def test_each_class_is_fitted_on_its_correct_rows_and_scored_by_the_prediction()
 
 def test_reads_stages_penultimate_and_logits_unless_told():
     detector = GeMOS("gaussian-mixture:components=1").fit([batch()])
-    assert detector.layers == ("stage1", "penultimate", "logits")
+    assert detector.layers is None
+    assert detector.layers_read == ("stage1", "penultimate", "logits")
 
 
 def test_a_class_that_is_never_right_is_named():

@@ -14,6 +14,7 @@ from openset.detectors.vmdls import VMDLS, VMDLSb, distinct
 from openset.model import layers_for
 from openset.networks.autoencoder import autoencoder
 from openset.reconstruct import Reconstruct
+from openset.run import build_detector
 from openset.tap import Tap
 from openset.views import views
 
@@ -136,7 +137,7 @@ def test_layers_that_repeat_another_are_dropped():
     assert distinct(repeated, ["stage1", "stage2", "penultimate"]) == ("stage1", "stage2")
     assert distinct(repeated, ["penultimate", "logits"]) == ("penultimate", "logits")
     detector = VMDLSb().fit([repeated])
-    assert detector.layers == ("stage1", "stage2")
+    assert detector.layers_read == ("stage1", "stage2")
     torch.testing.assert_close(detector(repeated), VMDLSb().fit([train])(train))
 
 
@@ -150,12 +151,12 @@ def test_without_layers_it_reads_stages_penultimate_and_mean_but_no_logits():
     train = data()
     train.features["penultimate"] = torch.randn(200, 3)
     train.features["other"] = torch.randn(200, 3)
-    assert VMDLSb().fit([train]).layers == ("stage1", "stage2", "penultimate")
+    assert VMDLSb().fit([train]).layers_read == ("stage1", "stage2", "penultimate")
     train.features["mean"] = torch.randn(200, 3)
-    assert VMDLSb().fit([train]).layers == ("stage1", "stage2", "penultimate", "mean")
+    assert VMDLSb().fit([train]).layers_read == ("stage1", "stage2", "penultimate", "mean")
     train.features["stage3"] = train.features["mean"]
-    assert VMDLSb().fit([train]).layers == ("stage1", "stage2", "stage3", "penultimate")
-    assert VMDLSb(layers=["stage2", "logits"]).fit([train]).layers == ("stage2", "logits")
+    assert VMDLSb().fit([train]).layers_read == ("stage1", "stage2", "stage3", "penultimate")
+    assert VMDLSb(layers=["stage2", "logits"]).fit([train]).layers_read == ("stage2", "logits")
 
 
 def test_errors_say_what_to_do():
@@ -177,7 +178,7 @@ def test_view_adds_the_reconstruction_and_a_loaded_detector_scores_alike():
     detector.fit([replace(tap(image), labels=torch.arange(30) % 3)])
     view = detector.view(tap)
     assert isinstance(view, Reconstruct)
-    again = VMDLS(autoencoder(size=8), layers=detector.layers, layer="0")
+    again = VMDLS(autoencoder(size=8), layer="0")
     again.load_state_dict(detector.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(again(again.view(tap)(image)), detector(view(image)))
@@ -187,7 +188,11 @@ def test_needs_an_autoencoder_and_says_how_to_name_one(tmp_path):
     with pytest.raises(ValueError, match="needs autoencoder; write vmdls:autoencoder="):
         build("vmdls")
     with pytest.raises(ValueError, match="holds no run"):
-        build(f"vmdls:autoencoder={tmp_path}")
+        build_detector(f"vmdls:autoencoder={tmp_path}")
+    with pytest.raises(ValueError, match="is 'x'; expected Module"):
+        build("vmdls:autoencoder=x")
+    with pytest.raises(ValueError, match=r"must be a network; got 'x'; read that of a run by"):
+        VMDLS("x")
     mine = nn.Identity()
     assert build("vmdls:shrinkage=0.1", autoencoder=mine).autoencoder is mine
     assert build("vmdls-b", autoencoder=mine).settings().keys() == {"layers", "shrinkage"}
