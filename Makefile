@@ -31,10 +31,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks
+	$(BIN)/python speed
 
 results: $(INSTALLED)
-	$(BIN)/python -m openset.results_page docs/results
+	$(BIN)/python -m openset.reporting.markdown docs/results
 
 clean:
 	rm -rf .venv demo .pytest_cache .ruff_cache .hypothesis .coverage build *.egg-info

@@ -6,16 +6,18 @@ known class or "unknown", per image and per pixel.
 
 from openset import data, densities, detectors, networks, objectives
 from openset.activations import UNKNOWN, VOID, Activations
-from openset.evaluate import evaluate
-from openset.fit import fit
-from openset.model import OpenSet
+from openset.evaluation.evaluate import evaluate
+from openset.evaluation.results import Results
+from openset.extractors.extract import extract
+from openset.extractors.perturb import Perturb
+from openset.extractors.store import Store
+from openset.extractors.tap import Tap
+from openset.model.fit import fit
+from openset.model.open_set import OpenSet
 from openset.moments import Moments
-from openset.report import report
-from openset.results import Results
-from openset.store import Store, extract
-from openset.tap import Perturb, Tap
-from openset.threshold import Threshold
-from openset.train import train
+from openset.reporting import report
+from openset.scoring.threshold import Threshold
+from openset.training.loop import train
 
 __all__ = [
     "UNKNOWN",

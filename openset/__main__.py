@@ -1,5 +1,7 @@
 """`python -m openset` is the command `openset`."""
 
-from openset.cli import main
+from __future__ import annotations
+
+from openset.commands.app import main
 
 main()

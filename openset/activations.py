@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openset.names import unknown_name
+from openset.errors import unknown_name
 
 UNKNOWN = -1
 """Label of a sample that belongs to none of the known classes."""
+
 
 VOID = -100
 """Label of a pixel that is left out of training and evaluation."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from commands import call
+from command_line import call
 from PIL import Image
 
 

@@ -10,8 +10,9 @@ import torch
 from openset import networks
 from openset.activations import Activations, concatenate
 from openset.detectors import DETECTORS, Detector, build
-from openset.model import layers_for, restore
-from openset.tap import Tap
+from openset.extractors.tap import Tap
+from openset.model.saved import restore
+from openset.scoring.views import layers_for
 
 CLASSES = 3
 SMALL = {

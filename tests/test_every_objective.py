@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from openset import networks
-from openset.names import build
 from openset.objectives import OBJECTIVES
-from openset.train import Paused, accuracy, train
+from openset.spec import build
+from openset.training.loop import Paused, accuracy, train
 
 CLASSES = 3
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import call
+from command_line import call
 from PIL import Image
 from sklearn.datasets import load_digits
 

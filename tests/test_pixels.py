@@ -11,15 +11,16 @@ from torch import nn
 
 from openset import OpenSet, Tap, data
 from openset.activations import UNKNOWN, VOID
-from openset.cli import main
+from openset.commands.app import main
 from openset.detectors import build
-from openset.evaluate import evaluate
-from openset.fit import fit
+from openset.evaluation.evaluate import evaluate
+from openset.evaluation.results import Results
+from openset.extractors.pixel_rows import pixel_rows
+from openset.model.fit import fit
 from openset.networks import from_spec, ladder_small
-from openset.pixel_rows import pixel_rows, some_of_each
-from openset.report import report
-from openset.results import Results
-from openset.run import Run
+from openset.reporting import report
+from openset.runs.run import Run
+from openset.sampling import some_of_each
 
 SIZE = (32, 48)
 SHADES = (20, 90, 160, 230)

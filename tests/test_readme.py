@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from openset.cli import main
+from openset.commands.app import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

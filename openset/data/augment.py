@@ -10,13 +10,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openset.activations import VOID
-from openset.names import unknown_name
+from openset.errors import unknown_name
 
 PADDING = 4
+
+
 ANGLE = 10.0
 """Largest rotation of `rotate_crop`, in degrees."""
+
+
 LARGEST_ZOOM = 2.0
 """Most that `scale_crop_flip` enlarges an image, or shrinks it."""
+
+
 AREA = 0.95
 """Smallest share of the image that `rotate_crop` keeps."""
 
@@ -58,6 +64,7 @@ def rotate_crop(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+
 
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": unchanged,
@@ -112,6 +119,7 @@ def scale_crop_flip(
 
 
 LabelledAugmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
 
 LABELLED_AUGMENTATIONS: dict[str, LabelledAugmentation] = {
     "flip": flip_labelled,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from openset.activations import UNKNOWN, VOID
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
 
 LABEL_NAMES = ("label", "labels", "class", "target")
 """Columns taken as labels where no column has the type `ClassLabel`."""
@@ -52,6 +55,7 @@ CAMVID = (
     "Sky Building Pole Road Pavement Tree SignSymbol Fence Car Pedestrian Bicyclist".split()  # noqa: SIM905
 )
 
+
 CITYSCAPES = (
     "road",
     "sidewalk",
@@ -74,7 +78,9 @@ CITYSCAPES = (
     "bicycle",
 )
 
+
 VISTAS_NP = tuple(name for name in CITYSCAPES if name not in ("person", "rider"))
+
 
 STREETHAZARDS = (
     "unlabelled",
@@ -90,6 +96,7 @@ STREETHAZARDS = (
     "wall",
     "traffic sign",
 )
+
 
 MASKS = {
     "cityscapes": MaskClasses(CITYSCAPES),
@@ -172,3 +179,20 @@ def read_labels(dataset: Dataset, column: str, name: str) -> tuple[Tensor | None
             f"(such as {int(bad[0])}); give each image one of the {len(names)} classes"
         )
     return labels, list(names)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no log lines of Hugging Face inside; errors are raised anyway."""
+    import datasets
+
+    enabled = datasets.is_progress_bar_enabled()
+    level = datasets.logging.get_verbosity()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if enabled:
+            datasets.enable_progress_bars()

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datasets import Dataset
 
+
 SUFFIXES = frozenset(
     ".png .jpg .jpeg .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .jp2 .avif".split()  # noqa: SIM905
 )
 """Files with other endings are not taken for images."""
+
 
 SPLIT_FOLDERS = frozenset({"train", "training", "valid", "val", "validation", "test", "testing"})
 

@@ -86,3 +86,24 @@ def mean_std(images: Iterable[tuple[Tensor, Tensor]] | ImageSet) -> tuple[list, 
         raise ValueError("no images: the data set or the loader gave no batch")
     mean = total / count
     return mean.tolist(), (square / count - mean.square()).clamp_min(0).sqrt().tolist()
+
+
+AT_ONCE = 2**18
+"""Pixels of images that pass the network at once."""
+
+
+def per_pixel(source: Any) -> bool:
+    """Whether a source's labels are maps; reads one batch of what is no `ImageSet`."""
+    if isinstance(source, ImageSet):
+        return source.dense
+    if isinstance(source, torch.utils.data.Dataset):
+        return torch.as_tensor(source[0][1]).dim() > 0
+    return next((label.dim() > 1 for _, label in batches(source)), False)
+
+
+def images_at_once(source: Any, batch_size: int = 256) -> int:
+    """Images per pass: at most `AT_ONCE` pixels where they are labelled one by one."""
+    if not isinstance(source, ImageSet):
+        return min(batch_size, 4)
+    height, width = source.adapter.size
+    return max(1, min(batch_size, AT_ONCE // (height * width)))

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from PIL import Image
 
+
 TASK = 2**18
 """Pixels per task of the decoding threads."""
 
+
 SMALL = 64 * 64
 """Images below so many pixels are decoded in one thread: most of their cost is Python's own."""
+
 
 HASHED = 256
 """Encoded images that are in memory at once while a set is hashed."""

@@ -15,6 +15,7 @@ from openset.data.sources import Split
 LEAST_LEFT = 0.25
 """Share of the training images that must be free of the classes left out for the others to go."""
 
+
 READ = 64
 """Masks that are read at once."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from openset.data.builders import how_to_get
+from openset.data.builders.build import how_to_get
 from openset.data.classes import hold_out
 from openset.data.columns import (
     MASKS,
@@ -22,15 +20,18 @@ from openset.data.columns import (
     image_column,
     label_column,
     mask_column,
+    quiet,
     read_labels,
 )
 from openset.data.folders import read_image_folder
 from openset.data.noise import NOISES, Noisy
 from openset.data.pixels import Arrays, Encoded, Pixels
-from openset.names import parse, unknown_name
+from openset.errors import unknown_name
+from openset.spec import parse
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
 
 INVERTED = {
     "digits": False,
@@ -40,7 +41,9 @@ INVERTED = {
 }
 """Sets whose polarity is known; True where they are dark on light and are turned by default."""
 
+
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
 
 SPLITS = {
     "train": ("train", "training"),
@@ -323,18 +326,6 @@ def read_hub(spec: DataName) -> dict[str, Dataset]:
         ) from error
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and no log lines of Hugging Face inside; errors are raised anyway."""
-    import datasets
-
-    enabled = datasets.is_progress_bar_enabled()
-    level = datasets.logging.get_verbosity()
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
-        if enabled:
-            datasets.enable_progress_bars()
+def same_name(name: str) -> str:
+    """A data string without what draws a sample: `isun:test,limit=9` and `isun` are the same."""
+    return str(located(DataName.parse(name))).removesuffix(":test")

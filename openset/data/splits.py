@@ -17,7 +17,7 @@ from openset.data.noise import NOISES, Noise
 from openset.data.pixels import Encoded, adapter_of
 from openset.data.relabel import without_left_out
 from openset.data.sources import INVERTED, DataName, Source, Split, open_source, same_set
-from openset.names import unknown_name
+from openset.errors import unknown_name
 
 Size = int | tuple[int, int]
 

@@ -18,6 +18,7 @@ from openset.densities.mixtures import Mixtures, Piece, blocks
 
 Covariance = Literal["full", "diag", "tied"]
 
+
 NEGLIGIBLE = 1e-10
 """A responsibility below this adds nothing to a sum over rows, and its row is skipped."""
 

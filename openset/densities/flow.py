@@ -10,8 +10,8 @@ import zuko
 from torch import Tensor, nn
 
 from openset.densities.base import Density, need_rows
-from openset.densities.reservoir import reservoir
 from openset.densities.standardise import Standardise
+from openset.sampling import reservoir
 
 
 class Flow(Density):

@@ -13,11 +13,12 @@ from openset.densities.base import Density, need_rows, width
 from openset.densities.expectation_maximisation import Covariance, fit_mixtures
 from openset.densities.k_means import k_means
 from openset.densities.mixtures import Mixtures, Piece
-from openset.densities.reservoir import reservoir
 from openset.densities.standardise import Standardise
+from openset.sampling import reservoir
 
 CHUNK = 2**24
 """How many numbers of padded rows or of covariances are worked on at once."""
+
 
 HELD = {"full": 2.0, "tied": 2.0, "diag": 2.0**-8}
 """GiB of rows held at once, by the kind of covariance."""

@@ -11,7 +11,7 @@ from sklearn.ensemble import IsolationForest as Solver
 from torch import Tensor
 
 from openset.densities.base import Density, in_chunks, need_rows
-from openset.densities.reservoir import reservoir
+from openset.sampling import reservoir
 
 
 class IsolationForest(Density):

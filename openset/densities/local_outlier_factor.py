@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from openset.densities.base import Density, in_chunks, need_rows, padded
-from openset.densities.reservoir import reservoir
+from openset.sampling import reservoir
 
 FAR = 1e30
 """Squared distance to padding; finite, because a share of 0 times infinity is no number."""

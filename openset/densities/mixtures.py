@@ -12,6 +12,7 @@ from torch import Tensor
 HOPELESS = 30.0
 """Nats behind a row's best component from where a component's share, below 1e-13, is nothing."""
 
+
 WIDE = 128
 """From so many features on, products are done in blocks of features to skip what is zero."""
 

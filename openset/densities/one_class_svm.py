@@ -10,7 +10,7 @@ from sklearn.svm import OneClassSVM as Solver
 from torch import Tensor
 
 from openset.densities.base import Density, in_chunks, need_rows, padded
-from openset.densities.reservoir import reservoir
+from openset.sampling import reservoir
 
 
 class OneClassSVM(Density):

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from openset import names
+from openset import spec as names
 from openset.densities import DENSITIES
 from openset.detectors.base import Detector as Detector
 from openset.detectors.binary import BIN as BIN
@@ -33,7 +33,7 @@ from openset.detectors.vim import ViM as ViM
 from openset.detectors.vmdls import VMDLS as VMDLS
 from openset.detectors.vmdls import VMDLSb as VMDLSb
 from openset.fitted import by_name
-from openset.names import as_names, look_up, parameters_of, parse
+from openset.spec import as_names, look_up, parameters_of, parse
 
 DETECTORS: dict[str, type[Detector]] = by_name(globals(), Detector)
 
@@ -47,7 +47,7 @@ def build(spec: str, *, load: Callable[[str], nn.Module] | None = None, **given:
     Args:
         spec: The name with its settings.
         load: Reads a network by its name, for a setting that is one (`vmdls:autoencoder=RUN`);
-            None takes networks from `given` alone. `openset.run.build_detector` reads runs.
+            None takes networks from `given` alone. `openset.runs.run.build_detector` reads runs.
         given: What the caller has, such as `autoencoder`; only a detector that takes it, and whose
             string does not set it, gets it.
 

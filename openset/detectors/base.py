@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from openset.activations import Activations
+from openset.extractors.tap import Tap
 from openset.fitted import Fitted
-from openset.names import as_names
-from openset.store import finite
-from openset.tap import Tap
 
 FOUND = "found_layers"
 """The entry of a saved state that holds the names of the layers a fit chose, as JSON text."""
@@ -136,86 +134,3 @@ def best(class_scores: Tensor) -> Tensor:
     place = torch.arange(classes, 0, -1, dtype=torch.int16, device=class_scores.device)
     is_top = class_scores == class_scores.amax(1, keepdim=True)
     return classes - (is_top * place).amax(1).long()
-
-
-class Rows:
-    """The known rows of activations as re-iterable (features `[M, D]`, labels `[M]`).
-
-    Args:
-        batches: Activations with labels; unknown and void rows are left out.
-        layers: The layers to put side by side, as `Activations.stacked` takes them.
-        correct: Keep only rows that the network classifies correctly.
-    """
-
-    def __init__(
-        self,
-        batches: Iterable[Activations],
-        layers: Sequence[str] | None,
-        *,
-        correct: bool = False,
-    ):
-        if iter(batches) is batches:
-            raise ValueError(
-                "fit got a generator, which can be read only once; pass a list, a Store or a loader"
-            )
-        self.batches, self.layers, self.correct = batches, layers, correct
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.batches:
-            rows = known(batch)
-            if self.correct:
-                rows = rows[rows.logits.argmax(1) == rows.labels]
-            assert rows.labels is not None
-            yield finite(rows.stacked(self.layers), "the features"), rows.labels
-
-    @property
-    def classes(self) -> int:
-        """The number of known classes, which is the number of logits."""
-        return peek(self.batches).logits.shape[1]
-
-
-def known(batch: Activations) -> Activations:
-    """The rows of known classes; their labels must lie in 0…K−1."""
-    if batch.labels is None:
-        raise ValueError("fit got activations without labels; extract them from labelled data")
-    rows = batch.rows().single()
-    assert rows.labels is not None
-    classes = rows.logits.shape[1]
-    if len(rows) and int(rows.labels.max()) >= classes:
-        raise ValueError(
-            f"label {int(rows.labels.max())} is outside 0…{classes - 1}: "
-            f"the network has {classes} classes; map the labels to them"
-        )
-    keep = rows.labels >= 0
-    return rows if bool(keep.all()) else rows[keep]
-
-
-def peek(batches: Iterable[Activations]) -> Activations:
-    """The first batch."""
-    for batch in batches:
-        return batch
-    raise ValueError("no activations: the data set or the loader gave no batch")
-
-
-def head_of(rows: Activations, detector: Detector) -> tuple[Tensor, Tensor]:
-    """Weight `[K, D]` and bias `[K]` of the layer from the penultimate features to the logits."""
-    if rows.head is None:
-        raise ValueError(
-            f"{detector.name} applies the network's last linear layer again, and none was found "
-            "that gives the logits; name it: Tap(network, head=…)"
-        )
-    return rows.head
-
-
-def choose_layers(batches: Iterable[Activations], layers: Sequence[str] | None) -> tuple[str, ...]:
-    """The layers a detector reads: those named, or all stages, the penultimate and the logits.
-
-    Where the tap recorded layers that are no stages, all of them are taken instead.
-    """
-    features = peek(batches).features
-    if layers is not None:
-        return as_names(layers)
-    stages = [name for name in features if name.startswith("stage")]
-    found = stages or [name for name in features if name != "penultimate"]
-    last = ["penultimate"] if "penultimate" in features else []
-    return (*found, *last, "logits")

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from openset.activations import Activations
-from openset.detectors.base import Detector, known
+from openset.detectors.base import Detector
 from openset.detectors.gemos import GeMOS
 from openset.detectors.logits import Energy
 from openset.detectors.ranks import TailRank
-from openset.names import as_names, unknown_name
+from openset.detectors.rows import known
+from openset.errors import unknown_name
+from openset.spec import as_names
 
 ACCEPTED = 0.95
 """The share of known images on which a guard stays silent."""
@@ -57,6 +59,7 @@ COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 MADE_UP = 10
 """Mistakes that surprise all members alike and are added to the real ones, as few say little."""
+
 
 LEAST = 0.25
 """The least weight, as a share of the largest: mistakes do not show what far images look like."""

@@ -11,9 +11,10 @@ from torch import Tensor
 from openset.activations import Activations
 from openset.densities import DENSITIES, Density
 from openset.densities.base import need_rows
-from openset.detectors.base import Detector, Rows, choose_layers, known
+from openset.detectors.base import Detector
 from openset.detectors.ranks import TailRank
-from openset.names import build
+from openset.detectors.rows import Rows, choose_layers, known
+from openset.spec import build
 
 LEAST = 5
 """Held-out images of a class that its ranks need."""

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from openset.activations import Activations
 from openset.densities.base import in_chunks
-from openset.densities.reservoir import reservoir
-from openset.detectors.base import Detector, Rows, choose_layers
+from openset.detectors.base import Detector
+from openset.detectors.rows import Rows, choose_layers
+from openset.sampling import reservoir
 
 CHUNK = 2**24
 """How many similarities are held at once."""

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openset.activations import Activations
-from openset.detectors.base import Detector, known
+from openset.detectors.base import Detector
+from openset.detectors.rows import known
 
 
 class MaxSoftmax(Detector):

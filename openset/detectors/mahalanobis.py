@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from openset.activations import Activations
-from openset.detectors.base import Detector, Rows, choose_layers
+from openset.detectors.base import Detector
+from openset.detectors.rows import Rows, choose_layers
+from openset.extractors.perturb import Perturb, step
+from openset.extractors.tap import Tap
 from openset.moments import Moments
-from openset.tap import Perturb, Tap, step
 
 
 class Mahalanobis(Detector):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.logits import positive, unsure
-from openset.tap import Perturb, Tap, step
+from openset.extractors.perturb import Perturb, step
+from openset.extractors.tap import Tap
 
 
 class ODIN(Detector):

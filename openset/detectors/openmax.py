@@ -13,11 +13,13 @@ from torch.nn import functional as F
 
 from openset.activations import Activations
 from openset.densities.base import need_rows
-from openset.detectors.base import Detector, Rows, choose_layers
+from openset.detectors.base import Detector
 from openset.detectors.mahalanobis import squared_distances
+from openset.detectors.rows import Rows, choose_layers
 from openset.moments import Moments
 
 Distance = Literal["euclidean", "cosine", "euclidean-cosine"]
+
 
 TRANSLATION = 10_000.0
 """How far libMR moves a tail from zero before it fits; here in deviations of the tail."""

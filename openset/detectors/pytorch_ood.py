@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from openset.activations import Activations
-from openset.detectors.base import Detector, Rows, known, peek
-from openset.names import unknown_name
+from openset.detectors.base import Detector
+from openset.detectors.rows import Rows, known, peek
+from openset.errors import unknown_name
 from openset.networks.external import import_library
 
 READS = ("logits", "features", "feature_maps")
 """What pytorch-ood's detectors read, as their methods are called: `fit_logits`, …"""
+
 
 SUPPLIED = ("model", "encoder", "backbone", "head", "w", "b")
 """Arguments that come from the activations: none of the network, and the last linear layer."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from openset.activations import Activations
-from openset.densities.reservoir import reservoir
-from openset.detectors.base import Detector, Rows, head_of
+from openset.detectors.base import Detector
+from openset.detectors.rows import Rows, head_of
+from openset.sampling import reservoir
 
 
 class ReAct(Detector):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from openset.activations import Activations
-from openset.detectors.base import Detector, Rows, head_of, known, peek
+from openset.detectors.base import Detector
+from openset.detectors.rows import Rows, head_of, known, peek
 from openset.moments import Moments
 
 

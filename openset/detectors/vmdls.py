@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from openset.activations import Activations
-from openset.detectors.base import Detector, Rows, choose_layers, known, peek
+from openset.detectors.base import Detector
+from openset.detectors.rows import Rows, choose_layers, known, peek
+from openset.extractors.reconstruct import Reconstruct
+from openset.extractors.tap import Tap
 from openset.moments import Moments
-from openset.reconstruct import Reconstruct
-from openset.tap import Tap
 
 
 class VMDLSb(Detector):
@@ -167,7 +168,7 @@ class VMDLS(VMDLSb):
         if not isinstance(autoencoder, nn.Module):
             raise ValueError(
                 f"autoencoder must be a network; got {autoencoder!r}; read that of a run by "
-                "openset.run.Run.load(folder).load_network()"
+                "openset.runs.run.Run.load(folder).load_network()"
             )
         self.autoencoder, self.layer = autoencoder, layer
         self.reference = reference

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from openset import names
+from openset import spec as names
 from openset.networks.autoencoder import autoencoder
 from openset.networks.base import Backbone, Normalize, described
 from openset.networks.checkpoint import load_weights

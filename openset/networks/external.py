@@ -13,14 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openset.names import unknown_name
+from openset.errors import unknown_name
 from openset.networks.base import Normalize, described
-from openset.tap import find_stages
+from openset.networks.layers import find_stages
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+
 POOLING = ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d")
+
+
 OPERATORS = ("nms", "qnms", *POOLING, *(f"_{name}_backward" for name in POOLING))
 """The compiled operators that torchvision's Python code registers something for on import."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openset.tap import find_head, find_stages
+from openset.networks.layers import find_head, find_stages
 
 
 class Widened(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from openset.networks.base import Normalize
-from openset.tap import find_head, find_stages
+from openset.networks.layers import find_head, find_stages
 
 
 class Latent(nn.Module):

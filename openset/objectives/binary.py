@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from openset.networks.heads import BinaryHeads, binary_heads
 from openset.objectives.base import Objective
-from openset.objectives.calibration import mmce
+from openset.objectives.mmce import mmce
 
 
 class BIN(Objective):

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from openset.moments import Moments
 from openset.networks.heads import Bottleneck, bottleneck
+from openset.networks.layers import evaluating
 from openset.objectives.base import Objective
-from openset.tap import evaluating
 
 
 class VIB(Objective):

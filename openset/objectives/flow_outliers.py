@@ -10,11 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from openset.networks.real_nvp import RealNVP, real_nvp
-from openset.objectives.synthetic_outliers import (
-    SyntheticOutliers,
-    image_channels,
-    outlier_shape,
-)
+from openset.objectives.synthetic_outliers import SyntheticOutliers, image_channels, outlier_shape
 
 
 class FlowOutliers(SyntheticOutliers):

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openset.networks.dcgan import Discriminator, Generator
+from openset.networks.layers import evaluating
 from openset.objectives.synthetic_outliers import (
     SyntheticOutliers,
     frozen,
     image_channels,
     uniform_divergence,
 )
-from openset.tap import evaluating
 
 
 class GANOutliers(SyntheticOutliers):

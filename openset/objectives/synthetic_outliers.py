@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openset.activations import UNKNOWN, VOID
+from openset.networks.layers import evaluating
 from openset.objectives.base import Objective
 from openset.objectives.patches import Patches, sides
-from openset.tap import evaluating
 
 WHOLE, PASTED = 1.0, 1e-3
 """λ where whole images are labelled, and where pixels are (Grcić et al. 2021)."""
+
 
 SHOWN = 8
 """Outliers that are kept for the report each time."""

@@ -5,7 +5,7 @@ import torch
 from openset.activations import Activations
 from openset.detectors import Energy, Fusion, GeMOS, Mahalanobis, MaxSoftmax, Temperature, build
 from openset.detectors.fusion import LEAST, by_mistakes
-from openset.model import restore
+from openset.model.saved import restore
 
 GEMOS = "gaussian-mixture:components=1"
 

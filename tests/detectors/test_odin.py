@@ -3,7 +3,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from openset.detectors import ODIN, MaxSoftmax
-from openset.tap import Tap
+from openset.extractors.tap import Tap
 
 
 def network():

@@ -23,7 +23,7 @@ from openset.detectors import (
     ViM,
     build,
 )
-from openset.model import restore
+from openset.model.saved import restore
 
 peers = pytest.mark.skipif(find_spec("pytorch_ood") is None, reason="needs pytorch_ood")
 

@@ -11,12 +11,11 @@ from torch import nn
 from openset.activations import Activations
 from openset.detectors import ODIN, build
 from openset.detectors.vmdls import VMDLS, VMDLSb, distinct
-from openset.model import layers_for
+from openset.extractors.reconstruct import Reconstruct
+from openset.extractors.tap import Tap
 from openset.networks.autoencoder import autoencoder
-from openset.reconstruct import Reconstruct
-from openset.run import build_detector
-from openset.tap import Tap
-from openset.views import views
+from openset.runs.run import build_detector
+from openset.scoring.views import layers_for, views
 
 
 def data(rows=200, seed=0):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from openset.extractors.tap import Tap
 from openset.networks import NETWORKS, build, from_spec
-from openset.tap import Tap
 
 NAMES = sorted(NETWORKS)
 STAGES_AND_PENULTIMATE = {

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from openset.extractors.tap import Tap
 from openset.networks import build, external, from_spec
 from openset.networks.external import External
-from openset.tap import Tap
 
 TIMM = """
 import torch.nn as nn

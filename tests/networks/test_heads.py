@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
+from openset.extractors.tap import Tap
 from openset.networks import cnn, from_spec
 from openset.networks.heads import Divergence, binary_heads, bottleneck, log_softplus
-from openset.tap import Tap, find_head
+from openset.networks.layers import find_head
 
 IMAGE = torch.linspace(0, 1, 320).sin().view(5, 1, 8, 8)
 

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from openset.extractors.tap import Tap
 from openset.networks import DENSE, build, from_spec
-from openset.tap import Tap
 
 WIDTHS = {"ladder-small": (32, 32, 64, 128), "ladder-densenet-121": (256, 512, 1024, 1024)}
 PENULTIMATE = {"ladder-small": 32, "ladder-densenet-121": 128}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from openset.extractors.tap import Tap
 from openset.networks import cnn, from_spec, latent
-from openset.tap import Tap
 
 
 def test_logits_are_the_log_posterior_of_isotropic_gaussians():

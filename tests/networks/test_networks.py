@@ -6,16 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from openset.networks import (
-    HEADS,
-    Backbone,
-    Normalize,
-    build,
-    cnn,
-    described,
-    from_spec,
-    resnet18,
-)
+from openset.networks import HEADS, Backbone, Normalize, build, cnn, described, from_spec, resnet18
 
 OWN = """
 import torch.nn as nn

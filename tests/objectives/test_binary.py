@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from openset.networks import cnn
 from openset.objectives.binary import BIN, BINC, binary_cross_entropy, calibration_error
-from openset.objectives.calibration import mmce
+from openset.objectives.mmce import mmce
 
 LABEL = torch.tensor([0, 2, 1, 1, 0])
 

@@ -4,10 +4,10 @@ from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn import functional as F
 
 from openset.data import load
-from openset.metrics import auroc
+from openset.evaluation.metrics import auroc
 from openset.networks import cnn
 from openset.objectives.bottleneck import VIB, VIBY, fit_priors
-from openset.train import train
+from openset.training.loop import train
 
 LABEL = torch.tensor([0, 2, 1, 1, 0])
 

@@ -18,8 +18,8 @@ from openset.objectives.gan_outliers import GANOutliers
 from openset.objectives.noise_outliers import NoiseOutliers
 from openset.objectives.patches import Patches
 from openset.objectives.synthetic_outliers import frozen, image_channels, uniform_divergence
-from openset.run_folder import read_pictures
-from openset.train import Paused, train
+from openset.training.checkpoints import read_pictures
+from openset.training.loop import Paused, train
 
 OBJECTIVES = [FlowOutliers, GANOutliers, NoiseOutliers]
 

@@ -14,7 +14,7 @@ from openset.objectives.gan_outliers import GANOutliers
 from openset.objectives.noise_outliers import NoiseOutliers
 from openset.objectives.patches import Patches, sides
 from openset.objectives.synthetic_outliers import pasted_losses
-from openset.train import Paused, accuracy, train
+from openset.training.loop import Paused, accuracy, train
 
 CLASSES = 3
 

@@ -1,0 +1,1 @@
+"""Protocols run to their end: the paper's table with ours beside it."""

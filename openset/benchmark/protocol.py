@@ -1,0 +1,178 @@
+"""Benchmark protocols: what is compared with what, on which data, beside which figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openset.benchmark.protocol_file import TIERS, check, merged, peers_installed, settings
+from openset.benchmark.toml_lines import TomlFile
+from openset.errors import unknown_name
+from openset.evaluation import metrics
+from openset.training.settings import Settings
+
+FOLDER = Path(__file__).parent / "protocols"
+
+
+WITHOUT_PEERS = (
+    "pytorch-ood is not installed, so its detectors are left out; "
+    "for them: pip install 'openset[peers]'."
+)
+
+
+Figures = dict[str, dict[str, dict[str, float]]]
+"""Published figures by detector, unknown set and metric."""
+
+
+@dataclass
+class Method:
+    """A network, how it is trained, and the detectors on it.
+
+    Args:
+        network: As `networks.build` takes it.
+        objective: The training method with its settings, such as `cross-entropy`.
+        detectors: As `detectors.build` takes them.
+        training: How to train; the seed is that of the trial.
+        weights: A file of weights to start from.
+        tune: By detector, the unknown sets that its settings are chosen on, none of them among
+            those of the test; an empty list leaves the choice to known data.
+        published: The published figures of these detectors.
+        companions: Networks that are trained on the same images, by name. A detector that takes a
+            setting of that name gets it, as `VMDLS` its autoencoder; weights that are such a name
+            are the companion's.
+    """
+
+    network: str
+    objective: str
+    detectors: list[str]
+    training: Settings
+    weights: str | None = None
+    tune: dict[str, list[str]] = field(default_factory=dict)
+    published: Figures = field(default_factory=dict)
+    companions: dict[str, Method] = field(default_factory=dict)
+
+
+@dataclass
+class Protocol:
+    """One tier of a protocol, checked.
+
+    Args:
+        name: The file's name without its ending.
+        tier: "quick" or "paper".
+        title: One line.
+        source: The paper, with its link.
+        data: The known set.
+        splits: The known classes of each split as `data.load` takes them; None means all classes.
+        unknown: The unknown sets by group; the group "" has no mean of its own.
+        methods: What is trained and evaluated.
+        metrics: What the paper's table shows.
+        others: Published figures of methods that are not run here.
+        notes: Sentences on where this differs from the paper.
+    """
+
+    name: str
+    tier: str
+    title: str
+    source: str
+    data: str
+    splits: list[str | None]
+    unknown: dict[str, list[str]]
+    methods: list[Method]
+    metrics: list[str]
+    others: Figures
+    notes: list[str]
+    seeds: int = 1
+    size: int | tuple[int, int] | None = None
+    channels: int | None = None
+    valid: float = 0.1
+    accept: float = 0.95
+
+    @property
+    def unknown_sets(self) -> list[str]:
+        """All unknown sets, in their order."""
+        return list(dict.fromkeys(name for names in self.unknown.values() for name in names))
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The standard metrics, and those that the protocol names beyond them."""
+        return tuple(dict.fromkeys((*metrics.STANDARD, *self.metrics)))
+
+
+def names() -> list[str]:
+    """The protocols that come with openset."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def find(name: str) -> Path:
+    """The file of a protocol that comes with openset, or the user's own by its path."""
+    own = Path(name)
+    if own.suffix == ".toml":
+        if not own.is_file():
+            raise ValueError(f"{own} is no file; name a protocol: {', '.join(names())}")
+        return own
+    if name not in names():
+        raise ValueError(f"{unknown_name('protocol', name, names())} A path to a .toml works too")
+    return FOLDER / f"{name}.toml"
+
+
+def load(name: str, tier: str = "paper") -> Protocol:
+    """A tier of a protocol.
+
+    Args:
+        name: One of `names()`, or the path of a TOML file.
+        tier: "quick" for two cores, or "paper" for the paper's settings.
+
+    Raises:
+        ValueError: For a file that is no valid protocol, naming the line.
+
+    Example:
+        >>> load("osr-mnist", "quick").splits[0]
+        '2,4,5,9,8,3'
+    """
+    file = TomlFile(find(name))
+    check(file)
+    table = file.table
+    if tier not in table and tier == "quick":
+        raise ValueError(f"{file.path} has no [quick] tier; run it without --quick")
+    shared = {key: value for key, value in table.items() if key not in TIERS}
+    return _protocol(file.path.stem, tier, merged(shared, table.get(tier, {})))
+
+
+def _protocol(name: str, tier: str, table: dict[str, Any]) -> Protocol:
+    optional = ("seeds", "size", "channels", "valid", "accept")
+    peers = any("peers" in method for method in (table, *table.get("methods", [])))
+    unknown = table["unknown"]
+    return Protocol(
+        name,
+        tier,
+        table["title"],
+        table.get("source", ""),
+        table["data"],
+        [",".join(map(str, split)) for split in table.get("splits", [])] or [None],
+        unknown if isinstance(unknown, dict) else {"": unknown},
+        [_method(merged(table, changes)) for changes in table.get("methods", [{}])],
+        table.get("metrics", ["auroc"]),
+        table.get("others", {}),
+        [*table.get("notes", []), *([WITHOUT_PEERS] if peers and not peers_installed() else [])],
+        **{key: _plain(table[key]) for key in optional if key in table},
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A setting as `data.load` takes it: a height and a width are a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _method(table: dict[str, Any]) -> Method:
+    names = [*table["detectors"], *(table.get("peers", []) if peers_installed() else [])]
+    return Method(
+        table["network"],
+        table.get("objective", "cross-entropy"),
+        names,
+        settings(table.get("training", {})),
+        table.get("weights"),
+        {k: v for k, v in table.get("tune", {}).items() if k in names},
+        {k: v for k, v in table.get("published", {}).items() if k in names},
+        {name: _method({"detectors": [], **t}) for name, t in table.get("companions", {}).items()},
+    )

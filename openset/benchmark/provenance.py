@@ -1,0 +1,56 @@
+"""What a benchmark's results say of how they came about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from openset.benchmark.keys import plain
+from openset.benchmark.paper_table import shown_known
+from openset.benchmark.protocol import Method, Protocol
+from openset.data import Data
+from openset.evaluation.stamp import machine, minutes
+from openset.training.settings import Settings
+
+
+def notes(
+    protocol: Protocol,
+    data: Data,
+    seconds: Mapping[str, float],
+    left_out: Iterable[str] = (),
+    command: str = "",
+) -> dict[str, str]:
+    """The facts that stand above the table, in the report and in docs/results.md.
+
+    Args:
+        protocol: What was run.
+        data: The known data of its first trial.
+        seconds: The time that trainings and evaluations took, by "training" and "evaluation".
+        left_out: Unknown sets that are not on this machine.
+        command: What was run.
+    """
+    spent = {name: minutes(value) for name, value in seconds.items()}
+    found = {
+        "Benchmark": protocol.title,
+        "Source": protocol.source,
+        "Tier": protocol.tier,
+        "Command": command,
+        "Shown": " ".join(protocol.metrics),
+        "Shown known": shown_known(protocol),
+        "Images": f"{len(data.train):,} to train, {len(data.valid):,} held out for the "
+        f"threshold, {len(data.test):,} to test",
+        "Left out": "; ".join(f"{name}: not on this machine" for name in left_out),
+        "Notes": " ".join([*protocol.notes, *data.notes]),
+        "Training settings": "; ".join(_settings(method) for method in protocol.methods),
+        "Machine": machine(),
+        "Wall time": f"{minutes(sum(seconds.values()))} (training {spent['training']}, "
+        f"detectors {spent['evaluation']})",
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def _settings(method: Method) -> str:
+    """The training settings that differ from the defaults."""
+    default = plain(vars(Settings()))
+    now = plain(vars(method.training))
+    changed = [f"{key} {value}" for key, value in now.items() if value != default[key]]
+    return f"{method.network} ({', '.join(changed)})"

@@ -1,0 +1,59 @@
+"""The work folder of a benchmark: locked, swept, and written beside."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from openset.evaluation.evaluate import pictured
+from openset.evaluation.results import Results
+from openset.runs.evaluate import write_results
+
+PARTIAL = ".results-"
+"""How the folder begins in which results are written before they take their place."""
+
+
+def write_beside(results: Results, out: Path) -> None:
+    """Writes the results into a folder that holds the work folder too, file by file."""
+    out.mkdir(parents=True, exist_ok=True)
+    for left in out.glob(PARTIAL + "*"):
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=out, prefix=PARTIAL) as partial:
+        write_results(results, Path(partial))
+        for file in sorted(Path(partial).iterdir()):
+            os.replace(file, out / file.name)
+
+
+@contextmanager
+def locked(work: Path) -> Iterator[None]:
+    """Keeps a second benchmark out of the work folder, and sweeps what a killed one left."""
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another benchmark is at work in {work}; wait for its end") from None
+        for left in (*work.glob(".activations-*"), *work.glob("evaluations/*/.*.partial")):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def part_of(results: Results, detector: str) -> Results:
+    """The results of one detector, with the images that its part of the report shows."""
+    part = Results([row for row in results.rows if row.detector == detector])
+    for case in (case for case in results.scored if case.detector == detector):
+        part.scored[case] = results.scored[case]
+        if case in results.thresholds:
+            part.thresholds[case] = results.thresholds[case]
+        part.classes[case.run] = results.classes[case.run]
+        kept = results.images.get(case.run, {})
+        for name, indices in part.wanted_images(case.run).items():
+            there = {i: kept[name][i] for i in indices if i in kept.get(name, {})}
+            part.keep_images(case.run, name, there)
+    part.figures = pictured(results.figures, detector)
+    return part

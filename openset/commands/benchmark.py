@@ -1,0 +1,61 @@
+"""`openset benchmark`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from openset.commands.app import Device
+from openset.commands.options import Places
+from openset.commands.screen import say, show, show_results
+
+
+def benchmark(
+    protocol: str,
+    *,
+    out: Path,
+    quick: bool = False,
+    seeds: int | None = None,
+    only: Places = [],  # noqa: B006
+    dry_run: bool = False,
+    skip_missing: bool = False,
+    max_minutes: float | None = None,
+    device: Device = None,
+    cache: Path | None = None,
+) -> None:
+    """Run a protocol: the paper's table with ours beside it.
+
+    Trains and evaluates what is missing; after an interruption the same command goes on.
+
+    Args:
+        protocol: A name of `openset list protocols`, or a TOML file of your own.
+        out: Folder for `results.csv` and `report.html`, and for the work.
+        quick: Run the tier for two cores instead of the paper's settings.
+        seeds: How many seeds; by default as many as the protocol says.
+        only: Detectors to run; all by default.
+        dry_run: Say what would run and about how long it takes, and run nothing.
+        skip_missing: Leave out unknown sets that are not on this machine.
+        max_minutes: Stop at a checkpoint after so long; the same command goes on.
+        cache: Folder for trained networks and evaluations; `work` in `out` by default.
+    """
+    from openset.benchmark import protocol as protocols
+    from openset.benchmark import runner as job
+    from openset.benchmark.paper_table import paper_table
+    from openset.evaluation.stamp import command
+
+    tier = protocols.load(protocol, "quick" if quick else "paper")
+    if dry_run:
+        show(job.Benchmark(tier, cache or out / "work", seeds, only, skip_missing, device).plan())
+        return
+    results = job.benchmark(
+        tier,
+        out,
+        cache=cache,
+        seeds=seeds,
+        only=only,
+        skip_missing=skip_missing,
+        max_minutes=max_minutes,
+        command=command(),
+        say=say,
+        device=device,
+    )
+    show_results(paper_table(results), out)

@@ -1,0 +1,54 @@
+"""`openset evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from openset.commands.app import Device
+from openset.commands.options import Places, Trust
+from openset.commands.screen import show_results
+
+
+def evaluate(
+    run: Path,
+    *,
+    unknown: Places = [],  # noqa: B006
+    detector: Places = [],  # noqa: B006
+    out: Path,
+    accept: float | None = None,
+    metric: Places = [],  # noqa: B006
+    device: Device = None,
+    trust: Trust = None,
+    allow_leak: bool = False,
+) -> None:
+    """Measure detectors on the known test images and on unknown ones.
+
+    Args:
+        run: Folder that `openset train` wrote.
+        unknown: Data sets of unknown images; by default the classes that were left out.
+        detector: Detectors; one without a model in the run is fitted first. By default those that
+            are fitted.
+        out: Folder for `results.csv` and `report.html`.
+        accept: Share of known images to accept, for detectors that are fitted now; 0.95 by default.
+        metric: What to measure; by default everything that needs no unknown data to set up.
+        allow_leak: Test a detector on the very unknown data that it was tuned on.
+    """
+    from openset.evaluation.results import FILES
+    from openset.evaluation.stamp import command
+    from openset.files import complete_folder
+    from openset.runs.evaluate import evaluate_run, write_results
+
+    with complete_folder(out, owns=FILES) as partial:
+        results = evaluate_run(
+            run,
+            unknown,
+            detector,
+            accept=accept,
+            metrics=metric or None,
+            trust=trust or (),
+            device=device,
+            allow_leak=allow_leak,
+            command=command(),
+        )
+        write_results(results, partial)
+    show_results(results.table(), out)

@@ -1,0 +1,90 @@
+"""What there is to name on the command line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from openset.benchmark import protocol
+from openset.commands.screen import show
+from openset.data.sources import known_names
+from openset.densities import DENSITIES
+from openset.detectors import DETECTORS
+from openset.errors import unknown_name
+from openset.evaluation.metrics import METRICS
+from openset.networks import AUTOENCODERS, DENSE, NETWORKS
+from openset.objectives import OBJECTIVES
+from openset.spec import parameters_of
+
+
+def list_names(what: str) -> None:
+    """List detectors, densities, objectives, networks, metrics, protocols or data.
+
+    Args:
+        what: One of those words.
+    """
+    from openset.commands.list import listing
+
+    show(listing(what))
+
+
+def listing(what: str) -> Table:
+    """A table of names, of what each is, and of its settings.
+
+    Raises:
+        ValueError: If there is no such list.
+    """
+    tables: dict[str, Mapping[str, Any]] = {
+        "detectors": DETECTORS,
+        "densities": DENSITIES,
+        "objectives": OBJECTIVES,
+        "networks": NETWORKS | DENSE | AUTOENCODERS,
+        "metrics": {name: metric.measure for name, metric in METRICS.items()},
+    }
+    if what == "data":
+        return _plain("data", known_names())
+    if what == "protocols":
+        return protocols()
+    if what not in tables:
+        raise ValueError(unknown_name("list", what, {*tables, "data", "protocols"}))
+    if what == "metrics":
+        return _plain(what, METRICS)
+    table = Table("name", "what it is", "settings", title=what)
+    for name, factory in sorted(tables[what].items()):
+        settings = [key for key in parameters_of(factory) if key not in GIVEN]
+        table.add_row(name, _sentence(factory), ", ".join(settings))
+    return table
+
+
+GIVEN = ("network", "classes", "channels", "self")
+"""Parameters that no user sets: the run supplies them."""
+
+
+def protocols() -> Table:
+    """The protocols that come with openset: each with its known set and its trainings by tier."""
+    table = Table("name", "what it is", "known", "quick", "paper", title="protocols")
+    for name in protocol.names():
+        tiers = [protocol.load(name, tier) for tier in protocol.TIERS]
+        table.add_row(name, tiers[0].title, tiers[0].data, *map(_trainings, tiers))
+    return table
+
+
+def _trainings(tier: protocol.Protocol) -> str:
+    count = tier.seeds * len(tier.splits)
+    each = [f"{method.network}, {method.training.epochs} epochs" for method in tier.methods]
+    return "; ".join(each) + (f" × {count}" if count > 1 else "")
+
+
+def _plain(title: str, names: Any) -> Table:
+    table = Table("name", title=title)
+    for name in names:
+        table.add_row(name)
+    return table
+
+
+def _sentence(factory: Any) -> str:
+    text = inspect.getdoc(factory) or ""
+    return text.split("\n\n")[0].replace("\n", " ")

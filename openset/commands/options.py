@@ -1,0 +1,20 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from openset.training.settings import Settings
+
+Training = Annotated[Settings, Parameter(name="*", group="Training")]
+
+
+Trust = Annotated[
+    list[str] | None,
+    Parameter(negative="", help="Packages that may be imported to build the network."),
+]
+
+
+Places = Annotated[list[str], Parameter(negative="", consume_multiple=True)]

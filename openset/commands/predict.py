@@ -1,0 +1,46 @@
+"""`openset predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from openset.commands.app import Device
+from openset.commands.options import Trust
+from openset.commands.screen import say
+
+
+def predict(
+    model: Path,
+    images: Annotated[list[str], Parameter(negative="")],
+    *,
+    detector: str | None = None,
+    out: Path | None = None,
+    skip_bad: bool = False,
+    probabilities: bool = False,
+    device: Device = None,
+    trust: Trust = None,
+) -> None:
+    """Label image files, or call them unknown.
+
+    A model that labels pixels writes a label map, a score map and an overlay of each image.
+
+    Args:
+        model: A model's folder or file, or a run with `--detector`.
+        images: Files, folders and globs.
+        detector: Which model of a run.
+        out: File to write (.csv, .jsonl or .parquet); by default CSV goes to the screen. For a
+            model that labels pixels, the folder for its maps.
+        skip_bad: Leave out files that are no images, and count them.
+        probabilities: Add each known class's probability.
+    """
+    from openset.model.predict import predict_files
+    from openset.networks.device import choose_device
+    from openset.runs.run import load_model
+
+    loaded = load_model(model, detector, trust or ())
+    loaded.tap.to(choose_device(device))
+    for line in predict_files(loaded, images, out, skip_bad=skip_bad, probabilities=probabilities):
+        say(line)

@@ -1,0 +1,69 @@
+"""`openset train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from openset.commands.app import Device
+from openset.commands.options import Training
+from openset.commands.screen import say
+from openset.training.settings import Settings
+
+
+def train(
+    data: str,
+    *,
+    out: Path,
+    network: str = "cnn",
+    objective: str = "cross-entropy",
+    known_classes: str | None = None,
+    unknown_classes: str | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+    valid: float = 0.1,
+    weights: Path | None = None,
+    resume: bool = False,
+    max_minutes: float | None = None,
+    device: Device = None,
+    settings: Training = Settings(),  # noqa: B008
+) -> None:
+    """Train a network on the known classes of a data set.
+
+    Args:
+        data: `digits`, a hub id such as `ylecun/mnist`, or a folder of images.
+        out: Folder for the run; an unfinished run waits beside it for `--resume`.
+        network: Name of the network; see `openset list networks`.
+        objective: Name of the training method; see `openset list objectives`.
+        known_classes: Classes to know, such as `0-5` or `cat,dog`; the others stay unknown.
+        unknown_classes: Instead: classes to leave out, such as `Pedestrian,Bicyclist`.
+        size: Height and width of every image; as stored by default.
+        channels: 1 or 3; as stored by default.
+        valid: Share of the training images held out for the threshold.
+        weights: Weights to start from (safetensors or a state dict); `--epochs 0` keeps them.
+        resume: Go on where an interrupted run stopped.
+        max_minutes: Stop at a checkpoint after so long; `--resume` goes on.
+        settings: How to train.
+    """
+    from openset.runs.train import train_run
+
+    if unknown_classes is not None:
+        if known_classes is not None:
+            raise ValueError("give --known-classes or --unknown-classes, not both")
+        known_classes = f"not {unknown_classes}"
+    run = train_run(
+        data,
+        out,
+        network=network,
+        objective=objective,
+        known_classes=known_classes,
+        size=size,
+        channels=channels,
+        valid=valid,
+        weights=weights,
+        resume=resume,
+        max_minutes=max_minutes,
+        settings=settings,
+        device=device,
+    )
+    shares = [f"accuracy: {split} {share:.2%}" for split, share in run.accuracy.items()]
+    say("; ".join([*shares, f"run: {out}"]))

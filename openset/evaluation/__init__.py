@@ -1,0 +1,1 @@
+"""From scores to figures: metrics, results and their tables."""

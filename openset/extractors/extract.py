@@ -1,0 +1,61 @@
+"""The activations of a data set, batch by batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from openset.activations import Activations
+from openset.data import batches
+from openset.extractors.store import Store
+from openset.networks.device import device_of
+
+
+def extract(
+    extractor: nn.Module,
+    source: object,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    batch_size: int = 256,
+) -> list[Activations] | Store:
+    """Runs an extractor over images once, for every detector that reads its activations.
+
+    Args:
+        extractor: A `Tap`, `Perturb` or any module from images to `Activations`.
+        source: An image set, a data set of (image, label), a loader, or a list of batches.
+        store: A folder to write to; None keeps the activations in memory.
+        batch_size: Images per pass.
+
+    Returns:
+        Batches of activations with labels, on the CPU, to be read as often as needed.
+
+    Raises:
+        ValueError: If images or the network's outputs hold NaN or infinite values.
+    """
+    activations = stream(extractor, source, batch_size)
+    return list(activations) if store is None else Store(store).write(activations)
+
+
+def stream(extractor: nn.Module, source: object, batch_size: int = 256) -> Iterator[Activations]:
+    """The activations of one batch of images after another, on the CPU."""
+    device = device_of(extractor)
+    for i, (image, label) in enumerate(batches(source, batch_size)):
+        with torch.no_grad():
+            seen = extractor(finite(image, f"batch {i} of the images").to(device)).to("cpu")
+        finite(seen.logits, f"the network's logits of batch {i}")
+        seen.labels = label
+        yield seen
+
+
+def finite(x: Tensor, what: str) -> Tensor:
+    """The tensor, if no value of it is NaN or infinite."""
+    if not x.isfinite().all():
+        bad = int((~x.isfinite()).flatten(1).any(1).sum())
+        raise ValueError(
+            f"{what} hold NaN or infinite values in {bad} of {len(x)} samples; "
+            "expected finite numbers; check the images and the network's weights"
+        )
+    return x

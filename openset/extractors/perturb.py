@@ -1,0 +1,70 @@
+"""A second look at an image moved one step along a score's gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from openset.activations import Activations
+
+
+class Perturb(nn.Module):
+    """Looks again at an image moved one sign step so that its score falls (ODIN, Mahalanobis).
+
+    Known images move more than unknown ones, so the step widens the gap. The step for a zero
+    gradient is as for a positive one.
+
+    Args:
+        extractor: From an image to activations, such as a `Tap`.
+        score: From activations to one score per image, the thing to lower; usually a detector.
+        epsilon: Length of the step in pixel units (0…1), before division by `std`.
+        std: Each channel's standard deviation `[C]`; None for 1.
+    """
+
+    std: Tensor | None
+
+    def __init__(
+        self,
+        extractor: nn.Module,
+        score: Callable[[Activations], Tensor],
+        epsilon: float,
+        std: Tensor | None = None,
+    ):
+        super().__init__()
+        self.extractor, self.epsilon = extractor, epsilon
+        self.score = score
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, image: Tensor) -> Activations:
+        if self.epsilon == 0:
+            return self.extractor(image)
+        return self.both(image)[1]
+
+    def both(self, image: Tensor) -> tuple[Activations, Activations]:
+        """Activations of the image as it is, which the step needs anyway, and of the moved one."""
+        plain, direction = self._looked(image)
+        return plain, self.extractor(image.detach() - self.epsilon * direction)
+
+    def direction(self, image: Tensor) -> Tensor:
+        """The step of an ε of 1 that raises the score: its gradient's sign over `std`."""
+        return self._looked(image)[1]
+
+    def _looked(self, image: Tensor) -> tuple[Activations, Tensor]:
+        with torch.enable_grad():
+            image = image.detach().requires_grad_()
+            plain = self.extractor(image)
+            score = self.score(plain.beside(self.score))
+            (gradient,) = torch.autograd.grad(score.sum(), image)
+        sign = torch.where(gradient >= 0, 1.0, -1.0).to(image.dtype)
+        step = sign if self.std is None else sign / self.std.to(sign).view(-1, 1, 1)
+        return plain.map(Tensor.detach), step
+
+
+def step(epsilon: float) -> float:
+    """The length of a step, if it is finite and not negative: that would turn it round."""
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(f"epsilon must be at least 0, in pixel units (0…1); got {epsilon}")
+    return epsilon

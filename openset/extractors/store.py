@@ -1,0 +1,114 @@
+"""Activations on disk, and how they get there: one pass over the images for every detector."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from openset.activations import Activations
+
+
+class Store:
+    """Activations in a folder of safetensors shards, one batch each; read as often as needed.
+
+    Only the shard being read is in memory, so a fit from a store does not grow with the number of
+    images. A store that was not written to its end is refused.
+
+    Args:
+        folder: Where the shards are, or will be.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from openset import Activations
+        >>> folder = tempfile.mkdtemp()
+        >>> store = Store(folder).write([Activations(torch.zeros(n, 3)) for n in (2, 1)])
+        >>> [len(batch) for batch in store], len(store)
+        ([2, 1], 3)
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.folder = Path(folder)
+
+    def write(self, activations: Iterable[Activations]) -> Store:
+        """Writes batches as they come; the store counts as complete only at the end."""
+        if (self.folder / "index.json").exists():
+            raise ValueError(f"{self.folder} already holds a store; name another folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        counts = []
+        for i, batch in enumerate(activations):
+            _save(batch, self.folder / f"{i:05d}.safetensors")
+            counts.append(len(batch))
+        partial = self.folder / "index.json.partial"
+        partial.write_text(json.dumps({"counts": counts}))
+        partial.replace(self.folder / "index.json")
+        return self
+
+    @property
+    def complete(self) -> bool:
+        """Whether the store was written to its end."""
+        return (self.folder / "index.json").exists()
+
+    @property
+    def counts(self) -> list[int]:
+        """Samples in each shard."""
+        if not self.complete:
+            raise ValueError(
+                f"{self.folder} holds no complete store; extract the activations again"
+            )
+        return json.loads((self.folder / "index.json").read_text())["counts"]
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def __iter__(self) -> Iterator[Activations]:
+        for i in range(len(self.counts)):
+            yield _load(self.folder / f"{i:05d}.safetensors")
+
+
+def _save(batch: Activations, path: Path) -> None:
+    tensors = {"logits": batch.logits}
+    tensors |= {f"features.{name}": x for name, x in batch.features.items()}
+    tensors |= {f"extra.{name}": x for name, x in batch.extra.items()}
+    if batch.labels is not None:
+        tensors["labels"] = batch.labels
+    if batch.head is not None:
+        tensors["head.weight"], tensors["head.bias"] = batch.head
+    # safetensors sorts its keys, but the layers' order decides how they are stacked.
+    order = {"order": json.dumps(list(tensors))}
+    # One layer under two names, such as "stage4" and "mean", is one tensor.
+    save_file(unshared({key: x.contiguous() for key, x in tensors.items()}), path, metadata=order)
+
+
+def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors that share memory, which safetensors refuses to write."""
+    seen: set[int] = set()
+    out = {}
+    for name, x in tensors.items():
+        shared = x.data_ptr() in seen and x.numel() > 0
+        out[name] = x.clone() if shared else x
+        seen.add(x.data_ptr())
+    return out
+
+
+def _load(path: Path) -> Activations:
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in json.loads(file.metadata()["order"])}
+
+    def group(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
+
+    head = group("head.")
+    return Activations(
+        tensors["logits"],
+        group("features."),
+        tensors.get("labels"),
+        group("extra."),
+        (head["weight"], head["bias"]) if head else None,
+    )

@@ -1,0 +1,1 @@
+"""The deployed model: network, detector and threshold in one module and one file."""

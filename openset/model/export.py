@@ -1,0 +1,166 @@
+"""A model as one ONNX file: image and threshold in, label and score out."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from openset.extractors.perturb import Perturb
+from openset.files import complete_file
+from openset.model.open_set import OpenSet
+
+BATCHES = (2, 5)
+"""Sizes of the batches on which the exported file must agree with the model."""
+
+
+TOLERANCE = 1e-3
+"""The largest relative difference between the two scores."""
+
+
+class Deployed(nn.Module):
+    """A model as a graph: the threshold is an input, so that it can be moved without a new file."""
+
+    def __init__(self, model: OpenSet):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.decide(self.model.extractor(image), threshold)
+
+
+def export(
+    model: OpenSet, path: str | os.PathLike[str], size: tuple[int, int, int] | None = None
+) -> float:
+    """Writes network, detector and threshold as one ONNX file, and checks it against the model.
+
+    Inputs are `image`, float32 `[N, C, H, W]` in 0…1, and `threshold`, float32 `[1]` or, for a
+    threshold per class, `[K]`; outputs `label`, int64 `[N, *grid]`, −1 where unknown, and `score`,
+    float32 `[N, *grid]`; the grid is `(H, W)` for a network that labels pixels. The file's metadata
+    names the classes, the calibrated threshold and how an image file becomes the input. Needs the
+    extra `export`.
+
+    Args:
+        model: A calibrated model whose detector needs no gradient.
+        path: The file to write; complete or absent.
+        size: Channels, height and width of the input; None takes those of the model's adapter.
+
+    Returns:
+        The largest relative difference of a score between onnxruntime and the model.
+
+    Raises:
+        ValueError: For a detector that steps along a gradient, a model without threshold or input
+            size, a missing library, or a file that does not agree with the model.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from openset import Tap, networks
+        >>> from openset.detectors import Energy
+        >>> network = networks.cnn(classes=3, channels=1, widths=(4, 4), hidden=4)
+        >>> images = [(torch.rand(40, 1, 8, 8), torch.zeros(40, dtype=torch.long))]
+        >>> model = OpenSet(Tap(network), Energy()).calibrate(images, accept=0.9)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export(model, Path(folder, "model.onnx"), (1, 8, 8)) < 1e-3
+        True
+    """
+    refuse_what_cannot(model)
+    if size is None:
+        if model.adapter is None:
+            raise ValueError(
+                "this model does not say how large its images are; pass size=(C, H, W)"
+            )
+        size = model.adapter.shape
+    runtime = _library("onnxruntime")
+    graph, limit = Deployed(model.cpu()).eval(), model.get_buffer("limit").float()
+    image = torch.rand(BATCHES[0], *size, generator=torch.Generator().manual_seed(0))
+    program = _program(graph, image, limit)
+    program.model.metadata_props.update(facts(model))
+    with complete_file(path) as partial:
+        program.save(partial)
+        try:
+            return check(graph, runtime.InferenceSession(str(partial)), size, limit)
+        except ValueError:
+            raise
+        except Exception as error:  # Those of onnxruntime have no base of their own.
+            raise ValueError(
+                f"onnxruntime does not run the exported file: {str(error).splitlines()[0]}; "
+                "nothing was written; please report the network and the detector"
+            ) from error
+
+
+def refuse_what_cannot(model: OpenSet) -> None:
+    """Raises for a model that no static graph can express, or that was never calibrated."""
+    if model.detector.looks_again and isinstance(model.extractor, Perturb):
+        raise ValueError(
+            f"{model.detector.name} steps along a gradient, which ONNX cannot express; "
+            "export another detector, or this one with epsilon=0"
+        )
+    if model.threshold is None:
+        raise ValueError("this model has no threshold; calibrate it before the export")
+
+
+def _program(graph: nn.Module, image: Tensor, limit: Tensor) -> Any:
+    _library("onnxscript")
+    shapes = {"image": {0: torch.export.Dim.DYNAMIC}, "threshold": None}
+    # The exporter's own, about its opsets and about torchvision, which is not needed.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.onnx.export(
+            graph,
+            (image, limit),
+            input_names=["image", "threshold"],
+            output_names=["label", "score"],
+            dynamic_shapes=shapes,
+            dynamo=True,
+            verbose=False,
+        )
+
+
+def facts(model: OpenSet) -> dict[str, str]:
+    """What the file's metadata says: classes, threshold, adapter and detector, as JSON texts."""
+    about = {
+        "classes": model.classes,
+        "threshold": None if model.threshold is None else model.threshold.record(),
+        "adapter": None if model.adapter is None else model.adapter.settings(),
+        "detector": model.detector.spec(),
+    }
+    return {f"openset.{key}": json.dumps(value) for key, value in about.items()}
+
+
+def check(graph: nn.Module, session: Any, size: tuple[int, int, int], limit: Tensor) -> float:
+    """The largest relative difference of a score on random images; raises if it is too large."""
+    worst = 0.0
+    for seed, count in enumerate(BATCHES):
+        image = torch.rand(count, *size, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            label, score = graph(image, limit)
+        given = {"image": image.numpy(), "threshold": limit.numpy()}
+        its_label, its_score = session.run(["label", "score"], given)
+        gap = np.abs(its_score - score.numpy()) / np.maximum(np.abs(score.numpy()), 1e-3)
+        worst = max(worst, float(gap.max()))
+        # On an image whose score is the threshold itself, rounding may decide.
+        near = (score[..., None] - limit).abs().min(-1).values <= TOLERANCE * score.abs()
+        if worst > TOLERANCE or not bool(((torch.from_numpy(its_label) == label) | near).all()):
+            raise ValueError(
+                f"the exported file scores differently from the model, by {worst:.2g} of a score; "
+                "nothing was written; please report the network and the detector"
+            )
+    return worst
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{name} is not installed; for exports: pip install 'openset[export]'"
+        ) from error

@@ -1,0 +1,116 @@
+"""Fitting and calibrating detectors on one pass over the known data."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openset.activations import Activations, EveryNth
+from openset.data import batches
+from openset.data.loaders import per_pixel
+from openset.detectors import Detector
+from openset.detectors.rows import known
+from openset.extractors.extract import stream
+from openset.extractors.pixel_rows import HELD_OUT, PER_CLASS, pixel_rows
+from openset.extractors.store import Store
+from openset.extractors.tap import Tap
+from openset.model.open_set import OpenSet
+from openset.scoring.threshold import training_quantile
+from openset.scoring.views import layers_for, views
+
+SAMPLED = 10_000
+"""At most so many training images, evenly drawn, say which score accepts a share of them all."""
+
+
+def fit(
+    network: nn.Module,
+    detectors: Mapping[str, Detector],
+    train: Any,
+    held_out: Any,
+    *,
+    accept: float = 0.95,
+    per_class: bool = False,
+    batch_size: int = 256,
+    store: str | None = None,
+    training: bool = False,
+) -> dict[str, OpenSet]:
+    """Fits detectors on training images and calibrates them on held-out known ones.
+
+    The training images pass the network once, for all detectors; their activations go through a
+    store on disk, so memory does not grow with the number of images. `OpenSet.calibrate` says which
+    held-out images a detector learns from, and which set its threshold.
+
+    Where pixels are labelled, a sample of them takes the images' place: about equally many of each
+    class to fit on, and any known ones to set the threshold (`pixel_rows`). Pixels of one
+    image are alike, so the guarantee is then only about as good as the number of images.
+
+    Args:
+        network: A trained classifier.
+        detectors: Detectors by name.
+        train: The known images the network was trained on, with labels.
+        held_out: Known images that the network was not trained on, with labels.
+        accept: The share of known images to accept.
+        per_class: One threshold for each predicted class.
+        batch_size: Images per pass.
+        store: A folder for the activations; None uses a temporary one.
+        training: Whether to note on each threshold the one that accepts this share of the training
+            images, too, judged by at most `SAMPLED` of them.
+
+    Returns:
+        A calibrated model for each detector.
+    """
+    tap = Tap(network, layers_for(network, detectors.values(), refit=True))
+    models = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(store or temporary)
+        learning = [d for d in detectors.values() if type(d).fit is not Detector.fit]
+        seen_train: Any = None
+        if learning or training:
+            seen_train = activations(tap, train, folder / "train", batch_size, fitting=True)
+        for detector in learning:
+            detector.fit(seen_train)
+        for i, (view, names) in enumerate(views(tap, detectors)):
+            seen = activations(view, held_out, folder / f"held-out-{i}", batch_size)
+            for name in names:
+                own = Tap(network, layers_for(network, [detectors[name]]))
+                models[name] = OpenSet(own, detectors[name])
+                models[name].calibrate_on(seen, accept, per_class=per_class)
+            if training:
+                step = -(-len(seen_train) // SAMPLED)
+                thinned = EveryNth(seen_train, step)
+                if view is not tap:
+                    # Batches as large as before are left of those that are thinned.
+                    thinned = stream(view, EveryNth(batches(train, batch_size * step), step))
+                accept_training({name: models[name] for name in names}, thinned, accept)
+    return {name: models[name] for name in detectors}
+
+
+@torch.no_grad()
+def accept_training(
+    models: Mapping[str, OpenSet], train: Iterable[Activations], accept: float
+) -> None:
+    """Notes on each model's threshold the score that accepts this share of training activations."""
+    scores: dict[str, list[Tensor]] = {name: [] for name in models}
+    for batch in train:
+        rows = known(batch)
+        for name, model in models.items():
+            scores[name].append(model.detector.training_score(rows))
+    for name, model in models.items():
+        assert model.threshold is not None
+        cut = training_quantile(torch.cat(scores[name]), accept)
+        model.set_threshold(replace(model.threshold, training=cut))
+
+
+def activations(
+    extractor: nn.Module, source: Any, store: Path, batch_size: int, *, fitting: bool = False
+) -> Store | list[Activations]:
+    """What an extractor sees of images: all of it, in a store, or a sample of labelled pixels."""
+    if not per_pixel(source):
+        return Store(store).write(stream(extractor, source, batch_size))
+    return pixel_rows(extractor, source, PER_CLASS if fitting else HELD_OUT, balanced=fitting)

@@ -1,0 +1,255 @@
+"""What is deployed: a network, a detector and a threshold in one module and one file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from openset import networks
+from openset.activations import UNKNOWN, Activations, EveryNth
+from openset.data import Adapter
+from openset.data.loaders import per_pixel
+from openset.detectors import Detector
+from openset.extractors.extract import stream
+from openset.extractors.pixel_rows import HELD_OUT, pixel_rows
+from openset.extractors.store import Store, unshared
+from openset.extractors.tap import Tap
+from openset.files import complete_folder
+from openset.model.saved import DESCRIPTION, TENSORS, _digest, _read, restore
+from openset.scoring.answers import Answers
+from openset.scoring.threshold import Threshold
+
+
+class OpenSet(nn.Module):
+    """A classifier that answers a known class or "unknown".
+
+    Args:
+        tap: Reads the network; its layers must be those that the detector was fitted on.
+        detector: A fitted detector.
+        threshold: The score above which a sample is unknown; `calibrate` finds it.
+        classes: Names of the known classes, in the order of the labels.
+        adapter: How an image file becomes the network's input; stored with the model.
+
+    Example:
+        >>> from openset.detectors import Energy
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> images, labels = torch.rand(200, 1, 2, 2), torch.zeros(200, dtype=torch.long)
+        >>> model = OpenSet(Tap(network), Energy()).calibrate([(images, labels)], accept=0.9)
+        >>> label, score = model(images)
+        >>> int((label == UNKNOWN).sum()) <= 20
+        True
+    """
+
+    def __init__(
+        self,
+        tap: Tap,
+        detector: Detector,
+        threshold: Threshold | None = None,
+        classes: Sequence[str] | None = None,
+        adapter: Adapter | None = None,
+    ):
+        super().__init__()
+        self.tap, self.detector = tap, detector
+        self.classes, self.adapter = classes, adapter
+        self.set_threshold(threshold)
+
+    def set_threshold(self, threshold: Threshold | None) -> Self:
+        """Replaces the threshold; None accepts everything."""
+        self.threshold = threshold
+        limit = torch.tensor([torch.inf]) if threshold is None else threshold.tensor()
+        self.register_buffer("limit", limit.double(), persistent=False)
+        return self
+
+    @property
+    def extractor(self) -> nn.Module:
+        """From an image to the activations that the detector scores."""
+        return self.detector.view(self.tap)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels and scores of a batch.
+
+        Args:
+            image: `[N, C, H, W]` in 0…1.
+
+        Returns:
+            The label `[N, *grid]`, `UNKNOWN` where the score is above the threshold, and the score
+            `[N, *grid]`, higher = more unknown.
+        """
+        with torch.no_grad():
+            return self.decide(self.extractor(image))
+
+    def decide(
+        self, activations: Activations, limit: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Labels and scores of activations of `extractor`, as `forward` gives them for images.
+
+        Args:
+            activations: Of any number of images.
+            limit: Another threshold `[1]`, or one for each class `[K]`, than the calibrated one.
+        """
+        label, score, _ = self.judge(activations, limit)
+        shape = (
+            activations.logits.shape[0],
+            *activations.grid,
+        )  # `len` would fix an export's batch.
+        return label.view(shape), score.view(shape)
+
+    def judge(
+        self, activations: Activations, limit: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels, scores and the thresholds that applied, `[M]` each; rows are not put on a grid.
+
+        Args:
+            activations: As for `decide`.
+            limit: As for `decide`.
+        """
+        predicted, score = self.detector.answer(activations)
+        limit = (self.get_buffer("limit") if limit is None else limit).to(predicted.device)
+        limit = limit[predicted] if len(limit) > 1 else limit.expand_as(score)
+        return torch.where(score <= limit, predicted, UNKNOWN), score, limit
+
+    def calibrate(
+        self,
+        images: object,
+        accept: float = 0.95,
+        *,
+        per_class: bool = False,
+        adjust: bool = True,
+    ) -> Self:
+        """Sets the threshold from held-out known data, which neither network nor fit has seen.
+
+        Where the detector learns from held-out data too (a temperature, ranks), every other sample
+        serves that and the rest sets the threshold, which keeps the threshold's guarantee.
+
+        Args:
+            images: An image set, a data set of (image, label), a loader or batches of them; or, for
+                a detector that looks only once, activations of `tap`.
+            accept: Share of known samples to accept.
+            per_class: One threshold for each predicted class.
+            adjust: Whether the detector learns; False if it has, from other held-out data.
+
+        Raises:
+            ValueError: If there are too few samples for the share.
+        """
+        seen = self._activations(images)
+        with tempfile.TemporaryDirectory() as folder:
+            if adjust and self.detector.held_out and isinstance(seen, Iterator):
+                seen = Store(Path(folder, "held-out")).write(seen)
+            return self.calibrate_on(seen, accept, per_class=per_class, adjust=adjust)
+
+    def calibrate_on(
+        self,
+        seen: Iterable[Activations],
+        accept: float = 0.95,
+        *,
+        per_class: bool = False,
+        adjust: bool = True,
+    ) -> Self:
+        """As `calibrate`, on activations of `extractor`.
+
+        Args:
+            seen: Read several times if the detector learns from them.
+            accept: As for `calibrate`.
+            per_class: As for `calibrate`.
+            adjust: As for `calibrate`.
+        """
+        if adjust and self.detector.held_out:
+            self.detector.adjust(EveryNth(seen, 2))
+            seen = EveryNth(seen, 2, start=1)
+        answers, classes = Answers({"": self.detector}), None
+        for batch in seen:
+            answers.add(batch, [""])
+            classes = batch.logits.shape[1] if per_class else None
+        return self.set_threshold(Threshold.of(answers.scored()[""], accept, classes))
+
+    def _activations(self, images: Any) -> Iterable[Activations]:
+        if not isinstance(images, torch.utils.data.Dataset) and isinstance(
+            next(iter(images)), Activations
+        ):
+            if self.detector.looks_again:
+                raise ValueError(
+                    f"{type(self.detector).__name__} looks at the image again, so plain "
+                    "activations do not serve; pass the images: calibrate(data.valid)"
+                )
+            return images
+        if per_pixel(images):
+            return pixel_rows(self.extractor, images, HELD_OUT, balanced=False)
+        return stream(self.extractor, images)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the tensors, as plain JSON values."""
+        spec = getattr(self.tap.network, "spec", None)
+        return {
+            "format": 1,
+            "network": spec,
+            "tap": {"layers": list(self.tap.layers), "head": self.tap.head},
+            "detector": self.detector.spec(),
+            "tuned_on": list(self.detector.tuned_on),
+            "threshold": None if self.threshold is None else self.threshold.settings(),
+            "classes": None if self.classes is None else list(self.classes),
+            "adapter": None if self.adapter is None else self.adapter.settings(),
+        }
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes `model.safetensors` and its readable description `model.json`; no pickle.
+
+        The tensors' file holds the description too and can be loaded alone. The folder is complete
+        or absent; an earlier model in it is replaced, anything else is refused.
+        """
+        description = self.describe()
+        tensors = {name: x.contiguous() for name, x in self.state_dict().items()}
+        with complete_folder(folder, owns=(TENSORS, DESCRIPTION)) as partial:
+            text = json.dumps(description)
+            save_file(unshared(tensors), partial / TENSORS, metadata={"openset": text})
+            readable = {**description, "sha256": _digest(partial / TENSORS)}
+            (partial / DESCRIPTION).write_text(json.dumps(readable, indent=2) + "\n")
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        network: nn.Module | None = None,
+        trust: Sequence[str] = (),
+    ) -> Self:
+        """Reads a saved model; nothing in it is executed.
+
+        Args:
+            path: The folder, or its `model.safetensors` alone.
+            network: The network to fill, for one that was not built by a name of openset.
+            trust: Packages that may be imported for factories named `package.module:factory`.
+
+        Raises:
+            ValueError: If a file is missing, truncated or changed, or names what is not trusted.
+        """
+        path = Path(path)
+        file, description = _read(path)
+        if network is None:
+            if description["network"] is None:
+                raise ValueError(
+                    f"{path} holds a network that openset did not build; "
+                    "pass the same module: OpenSet.load(path, network=…)"
+                )
+            network = networks.from_spec(description["network"], trust)
+        detector = restore(description["detector"], trust)
+        detector.tuned_on = tuple(description.get("tuned_on", ()))
+        adapter, threshold = description["adapter"], description["threshold"]
+        model = cls(
+            Tap(network, **description["tap"]),
+            detector,
+            None if threshold is None else Threshold.from_settings(threshold),
+            description["classes"],
+            None if adapter is None else Adapter.from_settings(adapter),
+        )
+        try:
+            model.load_state_dict(load_file(file))
+        except RuntimeError as error:
+            raise ValueError(f"{file} does not fit the network it names: {error}") from error
+        return model

@@ -1,0 +1,44 @@
+"""The device that a network runs on, decided in one place."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def choose_device(name: str | torch.device | None = None) -> torch.device:
+    """The device of that name, or by default the accelerator if there is one, else the CPU.
+
+    Args:
+        name: As torch names it: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`; None for the default.
+
+    Raises:
+        ValueError: If there is no such device on this machine.
+
+    Example:
+        >>> choose_device("cpu")
+        device(type='cpu')
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name is None:
+        return accelerator or torch.device("cpu")
+    counts = {"cpu": 1}
+    if accelerator is not None:
+        counts[accelerator.type] = torch.accelerator.device_count()
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or (device.index or 0) >= counts.get(device.type, 0):
+        there = [
+            kind if kind == "cpu" else f"{kind}:{i}" for kind, n in counts.items() for i in range(n)
+        ]
+        raise ValueError(f"device {name} is not on this machine; there is {', '.join(there)}")
+    return device
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters lie; the CPU if it has none."""
+    for parameter in module.parameters():
+        return parameter.device
+    return torch.device("cpu")

@@ -1,0 +1,1 @@
+"""Training runs on disk, and what is fitted to and measured on them."""

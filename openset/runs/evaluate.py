@@ -1,0 +1,138 @@
+"""Evaluate the detectors of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from openset import data as images
+from openset.data import Data, ImageSet
+from openset.data.loaders import per_pixel
+from openset.data.sources import same_images
+from openset.evaluation.evaluate import evaluate
+from openset.evaluation.metrics import STANDARD, find
+from openset.evaluation.results import Results
+from openset.evaluation.stamp import machine, minutes
+from openset.extractors.tap import Tap
+from openset.model.open_set import OpenSet
+from openset.model.tune import refuse_leak
+from openset.networks.device import choose_device
+from openset.runs.run import Run
+from openset.scoring.views import layers_for
+from openset.training.checkpoints import read_pictures
+
+DETECTORS = ("msp", "energy", "mahalanobis", "gemos")
+"""What is evaluated when no detector is named and none is fitted yet."""
+
+
+def evaluate_run(
+    folder: str | os.PathLike[str],
+    unknown: Sequence[str],
+    detectors: Sequence[str],
+    *,
+    accept: float | None = None,
+    metrics: Sequence[str] | None = None,
+    trust: Sequence[str] = (),
+    allow_leak: bool = False,
+    command: str = "",
+    device: str | torch.device | None = None,
+) -> Results:
+    """Evaluates models of a run on unknown data; see `openset evaluate` for the arguments."""
+    from openset.reporting.latent import pictures  # Here, because drawing takes long to import.
+
+    started = perf_counter()
+    for name in metrics or ():
+        find(name)
+    run = Run.load(folder)
+    network, data = run.load_network(trust).to(choose_device(device)), run.load_data()
+    sets = unknown_sets(unknown, run.data, data)
+    names = list(detectors or run.models or DETECTORS)
+    models = {name: run.load_model(name, trust) for name in names if name in run.models}
+    for model in models.values():
+        if not allow_leak:
+            refuse_leak(model.detector.tuned_on, sets)
+    missing = [name for name in names if name not in models]
+    if accept is not None:
+        refuse_other_share(models, accept)
+    if missing:
+        models |= run.fit(missing, data, network, accept=0.95 if accept is None else accept)
+    fitted = {name: models[name].detector for name in names}
+    tap = Tap(network, layers_for(network, list(fitted.values())))
+    results = evaluate(
+        tap,
+        fitted,
+        data.test,
+        sets,
+        thresholds={name: t for name in names if (t := models[name].threshold) is not None},
+        metrics=metrics or STANDARD,
+        classes=run.classes,
+        run=run.case,
+    )
+    results.notes |= run_notes(run, data, sets)
+    results.notes |= {"Shown": " ".join(metrics)} if metrics else {}
+    results.notes |= {"Command": command} if command else {}
+    results.figures |= read_pictures(run.folder)
+    results.figures |= pictures(tap, fitted.values(), data.test, sets, run.classes)
+    results.notes["Wall time"] = minutes(perf_counter() - started)
+    return results
+
+
+def unknown_sets(names: Sequence[str], source: str, data: Data) -> dict[str, ImageSet]:
+    """The unknown data that is named, or else the classes that the run left out of its source."""
+    if names:
+        for name in names:
+            refuse_own(name, source, data)
+        return {name: images.load_images(name, data.adapter) for name in names}
+    if not len(data.unknown):
+        raise ValueError("this run left no class out; name unknown data: --unknown DATA…")
+    return {data.unknown.name: data.unknown}
+
+
+def refuse_other_share(models: Mapping[str, OpenSet], accept: float) -> None:
+    """Raises where a model was fitted to accept another share of known images than is asked."""
+    for name, model in models.items():
+        if model.threshold is not None and model.threshold.accept != accept:
+            raise ValueError(
+                f"{name} is fitted to accept {model.threshold.accept:g} of known images, not "
+                f"{accept:g}; leave the share out, or fit it again with openset fit"
+            )
+
+
+def refuse_own(name: str, source: str, data: Data) -> None:
+    """Raises where unknown data are the run's own, in which its known classes are."""
+    if per_pixel(data.test) or not same_images(name, source):
+        return
+    left_out = "for the classes that it left out, name no unknown data; " * bool(len(data.unknown))
+    raise ValueError(
+        f"{name} is what this run was trained on, known classes and all; {left_out}"
+        "otherwise name other data"
+    )
+
+
+def run_notes(run: Run, data: Data, sets: Mapping[str, ImageSet]) -> dict[str, str]:
+    """What the report says of the run at its top."""
+    counts = ", ".join(f"{name} ({len(unknown):,})" for name, unknown in sets.items())
+    shares = ", ".join(f"{share:.2%} on {split}" for split, share in run.accuracy.items())
+    found = {
+        "Known": f"{run.data}, {len(run.classes)} classes: {', '.join(run.classes)}",
+        "Images": f"{len(data.train):,} to train, {len(data.valid):,} held out for the "
+        f"threshold, {len(data.test):,} to test",
+        "Unknown": counts,
+        "Network": f"{run.network['name']}, trained with {run.objective['name']}, seed {run.seed}",
+        "Accuracy": shares,
+        "Notes": " ".join(data.notes),
+        "Machine": machine(),
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def write_results(results: Results, folder: Path) -> None:
+    """Writes the results and their report into a folder."""
+    from openset.reporting import report  # Here, because drawing takes long to import.
+
+    results.write(folder)
+    report(results, folder / "report.html")

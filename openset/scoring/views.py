@@ -1,0 +1,118 @@
+"""What several detectors want to see of the same images, with nothing computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from openset.activations import Activations
+from openset.data import batches
+from openset.detectors import Detector
+from openset.extractors.extract import finite
+from openset.extractors.perturb import Perturb
+from openset.extractors.tap import Tap
+from openset.networks.device import device_of
+from openset.networks.layers import find_stages
+from openset.spec import as_names
+
+
+def layers_for(
+    network: nn.Module, detectors: Iterable[Detector], *, refit: bool = False
+) -> tuple[str, ...]:
+    """The layers that some detector reads, each once; a default means all stages.
+
+    Args:
+        network: The network that they read.
+        detectors: Fitted or not.
+        refit: Whether they are about to be fitted, so that what an earlier fit chose is no matter.
+    """
+    stages = [f"stage{i}" for i in range(1, len(find_stages(network)) + 1)]
+    default = [*stages, "penultimate"]
+    asked = [d.layers if refit else d.layers_read for d in detectors]
+    wanted = [name for names in asked for name in as_names(default if names is None else names)]
+    # Stages in the network's order: what a detector reads must not depend on its companions.
+    return tuple(dict.fromkeys([*(stage for stage in stages if stage in wanted), *wanted]))
+
+
+def views(tap: Tap, detectors: Mapping[str, Detector]) -> list[tuple[nn.Module, list[str]]]:
+    """The extractors that the detectors want, each with the names of those that share it.
+
+    A view that passes the tap's activations on with something added says by its `key` which others
+    add the same.
+    """
+    groups: dict[Hashable, tuple[nn.Module, list[str]]] = {}
+    for name, detector in detectors.items():
+        view = detector.view(tap)
+        groups.setdefault(getattr(view, "key", view), (view, []))[1].append(name)
+    # A view that only adds to the tap's activations serves those who want these alone, too.
+    richer = [key for key, (view, _) in groups.items() if hasattr(view, "key")]
+    if richer and tap in groups:
+        groups[richer[0]][1].extend(groups.pop(tap)[1])
+    return list(groups.values())
+
+
+class Views:
+    """One look at images for all detectors.
+
+    Who looks again at a moved image sees the plain one on the way, so it serves the others.
+
+    Args:
+        tap: Reads the network; its layers must cover those of the detectors.
+        detectors: By name.
+
+    Example:
+        >>> from openset.detectors import ODIN, MaxSoftmax
+        >>> tap = Tap(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
+        >>> both = Views(tap, {"msp": MaxSoftmax(), "odin": ODIN()})
+        >>> for image, label, looks in both.stream([(torch.rand(2, 1, 2, 2), torch.zeros(2))]):
+        ...     print([(names, len(seen)) for names, seen in looks])
+        [(['msp'], 2), (['odin'], 2)]
+    """
+
+    def __init__(self, tap: Tap, detectors: Mapping[str, Detector]):
+        groups = views(tap, detectors)
+        self.tap = tap
+        self.plain = [name for view, names in groups if view is tap for name in names]
+        self.others = [(view, names) for view, names in groups if view is not tap]
+
+    def stream(
+        self, source: object, batch_size: int = 256
+    ) -> Iterator[tuple[Tensor, Tensor, Iterator[tuple[list[str], Activations]]]]:
+        """Images, labels and looks, one batch after another.
+
+        Args:
+            source: An image set, a data set of (image, label), a loader or a list of batches.
+            batch_size: Images per pass.
+
+        Returns:
+            The images and labels of a batch; and for each group of detectors their names and
+            activations, on the network's device, each computed when it is asked for.
+
+        Raises:
+            ValueError: If images or the network's logits hold NaN or infinite values.
+        """
+        device = device_of(self.tap)
+        for number, (image, label) in enumerate(batches(source, batch_size)):
+            finite(image, f"batch {number} of the images")
+            yield image, label, self._checked(image.to(device), number)
+
+    @torch.no_grad()
+    def _checked(self, image: Tensor, number: int) -> Iterator[tuple[list[str], Activations]]:
+        for names, seen in self._look(image):
+            finite(seen.logits, f"the network's logits of batch {number}")
+            yield names, seen
+
+    def _look(self, image: Tensor) -> Iterator[tuple[list[str], Activations]]:
+        waiting = self.plain
+        for view, names in self.others:
+            if waiting and isinstance(view, Perturb) and view.extractor is self.tap:
+                plain, seen = view.both(image)
+                yield waiting, plain
+                waiting = []
+            else:
+                seen = view(image)
+            yield names, seen
+        if waiting:
+            yield waiting, self.tap(image)

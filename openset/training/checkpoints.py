@@ -1,0 +1,157 @@
+"""What a training run leaves on disk, so that it can go on after a kill -9 at any moment."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from PIL.Image import Resampling
+from torch import Tensor, nn
+
+from openset.data.adapter import to_pil
+from openset.files import complete_file
+
+PICTURES = "pictures"
+"""The folder, within a run, of what the report shows of the training."""
+
+
+class RunFolder:
+    """A folder with one training run.
+
+    `training.json` says what the run is, `checkpoint.pt` holds its state, `log.jsonl` one line per
+    epoch and `network.safetensors` the result. Each file is complete or absent.
+
+    Args:
+        path: The folder; made if it is not there.
+        description: What decides the weights, as plain values; a run is resumed only under the
+            same description.
+        resume: Whether to go on with the run that the folder holds; a folder without one is begun.
+
+    Raises:
+        ValueError: If the folder holds a run that is not, or cannot be, resumed.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], description: dict[str, Any], resume: bool = False
+    ):
+        self.path = Path(path)
+        description = json.loads(json.dumps(description, default=_plain))
+        before = self.read_description()
+        if before is not None and not resume:
+            raise ValueError(
+                f"{self.path} already holds a run; resume it, or choose another folder"
+            )
+        if before is not None:
+            self._refuse_other(before, description)
+            for left in self.path.rglob(".*.partial"):  # By a kill -9 in the middle of a write.
+                left.unlink()
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(description, indent=2, ensure_ascii=False)
+        self._write("training.json", text.encode())
+
+    def read_description(self) -> dict[str, Any] | None:
+        """What `training.json` says, or None if there is no run here."""
+        file = self.path / "training.json"
+        if not file.exists():
+            return None
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged ({error}); choose another folder") from error
+
+    def _refuse_other(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+        old, new = dict(_flat(before)), dict(_flat(now))
+        differing = [
+            f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+            for key in {**old, **new}
+            if old.get(key) != new.get(key)
+        ]
+        if differing:
+            raise ValueError(
+                f"cannot resume {self.path}, which holds a different run: {'; '.join(differing)}"
+            )
+
+    def load(self) -> dict[str, Any] | None:
+        """The last checkpoint, or None; what was logged after it is dropped from the log."""
+        file = self.path / "checkpoint.pt"
+        if not file.exists():
+            self._cut_log(0)
+            return None
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"{file} is no checkpoint, or damaged; begin again in another folder"
+            ) from error
+        self._cut_log(state["log_bytes"])
+        return state
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replaces the checkpoint in one step."""
+        log = self.path / "log.jsonl"
+        buffer = io.BytesIO()
+        torch.save({**state, "log_bytes": log.stat().st_size if log.exists() else 0}, buffer)
+        self._write("checkpoint.pt", buffer.getbuffer())
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Adds a line to the log; it counts once the next checkpoint is saved."""
+        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _cut_log(self, size: int) -> None:
+        log = self.path / "log.jsonl"
+        if log.exists() and log.stat().st_size > size:
+            os.truncate(log, size)
+
+    def save_network(self, network: nn.Module) -> None:
+        """Writes the network to keep as `network.safetensors`."""
+        # A clone each: safetensors refuses weights that share memory or are channels_last.
+        tensors = {
+            name: x.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, x in network.state_dict().items()
+        }
+        self._write("network.safetensors", safetensors.torch.save(tensors))
+
+    def save_pictures(self, pictures: Mapping[str, Tensor]) -> None:
+        """Writes uint8 images `[C, H, W]` as PNG files under their titles, twice as large."""
+        for title, image in pictures.items():
+            small = to_pil(image)
+            large = small.resize((2 * small.width, 2 * small.height), Resampling.NEAREST)
+            buffer = io.BytesIO()
+            large.save(buffer, format="PNG", optimize=True)
+            self._write(f"{PICTURES}/{title}.png", buffer.getbuffer())
+
+    def _write(self, name: str, content: bytes | memoryview) -> None:
+        with complete_file(self.path / name) as partial:
+            partial.write_bytes(content)
+
+
+def read_pictures(run: Path) -> dict[str, bytes]:
+    """The pictures of a training, as PNG bytes by title."""
+    files = sorted((run / PICTURES).glob("*.png"))
+    return {file.stem: file.read_bytes() for file in files}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _plain(value: Any) -> Any:
+    """A stand-in for what JSON cannot hold: a network's spec, or the name of what it is."""
+    if isinstance(value, nn.Module):
+        return getattr(value, "spec", None) or type(value).__name__
+    return getattr(value, "__qualname__", None) or str(value)

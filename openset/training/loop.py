@@ -1,0 +1,388 @@
+"""One training loop for every objective, on Lightning Fabric."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from openset.activations import VOID
+from openset.data.samples import Batches, Samples, samples
+from openset.networks.device import choose_device
+from openset.networks.layers import evaluating
+from openset.objectives.base import Objective
+from openset.training.checkpoints import RunFolder
+from openset.training.progress import Clock, Losses, progress_bar
+from openset.training.settings import Settings
+
+WATCHED = 1024
+"""At most so many training images, and a tenth of them, are looked at for the accuracy logged."""
+
+
+class Paused(Exception):
+    """Training stopped at a checkpoint because its time was up; resume it to go on."""
+
+
+def train(
+    objective: Objective,
+    data: Any,
+    settings: Settings | None = None,
+    *,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_minutes: float = 10,
+    max_minutes: float | None = None,
+    progress: bool = True,
+    device: str | torch.device | None = None,
+    **changes: Any,
+) -> nn.Module:
+    """Trains a network and returns it, in evaluation mode, on the device it was trained on.
+
+    The same seed gives the same weights, bit for bit on a CPU with the same number of threads; the
+    caller's random state is left alone. One process trains on one device.
+
+    Args:
+        objective: What to train and by which loss.
+        data: A `Data` with `train` and maybe `valid`, or training images alone: an `ImageSet`, a
+            `torch.utils.data.Dataset` of (image, label), a `DataLoader` or a list of batches.
+        settings: How to train, `Settings()` if None.
+        folder: Where to keep checkpoints, `log.jsonl` and `network.safetensors`; None keeps none.
+        resume: Whether to go on with the run in `folder`, exactly where its last checkpoint was.
+        checkpoint_minutes: A checkpoint is written after each epoch, and within one this often.
+        max_minutes: After so many minutes a checkpoint is written and `Paused` raised.
+        progress: Whether to draw a progress bar; there is none where there is no terminal.
+        device: Where to train; by default an accelerator if there is one.
+        changes: Single settings that differ, as in `train(…, epochs=20, lr=0.01)`.
+
+    Raises:
+        ValueError: For settings, data, labels or a folder that cannot be used, and for a loss that
+            is NaN or infinite.
+        Paused: If `max_minutes` have passed.
+
+    Example:
+        >>> from openset.objectives import CrossEntropy
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> batches = [(torch.rand(8, 1, 2, 2), torch.arange(8) % 2)]
+        >>> network = train(CrossEntropy(network), batches, epochs=2, lr=0.01)
+        >>> network(torch.rand(3, 1, 2, 2)).shape
+        torch.Size([3, 2])
+    """
+    end = Clock(max_minutes)
+    settings = (settings or Settings()).changed(changes)
+    if folder is None and (resume or max_minutes is not None):
+        raise ValueError("resume and max_minutes need a folder to keep checkpoints in")
+    chosen = choose_device(device)
+    devices = 1 if chosen.type == "cpu" or chosen.index is None else [chosen.index]
+    fabric = Fabric(accelerator=chosen.type, devices=devices, precision=settings.precision)
+    images = samples(getattr(data, "train", data), fabric.device)
+    fabric.to_device(objective)
+    judged = _judged(objective, images, getattr(data, "valid", None), settings.batch_size)
+    run = None
+    if folder is not None:
+        run = RunFolder(folder, _describe(objective, data, images, settings), resume)
+    with _own_randomness(fabric.device):
+        loop = _Loop(fabric, objective, images, judged, settings, run)
+        loop.restore()
+        loop.run(Clock(checkpoint_minutes), end, progress)
+        _seed(fabric.device, Seeds.of(settings.seed, settings.epochs).everything)
+        objective.eval()
+        network = objective.finish(images.batches(settings.batch_size)).eval()
+    if run is not None:
+        run.save_network(network)
+        run.save_pictures(objective.pictures())
+    return network
+
+
+def accuracy(network: nn.Module, source: Any, batch_size: int = 256) -> float:
+    """The share of images or pixels whose largest logit is that of their class.
+
+    Args:
+        network: From images to logits `[N, K, *grid]`; it runs in evaluation mode.
+        source: Images as `train` takes them; labels below 0 are left out.
+        batch_size: Images per forward pass.
+
+    Returns:
+        A share in 0…1; NaN if nothing is labelled.
+    """
+    device = next(network.parameters()).device
+    with evaluating(network):
+        return _share_right(network, samples(source, device).batches(batch_size))
+
+
+@torch.no_grad()
+def _share_right(logits: Callable[[Tensor], Tensor], batches: Iterable) -> float:
+    right = total = 0
+    for image, label in batches:
+        known = label >= 0
+        right += int(((logits(image).argmax(1) == label) & known).sum())
+        total += int(known.sum())
+    return right / total if total else math.nan
+
+
+@torch.no_grad()
+def _judged(
+    objective: Objective, images: Samples, valid: Any, batch_size: int
+) -> dict[str, Batches]:
+    """What the accuracy is logged of; checks the labels before the first step.
+
+    Nothing, if the objective does not score classes, as an autoencoder's does not.
+    """
+    two, label = images.take(torch.arange(min(2, len(images))))
+    try:
+        with evaluating(objective):
+            logits = objective.logits(two)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the network cannot take images of shape {list(two.shape[1:])}; check their channels "
+            f"and size ({error})"
+        ) from error
+    if not objective.classifies or logits.shape[2:] != label.shape[1:]:
+        return {}
+    classes = logits.shape[1]
+    wrong = images.labels[(images.labels < 0) | (images.labels >= classes)]
+    wrong = wrong[wrong != VOID]
+    if len(wrong):
+        raise ValueError(
+            f"a training label is {int(wrong[0])}, but the network has {classes} classes; labels "
+            f"must lie in 0…{classes - 1}, or be {VOID} to be left out"
+        )
+    watched = torch.arange(0, len(images), max(10, len(images) // WATCHED))
+    judged = {"train": images.batches(batch_size, watched)}
+    if valid is not None and len(valid):
+        judged["valid"] = samples(valid, images.device).batches(batch_size)
+    return judged
+
+
+def _describe(
+    objective: Objective, data: Any, images: Samples, settings: Settings
+) -> dict[str, Any]:
+    """What a run must share with the one that it resumes."""
+    return {
+        "objective": {"name": objective.name, **objective.settings()},
+        "data": {"name": getattr(data, "name", None), **images.fingerprint()},
+        "settings": asdict(settings),
+    }
+
+
+def _augmentation(name: str | None) -> Any:
+    """From images, labels and a generator to both after the change; None for no change."""
+    if name in (None, "none"):
+        return None
+    from openset.data.augment import augmentation  # Here, because few runs need openset.data.
+
+    return augmentation(name)
+
+
+class _Loop:
+    """A training run in motion: its state, and the steps that move it on."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        objective: Objective,
+        images: Samples,
+        judged: dict[str, Batches],
+        settings: Settings,
+        run: RunFolder | None,
+    ):
+        self.fabric, self.objective = fabric, objective
+        self.images, self.judged = images, judged
+        self.settings, self.run_folder = settings, run
+        if settings.channels_last:
+            objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.learners = objective.learners()
+        options = objective.options()
+        self.options = {name: settings.changed(options.get(name, {})) for name in self.learners}
+        self.optimizers: dict[str, Any] = {
+            name: fabric.setup_optimizers(self.options[name].build_optimizer(learner))
+            for name, learner in self.learners.items()
+        }
+        self.augment = _augmentation(settings.augment)
+        self.generator = torch.Generator()
+        self.epoch, self.step = 0, 0
+        self.losses = Losses()
+        self.seconds = 0.0
+        self.began, self.seen = time.monotonic(), 0
+
+    def run(self, checkpoint: Clock, end: Clock, progress: bool) -> None:
+        """Trains from where the state stands to the last epoch."""
+        with progress_bar(progress) as bar:
+            task = bar.add_task("", total=self.settings.epochs * len(self.images), epoch="")
+            while self.epoch < self.settings.epochs:
+                if self.step == 0:
+                    self._start_epoch()
+                batches = self._order()
+                for batch in batches[self.step :]:
+                    position = self.epoch + self.step / len(batches)
+                    shown = f"{self.epoch + 1}/{self.settings.epochs}"
+                    bar.update(task, completed=position * len(self.images), epoch=shown)
+                    self._learn(batch, position)
+                    self.step += 1
+                    if end.rings():
+                        self._pause()
+                    if checkpoint.rings():
+                        self._save()
+                self._end_epoch()
+            bar.update(task, completed=self.settings.epochs * len(self.images))
+
+    def _start_epoch(self) -> None:
+        """Brings all that is random, and the objective, to where this epoch starts."""
+        seeds = Seeds.of(self.settings.seed, self.epoch)
+        _seed(self.fabric.device, seeds.everything)
+        self.generator.manual_seed(seeds.augmentation)
+        self.losses = Losses()
+        self.objective.train()
+        self.objective.start_epoch(self.epoch)
+
+    def _order(self) -> list[Tensor]:
+        """The indices of each batch of this epoch, the same whenever it is asked for."""
+        seed = Seeds.of(self.settings.seed, self.epoch).order
+        generator = torch.Generator().manual_seed(seed)
+        batches = list(
+            self.objective.order(self.images.labels, self.settings.batch_size, generator)
+        )
+        # Batch normalisation cannot learn from one image, so a leftover of one is skipped.
+        return [batch for batch in batches if len(batch) > 1] or batches
+
+    def _learn(self, batch: Tensor, position: float) -> None:
+        """One batch: each learner is updated as soon as the objective yields its loss."""
+        image, label = self.images.take(batch)
+        if self.augment is not None:
+            image, label = self.augment(image, label, self.generator)
+        if self.settings.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        steps = iter(self.objective.step(image, label))
+        while True:
+            with self.fabric.autocast():
+                pair = next(steps, None)
+            if pair is None:
+                break
+            self._update(*pair, position)
+        self.seen += len(batch)
+
+    def _update(self, learner: str, loss: Tensor, position: float) -> None:
+        settings, optimizer = self.options[learner], self.optimizers[learner]
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr_at(position)
+        optimizer.zero_grad()
+        self.fabric.backward(loss)
+        if settings.clip_norm is not None:
+            self.fabric.clip_gradients(
+                self.learners[learner],
+                optimizer,
+                max_norm=settings.clip_norm,
+                error_if_nonfinite=False,
+            )
+        optimizer.step()
+        self.losses.add(learner, loss, self.epoch, self.step)
+
+    def _end_epoch(self) -> None:
+        record = {"epoch": self.epoch + 1, "step": self.step, **self._measured()}
+        self.epoch, self.step = self.epoch + 1, 0
+        if self.run_folder is not None:
+            self.run_folder.log(record)
+        self._save()
+
+    def _measured(self) -> dict[str, Any]:
+        """What the log says of the epoch that ends."""
+        seconds = time.monotonic() - self.began
+        record = {
+            "loss": self.losses.means(),
+            "lr": {name: o.param_groups[0]["lr"] for name, o in self.optimizers.items()},
+            "images_per_second": round(self.seen / seconds, 1),
+            **self.objective.figures(),
+        }
+        with evaluating(self.objective), self.fabric.autocast():
+            for part, batches in self.judged.items():
+                record[f"{part}_accuracy"] = _share_right(self.objective.logits, batches)
+        now = time.monotonic()
+        self.seconds += now - self.began
+        self.began, self.seen = now, 0
+        return {**record, "seconds": round(self.seconds, 1)}
+
+    def _pause(self) -> None:
+        self._save()
+        raise Paused(
+            f"training paused after {self.epoch} of {self.settings.epochs} epochs and "
+            f"{self.step} steps, because its time is up; --resume (resume=True) goes on"
+        )
+
+    def _save(self) -> None:
+        """Writes a checkpoint, if there is a folder for it."""
+        self.losses.settle()
+        if self.run_folder is None:
+            return
+        device = self.fabric.device
+        self.run_folder.save(
+            {
+                "epoch": self.epoch,
+                "step": self.step,
+                "seconds": self.seconds + time.monotonic() - self.began,
+                "objective": self.objective.state_dict(),
+                "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+                "precision": self.fabric.strategy.precision.state_dict(),
+                "losses": self.losses.state_dict(),
+                "random": torch.get_rng_state(),
+                "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+                "random_augment": self.generator.get_state(),
+            }
+        )
+
+    def restore(self) -> None:
+        """Goes to the last checkpoint; if there is none, makes the first."""
+        state = self.run_folder.load() if self.run_folder is not None else None
+        if state is None:
+            self._save()  # The weights to start from, which the next process may not have.
+            return
+        self._load(state)
+        if self.step:
+            # The epoch's start freezes parts and clears sums: do that, then undo what it changed.
+            self._start_epoch()
+            self._load(state)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.began = time.monotonic()
+        self.objective.load_state_dict(state["objective"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.losses.load_state_dict(state["losses"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None and self.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"], self.fabric.device)
+        self.generator.set_state(state["random_augment"])
+
+
+class Seeds(NamedTuple):
+    """Independent seeds of one epoch, so that any epoch can be begun without those before it."""
+
+    everything: int
+    augmentation: int
+    order: int
+
+    @classmethod
+    def of(cls, seed: int, epoch: int) -> Seeds:
+        drawn = np.random.SeedSequence([seed, epoch]).generate_state(3, np.uint64)
+        return cls(*(int(x) for x in drawn))
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seeds torch on the CPU and on this device, and on no other."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+
+
+def _own_randomness(device: torch.device) -> AbstractContextManager:
+    """Gives the caller's random state back at the end."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

@@ -1,0 +1,121 @@
+"""How to train: the knobs that every objective shares."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+from torch import nn
+
+from openset.errors import unknown_name
+from openset.spec import allows, shown
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train: with the objective and the data, all that decides the weights."""
+
+    epochs: int = 10
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images per step."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """The update rule of every learner."""
+    lr: float = 0.1
+    """The learning rate at its highest; 0.1 suits SGD, 0.001 Adam."""
+    momentum: float = 0.9
+    """Of SGD, and the first decay rate of Adam."""
+    nesterov: bool = False
+    """Whether SGD looks ahead (Nesterov); the others take no notice."""
+    weight_decay: float = 5e-4
+    """The L2 penalty; decoupled with adamw."""
+    schedule: Literal["constant", "cosine", "step", "one-cycle"] = "cosine"
+    """How the learning rate moves: down to 0 by a cosine, down in steps, up and down, or not."""
+    milestones: tuple[int, ...] = ()
+    """The epochs at which `step` lowers the rate."""
+    step_every: int | None = None
+    """Instead of milestones: `step` lowers the rate after every so many epochs."""
+    step_factor: float = 0.1
+    """By what `step` multiplies the rate."""
+    warmup_epochs: float = 0.0
+    """The rate first rises from 1 % over so many epochs."""
+    clip_norm: float | None = None
+    """The largest norm of a learner's gradient; None leaves gradients as they are."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Arithmetic of the forward pass; weights stay float32, and a CPU takes bf16 for fp16."""
+    channels_last: bool = False
+    """Whether images and weights lie channels-last, which convolutions prefer in bf16 and fp16."""
+    augment: str | None = None
+    """The name of a batch augmentation in `openset.data.augment`."""
+    seed: int = 0
+    """Decides the order, the augmentation and all else that is random."""
+
+    def __post_init__(self):
+        for name, hint in get_type_hints(type(self)).items():
+            _check_kind(name, getattr(self, name), hint)
+        least = {"epochs": 0, "batch_size": 1, "lr": 0, "momentum": 0, "weight_decay": 0}
+        for name, bound in {**least, "warmup_epochs": 0, "step_factor": 0, "seed": 0}.items():
+            if not getattr(self, name) >= bound:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {bound}")
+        if self.momentum >= 1:
+            raise ValueError(f"momentum is {self.momentum}; it must be below 1")
+        for name in ("clip_norm", "step_every"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}; it must be above 0, or None")
+        if self.schedule == "step" and not self.milestones and not self.step_every:
+            raise ValueError("the step schedule needs milestones, or step_every")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+
+    def changed(self, changes: dict[str, Any]) -> Settings:
+        """These settings with some of them changed, by name."""
+        known = [field.name for field in fields(self)]
+        for name in changes:
+            if name not in known:
+                raise ValueError(unknown_name("training setting", name, known))
+        return replace(self, **changes)
+
+    def build_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser for one learner."""
+        weights = list(learner.parameters())
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(
+                weights, self.lr, self.momentum, 0, self.weight_decay, self.nesterov
+            )
+        kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        return kind(weights, self.lr, (self.momentum, 0.999), weight_decay=self.weight_decay)
+
+    def lr_at(self, epoch: float) -> float:
+        """The learning rate at a moment, counted in epochs; 2.5 is the middle of the third."""
+        if epoch < self.warmup_epochs:
+            return self.lr * (0.01 + 0.99 * epoch / self.warmup_epochs)
+        share = (epoch - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9)
+        if self.schedule == "cosine":
+            return _cosine(self.lr, 0, share)
+        if self.schedule == "one-cycle":  # The shares of torch's OneCycleLR.
+            if share < 0.3:
+                return _cosine(self.lr / 25, self.lr, share / 0.3)
+            return _cosine(self.lr, self.lr / 250_000, (share - 0.3) / 0.7)
+        if self.schedule == "step":
+            passed = sum(epoch >= milestone for milestone in self.milestones)
+            if self.step_every:
+                passed += int(epoch // self.step_every)
+            return self.lr * self.step_factor**passed
+        return self.lr
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(share, 1))) / 2
+
+
+def _check_kind(name: str, value: Any, hint: Any) -> None:
+    """Raises for a value that its annotation does not allow, such as text from a TOML file."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(unknown_name(name, str(value), get_args(hint)))
+        return
+    if not allows(hint, value):
+        raise ValueError(f"{name} is {value!r}; expected {shown(hint)}")

@@ -1,0 +1,64 @@
+"""What labels and scores of a 1024×512 image cost beside the network, and metrics of a hundred.
+
+    OMP_NUM_THREADS=1 python speed/pixels.py
+
+The network's forward pass and the model, which labels and scores too, run in turns; the smallest of
+several times counts, in processor time, so that others may be at work beside it. The metrics are of
+52 million pixels, one image after another.
+"""
+
+import time
+
+import torch
+
+from openset import OpenSet, Tap, networks
+from openset.activations import UNKNOWN
+from openset.detectors import build
+from openset.evaluation.pixel_metrics import PIXEL, PixelMetrics
+
+NETWORKS = ("ladder-small", "ladder-densenet-121")
+DETECTORS = ("msp:temperature=10", "entropy:temperature=2", "energy")
+SIZE = (512, 1024)
+CLASSES = 19
+
+
+def seconds(*runs, repeats: int = 7) -> list[float]:
+    """The smallest processor time of each, in turns."""
+    times = [[] for _ in runs]
+    for _ in range(repeats):
+        for run, found in zip(runs, times, strict=True):
+            started = time.process_time()
+            run()
+            found.append(time.process_time() - started)
+    return [min(found) for found in times]
+
+
+@torch.inference_mode()
+def labelling(name: str, detector: str) -> None:
+    torch.manual_seed(0)
+    network = networks.build(name, classes=CLASSES, channels=3).eval()
+    model, image = OpenSet(Tap(network), build(detector)), torch.rand(1, 3, *SIZE)
+    activations = model.extractor(image)
+    forward, decide = seconds(lambda: network(image), lambda: model.decide(activations))
+    print(
+        f"{name}, {detector}: forward {1e3 * forward:.0f} ms, label and score "
+        f"{1e3 * decide:.1f} ms: {1 + decide / forward:.3f} of the forward pass in all"
+    )
+
+
+def metrics(images: int = 100) -> None:
+    score, predicted = torch.rand(1, *SIZE), torch.randint(CLASSES, (1, *SIZE))
+    label = torch.randint(CLASSES, (1, *SIZE))
+    label[:, :60, :60] = UNKNOWN
+    found, started = PixelMetrics(CLASSES), time.perf_counter()
+    for _ in range(images):
+        found.add(score, label, predicted)
+    found.measure(PIXEL)
+    print(f"all pixel metrics of {images} images: {time.perf_counter() - started:.1f} s")
+
+
+if __name__ == "__main__":
+    for name in NETWORKS:
+        for detector in DETECTORS:
+            labelling(name, detector)
+    metrics()

@@ -1,0 +1,390 @@
+"""The runner: keys, reuse, resuming after kill -9, pauses, missing sets, and the paper's table."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from openset import data
+from openset.benchmark import protocol, runner
+from openset.benchmark.keys import Fingerprints
+from openset.benchmark.protocol import Method, Protocol
+from openset.benchmark.step import training_key
+from openset.benchmark.trial import Trial
+from openset.commands.app import main
+from openset.evaluation.results import Results
+from openset.evaluation.rows import Row, read_csv
+from openset.reporting.markdown import results_page
+from openset.training.loop import Paused
+from openset.training.settings import Settings
+
+TINY = """\
+title = "Digits, tiny."
+data = "digits"
+splits = [[0, 1, 2, 3, 4, 5], [4, 5, 6, 7, 8, 9]]
+network = "cnn:widths=4+8,hidden=16"
+detectors = ["msp", "energy", "mahalanobis", "gemos:components=1"]
+metrics = ["auroc", "oscr"]
+valid = 0.2
+accept = 0.9
+seeds = 2
+
+[unknown]
+near = ["left-out"]
+far = ["gaussian-noise,limit=50", "uniform-noise,limit=50"]
+
+[training]
+epochs = 8
+batch_size = 64
+lr = 0.1
+
+[quick]
+splits = [[0, 1, 2, 3, 4, 5]]
+
+[published.msp]
+left-out = { auroc = 0.9 }
+far = { auroc = 0.95 }
+
+[others.CROSR]
+left-out = { auroc = 0.8 }
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+def run(path, out, tier="quick", **options) -> tuple[Results, list[str]]:
+    said: list[str] = []
+    results = runner.benchmark(protocol.load(str(path), tier), out, say=said.append, **options)
+    return results, said
+
+
+def changed(known: Protocol, **training) -> Protocol:
+    """The protocol with other training settings."""
+    method = known.methods[0]
+    return replace(known, methods=[replace(method, training=method.training.changed(training))])
+
+
+def key(known: Protocol, seed: int = 0) -> str:
+    trial = Trial(known, known.methods[0], 0, seed)
+    loaded = trial.load_data()
+    description = trial.describe(loaded, trial.build_objective(loaded))
+    prints = Fingerprints().of_data(loaded, known.data)
+    return training_key(description, prints, known.methods[0].weights)
+
+
+def test_a_second_run_does_nothing_and_gives_the_same_table(tiny, tmp_path):
+    results, said = run(tiny, tmp_path / "out")
+    assert sum("training" in line for line in said) == 2
+    assert (tmp_path / "out" / "report.html").exists()
+    before = (tmp_path / "out" / "results.csv").read_bytes()
+    again, said = run(tiny, tmp_path / "out")
+    assert said == []
+    assert (tmp_path / "out" / "results.csv").read_bytes() == before
+    assert repr(again.rows) == repr(results.rows)
+
+
+def test_published_figures_stand_beside_ours(tiny, tmp_path):
+    results, _ = run(tiny, tmp_path / "out", seeds=1, only=["msp"])
+    assert {row.detector for row in results.rows} == {"msp", "CROSR"}
+    found = {(r.detector, r.unknown, r.metric): r for r in results.rows}
+    ours = found["msp", "left-out", "auroc"]
+    assert (ours.paper, 0 < ours.value <= 1) == (0.9, True)
+    far = [found["msp", name, "auroc"].value for name in found_sets(results)[1:]]
+    mean = found["msp", "mean of far", "auroc"]
+    assert mean.value == pytest.approx(sum(far) / 2)
+    assert mean.paper == 0.95
+    other = found["CROSR", "left-out", "auroc"]
+    assert other.value != other.value
+    assert other.paper == 0.8
+    page = results_page(tmp_path)
+    assert "(paper 0.9)" in page
+    assert "- Tier: quick" in page
+
+
+def found_sets(results: Results) -> list[str]:
+    return ["left-out", "gaussian-noise,limit=50", "uniform-noise,limit=50"]
+
+
+def test_means_over_splits_carry_the_papers_figure(tiny, tmp_path):
+    results, _ = run(tiny, tmp_path / "out", "paper", seeds=1, only=["msp"])
+    rows = [r for r in results.rows if (r.unknown, r.metric, r.detector) == SHOWN]
+    by_known = {row.known: row for row in rows}
+    splits = [by_known[f"digits split {i}"] for i in (1, 2)]
+    mean = by_known["digits, mean of 2 splits"]
+    assert mean.value == pytest.approx(sum(row.value for row in splits) / 2)
+    assert (mean.paper, splits[0].paper) == (0.9, None)
+
+
+SHOWN = ("left-out", "auroc", "msp")
+
+
+def test_only_runs_what_is_asked_for_and_the_rest_later(tiny, tmp_path):
+    run(tiny, tmp_path / "out", seeds=1, only=["gemos"])
+    rest, said = run(tiny, tmp_path / "out", seeds=1)
+    assert not any("training" in line for line in said)
+    assert not any("gemos" in line for line in said)
+    whole, _ = run(tiny, tmp_path / "whole", seeds=1)
+    assert repr(rest.rows) == repr(whole.rows)
+    with pytest.raises(ValueError, match="gemos"):
+        run(tiny, tmp_path / "out", only=["gemso"])
+
+
+def test_the_key_covers_all_that_decides_the_weights(tiny, tmp_path):
+    known = protocol.load(str(tiny), "quick")
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"0")
+    started = replace(known, methods=[replace(known.methods[0], weights=str(weights))])
+    keys = [key(known), key(changed(known, lr=0.06)), key(known, seed=1), key(started)]
+    weights.write_bytes(b"1")
+    keys += [key(started), key(replace(known, data="digits,limit=500"))]
+    keys += [key(replace(known, splits=["0,1,2,3,4,6"])), key(replace(known, valid=0.3))]
+    assert len(set(keys)) == len(keys)
+    assert key(known) == keys[0]
+
+
+def test_other_pixels_under_the_same_name_have_another_print():
+    loaded = data.load("digits")
+    image = loaded.test.images.clone()
+    image[3, 0, 0, 0] += 1
+    other = data.ImageSet(image, loaded.test.labels)
+    same = data.ImageSet(loaded.test.images.clone(), loaded.test.labels)
+    prints = [Fingerprints().of(each, "digits") for each in (same, other)]
+    assert prints[0] != prints[1]
+
+
+def test_changed_weights_are_evaluated_again(tiny, tmp_path):
+    run(tiny, tmp_path / "out", seeds=1, only=["msp"])
+    (file,) = tmp_path.glob("out/work/runs/*/network.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    _, said = run(tiny, tmp_path / "out", seeds=1, only=["msp"])
+    assert len(said) == 1
+    assert "evaluating msp" in said[0]
+
+
+def test_a_run_of_another_description_is_refused(tiny, tmp_path):
+    run(tiny, tmp_path / "out", seeds=1, only=["msp"])
+    (file,) = tmp_path.glob("out/work/runs/*/run.json")
+    file.write_text(file.read_text().replace('"lr": 0.1', '"lr": 0.5'))
+    with pytest.raises(ValueError, match="another training"):
+        run(tiny, tmp_path / "out", seeds=1, only=["msp"])
+
+
+def test_a_run_of_openset_train_is_accepted(tiny, tmp_path):
+    known = protocol.load(str(tiny), "quick")
+    bench = runner.Benchmark(known, tmp_path / "out" / "work", seeds=1, only=["msp"])
+    (step,) = bench.steps
+    arguments = "--network cnn:widths=4+8,hidden=16 --known-classes 0,1,2,3,4,5 --valid 0.2"
+    settings = "--epochs 8 --batch-size 64 --lr 0.1 --seed 0"
+    main(["train", "digits", "--out", str(tmp_path / "r"), *f"{arguments} {settings}".split()])
+    step.folder.parent.mkdir(parents=True)
+    (tmp_path / "r").rename(step.folder)
+    _, said = run(tiny, tmp_path / "out", seeds=1, only=["msp"])
+    assert not any("training" in line for line in said)
+
+
+def test_missing_unknown_sets_are_named_or_left_out(tiny, tmp_path):
+    tiny.write_text(TINY.replace('["left-out"]', '["left-out", "nowhere/at-all"]'))
+    with pytest.raises(ValueError, match=r"nowhere/at-all.*OPENSET_DATA.*--skip-missing"):
+        run(tiny, tmp_path / "out", seeds=1)
+    results, _ = run(tiny, tmp_path / "out", seeds=1, only=["msp"], skip_missing=True)
+    assert "nowhere/at-all" in results.notes["Left out"]
+
+
+def test_a_pause_goes_on_to_the_same_results(tiny, tmp_path):
+    with pytest.raises(Paused, match="same command"):
+        run(tiny, tmp_path / "out", seeds=1, max_minutes=1e-6)
+    paused, _ = run(tiny, tmp_path / "out", seeds=1)
+    whole, _ = run(tiny, tmp_path / "whole", seeds=1)
+    assert repr(paused.rows) == repr(whole.rows)
+
+
+def test_a_second_benchmark_in_the_same_folder_is_refused(tiny, tmp_path):
+    with runner.locked(tmp_path / "out" / "work"), pytest.raises(ValueError, match="another"):
+        run(tiny, tmp_path / "out")
+
+
+def test_other_files_in_the_folder_are_refused(tiny, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match=r"thesis\.tex"):
+        run(tiny, tmp_path / "out")
+
+
+def test_dry_run_trains_nothing(tiny, tmp_path, capsys):
+    main(["benchmark", str(tiny), "--quick", "--dry-run", "--out", str(tmp_path / "out")])
+    assert "8 epochs" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["osr-mist"], ["no.toml"], ["osr-mnist", "--seeds", "0"]])
+def test_command_line_errors_are_one_sentence(tmp_path, capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(["benchmark", *arguments, "--out", str(tmp_path / "out")])
+    assert caught.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_lists_protocols(capsys):
+    main(["list", "protocols"])
+    assert "osr-mnist" in capsys.readouterr().out
+
+
+def killed(path: Path, out: Path, seconds: float) -> bool:
+    """Starts the benchmark in a process of its own and kills it; False if it came to its end."""
+    code = f"""
+from openset import benchmark, protocol
+benchmark.benchmark(protocol.load({str(path)!r}, "quick"), {str(out)!r})
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()  # The first step has begun, so the imports are behind us.
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+def forked(path: Path, out: Path, seconds: float) -> bool:
+    """As `killed`, without the imports: in a fork of this process."""
+    child = os.fork()
+    if child == 0:
+        try:
+            runner.benchmark(protocol.load(str(path), "quick"), out, say=lambda _: None)
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Forks of threaded processes.
+def test_kill_9_at_any_moment_changes_nothing(tiny, tmp_path):
+    started = time.monotonic()
+    run(tiny, tmp_path / "whole")
+    whole = time.monotonic() - started
+    random_times = random.Random(0)
+    kills = [forked(tiny, tmp_path / "cut", random_times.uniform(0, whole / 2)) for _ in range(5)]
+    assert sum(kills) >= 2
+    run(tiny, tmp_path / "cut")
+    results = [(tmp_path / name / "results.csv").read_bytes() for name in ("whole", "cut")]
+    assert results[0] == results[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_kill_9_of_a_whole_process(tiny, tmp_path, seed):
+    run(tiny, tmp_path / "whole")
+    times = random.Random(seed)
+    for _ in range(5):
+        killed(tiny, tmp_path / "cut", times.uniform(0, 2))
+    run(tiny, tmp_path / "cut")
+    results = [(tmp_path / name / "results.csv").read_bytes() for name in ("whole", "cut")]
+    assert results[0] == results[1]
+
+
+def test_a_method_is_told_apart_by_its_network():
+    rows = [Row("p", 0, network, "o", "msp", "k", "u", "auroc", 0.5) for network in ("a", "b")]
+    known = Protocol(
+        "p",
+        "quick",
+        "",
+        "",
+        "k",
+        [None],
+        {"": ["u"]},
+        [
+            Method("a", "o", ["msp"], Settings(), published={"msp": {"u": {"auroc": 0.7}}}),
+            Method("b", "o", ["msp"], Settings()),
+        ],
+        ["auroc"],
+        {},
+        [],
+    )
+    found = runner.paper_rows(known, rows)
+    assert [(row.network, row.paper) for row in found] == [("a", 0.7), ("b", None)]
+
+
+def test_results_csv_reads_back(tiny, tmp_path):
+    results, _ = run(tiny, tmp_path / "out", seeds=1, only=["msp"])
+    assert repr(read_csv(tmp_path / "out" / "results.csv")) == repr(results.rows)
+
+
+def test_a_tuned_detector_says_so_in_every_row(tmp_path):
+    path = tmp_path / "tuned.toml"
+    text = TINY.replace("uniform-noise,limit=50", "gaussian-noise,limit=60")
+    tune = 'tune = { msp = ["uniform-noise,limit=40"], energy = [] }\nseeds = 2'
+    path.write_text(text.replace("seeds = 2", tune))
+    results, said = run(path, tmp_path / "out", "quick", seeds=1, only=["msp", "energy", "gemos"])
+    told = {row.detector: row.tuned_on for row in results.rows if row.network}
+    assert told == {
+        "msp": "digits (held out) + uniform-noise,limit=40",
+        "energy": "digits (held out)",
+        "gemos:components=1": "",
+    }
+    assert any("msp tuned to {'temperature': " in line for line in said)
+    _, again = run(path, tmp_path / "out", "quick", seeds=1, only=["msp", "energy", "gemos"])
+    assert not any("evaluating" in line for line in again)
+
+
+BESIDE = """
+[companions.autoencoder]
+network = "autoencoder:width=4,latent=4"
+objective = "reconstruction"
+training = { epochs = 1, optimizer = "adam", lr = 1e-2 }
+
+[companions.start]
+network = "cnn:widths=4+8,hidden=16"
+training = { epochs = 2 }
+"""
+
+
+def test_companions_are_trained_once_and_given_to_the_detectors_that_take_them(tmp_path):
+    text = TINY.replace('"gemos:components=1"]', '"vmdls"]').replace("seeds = 2", "seeds = 1")
+    text = text.replace('metrics = ["auroc", "oscr"]', 'metrics = ["auroc", "macro_f1_train"]')
+    text = text.replace("valid = 0.2", 'valid = 0.2\nweights = "start"')
+    path = tmp_path / "tiny.toml"
+    path.write_text(text + BESIDE)
+    results, said = run(path, tmp_path / "out", only=["msp", "vmdls"])
+    assert [line.partition("; ")[0].rpartition(": ")[2] for line in said] == [
+        "training its autoencoder",
+        "training its start",
+        "training",
+        "evaluating msp, vmdls",
+    ]
+    found = {(r.detector, r.unknown, r.metric): r.value for r in results.rows}
+    assert 0 < found["vmdls", "left-out", "macro_f1_train"] < 1
+    cuts = {case.detector: kept["training"] for case, kept in results.thresholds.items()}
+    assert cuts.keys() == {"msp", "vmdls"}
+    assert any("t-SNE" in title for title in results.figures)
+    path.write_text(text + BESIDE.replace("latent=4", "latent=5"))
+    _, said = run(path, tmp_path / "out", only=["msp", "vmdls"])
+    assert [line.partition("; ")[0].rpartition(": ")[2] for line in said] == [
+        "training its autoencoder",
+        "evaluating vmdls",
+    ]
+
+
+def test_a_companion_needs_a_network(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY + '\n[companions.autoencoder]\nobjective = "reconstruction"\n')
+    with pytest.raises(ValueError, match=r"tiny.toml:30: a companion is a table with a network"):
+        protocol.load(str(path))
+    path.write_text(TINY.replace('"msp"', '"vmdls"'))
+    with pytest.raises(ValueError, match="vmdls needs autoencoder"):
+        protocol.load(str(path))

@@ -1,0 +1,322 @@
+"""Results survive saving and merging unchanged, and their tables average and mark rightly."""
+
+import csv
+import io
+import json
+import math
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+from openset.activations import UNKNOWN
+from openset.commands.screen import show
+from openset.evaluation.results import Results, thumbnail
+from openset.evaluation.rows import COLUMNS, Case, Row, read_csv
+from openset.evaluation.summary import Summary, mean_over_seeds
+from openset.scoring.scored import Scored
+
+THRESHOLD = {
+    "value": 1.5,
+    "accept": 0.95,
+    "n": 200,
+    "guarantee": "At least 95 % of future known images are accepted, on average.",
+    "interval": [0.92, 0.98],
+}
+
+
+def scored(count, shift, unknown=False):
+    label = torch.randint(3, (count,))
+    score = torch.randn(count) + shift
+    return Scored(score, torch.full_like(label, UNKNOWN) if unknown else label, label)
+
+
+def example(seed=0, detectors=("energy", "msp")):
+    results = Results(notes={"data": "digits"})
+    for detector in detectors:
+        case = Case("demo", seed, "cnn", "cross-entropy", detector, "digits")
+        sets = {"letters": scored(40, 1, True), "noise": scored(50, 3, True)}
+        paper = {("letters", "auroc"): 0.9}
+        known = scored(60, 0)
+        results.add(case, known, sets, THRESHOLD, classes=["zero", "one", "<two>"], paper=paper)
+    (run,) = results.classes
+    for data, indices in results.wanted_images(run).items():
+        results.keep_images(run, data, {i: torch.rand(1, 8, 8) for i in indices})
+    results.figures["t-SNE, 1/2"] = b"\x89PNG\r\n"
+    return results
+
+
+def same(one, other):
+    assert repr(one.rows) == repr(other.rows)
+    assert list(one.scored) == list(other.scored)
+    for case, sets in one.scored.items():
+        for data, expected in sets.items():
+            for name, x in vars(expected).items():
+                found = getattr(other.scored[case][data], name)
+                assert torch.equal(found, x)
+                assert found.dtype == x.dtype
+    for run, sets in one.images.items():
+        for data, images in sets.items():
+            assert images.keys() == other.images[run][data].keys()
+            assert all(torch.equal(x, other.images[run][data][i]) for i, x in images.items())
+    for name in ("thresholds", "classes", "figures", "notes"):
+        assert getattr(one, name) == getattr(other, name)
+
+
+def test_saving_and_loading_changes_nothing(tmp_path):
+    results = example()
+    results.rows.append(Row(known="digits", metric="auroc", value=math.nan, paper=0.1 + 0.2))
+    results.rows.append(Row(known='a "b", c\nd', metric="auroc", value=-math.inf))
+    results.save(tmp_path / "out")
+    same(results, Results.load(tmp_path / "out"))
+    results.save(tmp_path / "out")  # over its own earlier results
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "results.csv",
+        "results.json",
+        "scores.safetensors",
+        "figure-1.png",
+    }
+
+
+def test_labels_that_detectors_share_are_saved_once(tmp_path):
+    label, score = torch.zeros(1000).long(), torch.rand(1000, 4)
+    results = Results()
+    for i in range(4):
+        sample = Scored(score[:, i], label, label)
+        results.add(Case(detector=str(i), known="k"), sample, {"u": sample})
+    results.save(tmp_path / "out")
+    same(results, Results.load(tmp_path / "out"))
+    assert (tmp_path / "out" / "scores.safetensors").stat().st_size < 4 * 4000 + 8000 + 2000
+
+
+def test_the_csv_has_the_agreed_columns(tmp_path):
+    results = example()
+    results.save(tmp_path / "out")
+    lines = list(csv.reader((tmp_path / "out" / "results.csv").read_text().splitlines()))
+    expected = "protocol seed network objective detector known unknown metric value paper"
+    assert lines[0] == expected.split() == list(COLUMNS[:-1])
+    row = results.rows[1]
+    assert " ".join(lines[2][:8]) == "demo 0 cnn cross-entropy energy digits letters auroc"
+    assert float(lines[2][8]) == row.value
+    assert lines[2][9] == "0.9"
+    assert lines[3][9] == ""
+    results.rows[1] = replace(row, tuned_on="other letters")
+    results.save(tmp_path / "tuned")
+    tuned = read_csv(tmp_path / "tuned" / "results.csv")
+    assert [each.tuned_on for each in tuned[:2]] == ["", "other letters"]
+
+
+def test_accuracy_is_one_row_and_the_others_one_per_unknown_set():
+    results = example(detectors=["energy"])
+    assert [row.unknown for row in results.rows if row.metric == "accuracy"] == [""]
+    assert [row.unknown for row in results.rows if row.metric == "oscr"] == ["letters", "noise"]
+
+
+@pytest.mark.parametrize("name", ["results.csv", "results.json", "scores.safetensors"])
+def test_a_missing_or_truncated_file_is_named(tmp_path, name):
+    example().save(tmp_path / "out")
+    path = tmp_path / "out" / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match="out"):
+        Results.load(tmp_path / "out")
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{name} is missing"):
+        Results.load(tmp_path / "out")
+
+
+def test_results_json_without_an_entry_is_damaged(tmp_path):
+    example().save(tmp_path / "out")
+    path = tmp_path / "out" / "results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cases": [{"case": {}}]}))
+    with pytest.raises(ValueError, match="is damaged"):
+        Results.load(tmp_path / "out")
+
+
+def test_results_json_of_another_shape_is_damaged(tmp_path):
+    example().save(tmp_path)
+    (tmp_path / "results.json").write_text('{"notes": [], "runs": {}, "cases": 1, "figures": []}')
+    with pytest.raises(ValueError, match="is damaged"):
+        Results.load(tmp_path)
+
+
+def test_a_figure_is_never_read_from_elsewhere(tmp_path):
+    example().save(tmp_path / "out")
+    (tmp_path / "secret").write_text("secret")
+    path = tmp_path / "out" / "results.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "figures": {"../secret": "t"}}))
+    with pytest.raises(ValueError, match="secret is missing"):
+        Results.load(tmp_path / "out")
+
+
+def test_a_folder_with_anything_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match=r"already holds thesis\.tex"):
+        example().save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_merging_joins_runs_and_counts_a_repeated_figure_once():
+    first, second = example(seed=0), example(seed=1)
+    merged = Results.merge([first, second, first])
+    assert merged.rows == first.rows + second.rows
+    assert set(merged.scored) == {*first.scored, *second.scored}
+    assert set(merged.images) == {*first.images, *second.images}
+    changed = Results([replace(first.rows[0], value=-1.0)])
+    with pytest.raises(ValueError, match="two values for one figure"):
+        Results.merge([first, changed])
+
+
+def test_the_worst_examples_are_the_lowest_unknown_and_the_highest_known():
+    results = Results()
+    label = torch.zeros(4).long()
+    case = Case(detector="energy", known="digits")
+    known = Scored(torch.tensor([0.0, 9.0, 1.0, 5.0]), label, label)
+    unknown = Scored(torch.tensor([3.0, -2.0, 7.0, 0.0]), label - 1, label)
+    results.add(case, known, {"noise": unknown})
+    assert results.examples(case, "digits", 2) == [1, 3]
+    assert results.examples(case, "noise", 2) == [1, 3]
+    assert results.wanted_images(case) == {"digits": [0, 1, 2, 3], "noise": [0, 1, 2, 3]}
+
+
+def test_the_known_set_cannot_be_an_unknown_set_too():
+    with pytest.raises(ValueError, match="is the known data"):
+        Results().add(Case(known="a"), scored(9, 0), {"a": scored(9, 1, True)})
+
+
+def test_known_data_must_carry_known_and_named_labels():
+    case, unknown = Case(known="a"), {"u": scored(9, 1, True)}
+    with pytest.raises(ValueError, match="9 of 9 images of the known data 'a' carry no known"):
+        Results().add(case, scored(9, 0, True), unknown)
+    with pytest.raises(ValueError, match="class 2 has no name: 2 classes were named"):
+        Results().add(case, scored(99, 0), unknown, classes=["zero", "one"])
+
+
+def test_a_csv_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("a,b\n")
+    with pytest.raises(ValueError, match="the first line must be protocol,seed"):
+        read_csv(path)
+    path.write_text(",".join(COLUMNS[:-1]) + "\n,0,,,msp,k,u,auroc,0.5,\n")
+    assert read_csv(path)[0].tuned_on == ""
+    path.write_text(",".join(COLUMNS) + "\n,zero,,,,,,,1,,\n")
+    with pytest.raises(ValueError, match="line 2: seed, value and paper must be numbers"):
+        read_csv(path)
+
+
+def test_thumbnails_are_small_and_exact_where_they_can_be():
+    image = torch.tensor([[[0.0, 1.0], [0.5, 2.0]]])
+    assert thumbnail(image).tolist() == [[[0, 255], [128, 255]]]
+    large = thumbnail(torch.full((3, 300, 150), 0.2))
+    assert large.shape == (3, 96, 48)
+    assert large.unique().tolist() == [51]
+
+
+def rows(**values):
+    """One row per detector and seed, of AUROC and FPR95 on one unknown set."""
+    return [
+        Row(seed=seed, detector=detector, known="k", unknown="u", metric=metric, value=value)
+        for detector, per_metric in values.items()
+        for metric, per_seed in per_metric.items()
+        for seed, value in enumerate(per_seed)
+    ]
+
+
+def test_mean_and_deviation_over_seeds():
+    (cell,) = mean_over_seeds(rows(energy={"auroc": [0.8, 0.9, 1.0]})).values()
+    assert cell.mean == pytest.approx(0.9)
+    assert cell.deviation == pytest.approx(0.1)
+    assert cell.seeds == 3
+    assert str(cell) == "0.900 ± 0.100"
+    (single,) = mean_over_seeds(rows(energy={"auroc": [0.8]})).values()
+    assert (single.deviation, str(single)) == (None, "0.800")
+
+
+def test_a_figure_only_from_the_paper_shows_a_dash():
+    row = Row(detector="csi", known="k", unknown="u", metric="auroc", paper=0.98)
+    (cell,) = mean_over_seeds([row]).values()
+    assert (str(cell), cell.paper) == ("–", 0.98)
+
+
+def test_best_is_highest_or_lowest_by_the_metric_and_ties_share_it():
+    table = rows(
+        a={"auroc": [0.9], "fpr_at_95_tpr": [0.3]},
+        b={"auroc": [0.95001], "fpr_at_95_tpr": [0.2]},
+        c={"auroc": [0.95002], "fpr_at_95_tpr": [0.4]},
+        d={"auroc": [math.nan]},
+    )
+    summary = Summary(table, ["auroc", "fpr_at_95_tpr"])
+    best = {(line.detector, column.metric) for line, column in summary.best}
+    assert best == {("b", "auroc"), ("c", "auroc"), ("b", "fpr_at_95_tpr")}
+
+
+def test_a_single_detector_is_not_called_best():
+    assert not Summary(rows(a={"auroc": [0.9]}), ["auroc"]).best
+
+
+def test_the_summary_orders_columns_and_averages_unknown_sets():
+    results = Results.merge([example(0), example(1)])
+    summary = results.summary()
+    groups = list(dict.fromkeys(summary.group(column) for column in summary.columns))
+    assert groups == ["known", "letters", "noise", "mean over unknown"]
+    assert [c.metric for c in summary.columns[1:4]] == ["auroc", "fpr_at_95_tpr", "macro_f1"]
+    line = summary.lines[0]
+    letters, noise, mean = (summary.cells[line, c] for c in summary.columns if c.metric == "auroc")
+    assert mean.mean == pytest.approx((letters.mean + noise.mean) / 2)
+
+
+def test_labels_name_only_what_differs():
+    one, other = example(), example()
+    assert [one.summary().label(line) for line in one.summary().lines] == ["energy", "msp"]
+    other.rows = [replace(row, network="vgg", known="cifar") for row in other.rows]
+    summary = Summary(one.rows + other.rows, ["auroc"])
+    assert summary.label(summary.lines[0]) == "energy · cnn"
+    assert summary.group(summary.columns[0]) == "digits → letters"
+
+
+def printed(table, width=80):
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(table)
+    return console.export_text()
+
+
+def test_the_table_on_screen_fits_80_columns():
+    text = printed(example().table())
+    assert "letters" in text
+    assert "mean over unknown" in text
+    assert "(paper 0.9)" in text
+    assert "…" not in text
+
+
+def test_a_wide_table_gives_way_in_its_labels_not_in_its_figures():
+    results = example()
+    results.rows = [replace(row, detector="long " * 20 + row.detector) for row in results.rows]
+    text, wide = printed(results.table()), printed(results.table(), width=400)
+    figures = re.findall(r"\d\.\d{3}", wide)
+    assert figures
+    assert re.findall(r"\d\.\d{3}", text) == figures
+    assert "…" not in text
+
+
+def test_a_table_in_a_pipe_is_whole_unless_a_width_is_set(capsys, monkeypatch):
+    results = example()
+    results.rows = [replace(row, detector="long" * 30) for row in results.rows]
+    monkeypatch.delenv("COLUMNS", raising=False)
+    show(results.table())
+    assert "long" * 30 in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "70")
+    show(results.table())
+    assert max(map(len, capsys.readouterr().out.splitlines())) == 70
+
+
+def test_a_narrow_summary_sets_the_sets_side_by_side():
+    text = printed(example().table(["auroc"]))
+    assert "letters" in text.splitlines()[1]
+    assert "AUROC ↑" in text.splitlines()[2]
+
+
+def test_an_unknown_metric_is_refused():
+    with pytest.raises(ValueError, match="unknown metric 'aurok'"):
+        example().table(["aurok"])

@@ -1,0 +1,156 @@
+"""The exported file answers as the model does, on images that the export never saw."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from openset import networks
+from openset.activations import UNKNOWN
+from openset.data import Adapter
+from openset.detectors import ODIN, Energy, Mahalanobis, build
+from openset.extractors.extract import extract
+from openset.extractors.tap import Tap
+from openset.model.export import export
+from openset.model.open_set import OpenSet
+from openset.scoring.views import layers_for
+
+runtime = pytest.importorskip("onnxruntime")
+SLOW = [
+    "msp",
+    "gen",
+    "mahalanobis",
+    "relative-mahalanobis",
+    "knn:k=3",
+    "vim",
+    "react",
+    "gemos:density=pca,components=2",
+    "gemos:density=one-class-svm",
+    "gemos:density=isolation-forest",
+    "gemos:density=local-outlier-factor",
+    "fusion:energy+mahalanobis,combine=guard",
+]
+DETECTORS = [
+    "openmax",
+    "gemos:components=1",
+    "fusion:energy+mahalanobis",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+]
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return networks.cnn(classes=3, channels=1, widths=(4, 6), hidden=8).eval()
+
+
+@pytest.fixture(scope="module")
+def known(network):
+    images = torch.rand(300, 1, 8, 8)
+    with torch.no_grad():
+        logits = network(images)
+        network.head.bias -= logits.mean(0)  # All classes occur among the predictions.
+        return torch.utils.data.TensorDataset(images, network(images).argmax(1))
+
+
+def made(network, known, detector, **how):
+    tap = Tap(network, layers_for(network, [detector]))
+    seen = extract(tap, known)
+    detector.fit(seen)
+    if detector.held_out:
+        detector.adjust(seen)
+    adapter = Adapter((8, 8), 1)
+    return OpenSet(tap, detector, classes=["a", "b", "c"], adapter=adapter).calibrate(
+        known, 0.7, **how
+    )
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_answers_as_the_model_does(network, known, name, tmp_path):
+    model = made(network, known, build(name))
+    file = tmp_path / "model.onnx"
+    assert export(model, file) < 1e-3
+    session = runtime.InferenceSession(str(file))
+    image = torch.rand(41, 1, 8, 8)
+    label, score = model(image)
+    limit = model.limit.float().numpy()
+    its = session.run(["label", "score"], {"image": image.numpy(), "threshold": limit})
+    torch.testing.assert_close(torch.from_numpy(its[1]), score.float(), rtol=1e-3, atol=1e-4)
+    assert (torch.from_numpy(its[0]) == label).float().mean() > 0.95
+    assert 0 < (label == UNKNOWN).sum() < 41
+    everything = {"image": image.numpy(), "threshold": limit + 1e9}
+    assert (session.run(["label"], everything)[0] >= 0).all()
+
+
+PIXELS = [
+    "msp:temperature=10",
+    "knn:k=3,layers=stage1",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("entropy", "mahalanobis:layers=stage1", "gemos:components=1,layers=stage1")
+    ),
+]
+
+
+@pytest.mark.parametrize("name", PIXELS)
+def test_labels_pixels_as_the_model_does(name, tmp_path):
+    torch.manual_seed(0)
+    network = networks.ladder_small(classes=3, channels=1, width=4).eval()
+    images, labels = torch.rand(4, 1, 32, 32), torch.randint(3, (4, 32, 32))
+    detector = build(name)
+    tap = Tap(network, detector.layers or ())
+    detector.fit([replace(tap(images), labels=labels)])
+    model = OpenSet(tap, detector).calibrate([(images, labels)], 0.7)
+    file = tmp_path / "model.onnx"
+    assert export(model, file, (1, 32, 32)) < 1e-3
+    image = torch.rand(7, 1, 32, 32)
+    given = {"image": image.numpy(), "threshold": model.limit.float().numpy()}
+    its_label, its_score = runtime.InferenceSession(str(file)).run(["label", "score"], given)
+    label, score = model(image)
+    torch.testing.assert_close(torch.from_numpy(its_score), score.float(), rtol=1e-3, atol=1e-4)
+    assert its_label.shape == (7, 32, 32)
+    assert (torch.from_numpy(its_label) == label).float().mean() > 0.95
+
+
+def test_a_threshold_for_each_class_and_what_the_file_says(network, known, tmp_path):
+    model = made(network, known, Energy(), per_class=True)
+    export(model, tmp_path / "model.onnx")
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
+    said = session.get_modelmeta().custom_metadata_map
+    assert json.loads(said["openset.classes"]) == ["a", "b", "c"]
+    assert json.loads(said["openset.adapter"])["size"] == [8, 8]
+    assert json.loads(said["openset.threshold"])["accept"] == 0.7
+    image = torch.rand(30, 1, 8, 8)
+    given = {"image": image.numpy(), "threshold": model.limit.float().numpy()}
+    assert (session.run(["label"], given)[0] == model(image)[0].numpy()).mean() > 0.95
+
+
+def test_what_cannot_be_exported_says_so(network, known, tmp_path):
+    file = tmp_path / "model.onnx"
+    with pytest.raises(ValueError, match="odin steps along a gradient"):
+        export(made(network, known, ODIN()), file)
+    with pytest.raises(ValueError, match="has no threshold"):
+        export(OpenSet(Tap(network), Energy()), file)
+    bare = OpenSet(Tap(network), Energy()).calibrate(known, 0.7)
+    with pytest.raises(ValueError, match="pass size="):
+        export(bare, file)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_file_that_does_not_run_is_not_kept(network, known, tmp_path, monkeypatch):
+    def broken(path):
+        raise RuntimeError("no kernel for Frobnicate\nand more")
+
+    monkeypatch.setattr(runtime, "InferenceSession", broken)
+    with pytest.raises(ValueError, match="does not run the exported file: no kernel for Frob"):
+        export(made(network, known, Energy()), tmp_path / "model.onnx")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_file_that_disagrees_is_not_kept(network, known, tmp_path, monkeypatch):
+    model = made(network, known, Mahalanobis())
+    monkeypatch.setattr("openset.model.export.TOLERANCE", -1.0)
+    with pytest.raises(ValueError, match="scores differently"):
+        export(model, tmp_path / "model.onnx")
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,53 @@
+"""One look for all detectors: nothing is computed twice and nothing changes by sharing."""
+
+import pytest
+import torch
+from torch import nn
+
+from openset.detectors import ODIN, Energy, MaxSoftmax
+from openset.extractors.tap import Tap
+from openset.scoring.answers import score
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+
+
+def counted(network: nn.Module) -> list[int]:
+    """Grows by the batch size of each forward pass."""
+    passes: list[int] = []
+    network.register_forward_hook(lambda module, args, output: passes.append(len(args[0])))
+    return passes
+
+
+DETECTORS = {"msp": MaxSoftmax(), "energy": Energy(), "odin": ODIN(epsilon=0.05)}
+
+
+def test_odin_lends_its_plain_pass_to_the_others(network):
+    data = [(torch.rand(5, 1, 8, 8), torch.arange(5) % 3) for _ in range(2)]
+    passes = counted(network)
+    score(Tap(network), DETECTORS, data)
+    assert passes == [5, 5, 5, 5]
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.05])
+def test_a_score_does_not_depend_on_who_shares_the_look(network, epsilon):
+    data = [(torch.rand(5, 1, 8, 8), torch.arange(5) % 3)]
+    detectors = {**DETECTORS, "odin": ODIN(epsilon=epsilon), "further": ODIN(epsilon=0.2)}
+    together = score(Tap(network), detectors, data)
+    assert list(together) == list(detectors)
+    for name, detector in detectors.items():
+        alone = score(Tap(network), {name: detector}, data)[name]
+        torch.testing.assert_close(together[name].score, alone.score)
+        assert together[name].predicted.equal(alone.predicted)
+        assert together[name].label.equal(alone.label)
+
+
+def test_bad_logits_are_named_by_their_batch(network):
+    bad = torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        network[3].bias[1] = torch.nan
+    with pytest.raises(ValueError, match="the network's logits of batch 0 hold NaN"):
+        score(Tap(network), DETECTORS, [(bad, torch.zeros(2))])

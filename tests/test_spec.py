@@ -1,0 +1,73 @@
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from openset.errors import unknown_name
+from openset.spec import allows, build, parse
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("energy", ("energy", [], {})),
+        ("odin:epsilon=0.002,temperature=10", ("odin", [], {"epsilon": 0.002, "temperature": 10})),
+        ("gemos:layers=stage1+stage2", ("gemos", [], {"layers": ("stage1", "stage2")})),
+        ("timm:resnet18,pretrained=true", ("timm", ["resnet18"], {"pretrained": True})),
+        ("my.module:Thing:size=3", ("my.module:Thing", [], {"size": 3})),
+        ("a:x-y=none", ("a", [], {"x_y": None})),
+        ("fusion:energy+knn", ("fusion", [("energy", "knn")], {})),
+    ],
+)
+def test_parse(spec, expected):
+    assert parse(spec) == expected
+
+
+def make(size: int = 1, *, shape: str = "round"):
+    return size, shape
+
+
+def test_build_passes_settings_and_what_the_caller_gives():
+    assert build("thing", {"make": make}, "make:size=3", shape="flat", other=1) == (3, "flat")
+
+
+def test_a_setting_beats_what_the_caller_gives():
+    assert build("thing", {"make": make}, "make:shape=flat", shape="round") == (1, "flat")
+
+
+@pytest.mark.parametrize(
+    ("hint", "right", "wrong"),
+    [
+        (int, [1, 0], [1.5, "x", True, None]),
+        (float, [1, 0.5], ["x", True, (1, 2)]),
+        (float | None, [None, 2], ["x"]),
+        (bool, [True], [1, "yes"]),
+        (Sequence[str], ["one", ("one", "two")], [1, (1, 2)]),
+        (Sequence[int], [(1, 2)], [1, "a", ("a",), (1.5,)]),
+        (Sequence[float] | str | None, [(1, 0.5), "mistakes", None], [3, ("a",)]),
+        (Literal["full", "diag"], ["diag"], ["tide", 1]),
+        (str | Path, ["a"], [1]),
+        (Callable[[int], int] | Any, [1, "x"], []),
+    ],
+)
+def test_settings_are_of_their_parameters_kinds(hint, right, wrong):
+    assert all(allows(hint, value) for value in right)
+    assert not any(allows(hint, value) for value in wrong)
+
+
+def test_errors_name_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown thing 'mak': did you mean make\?"):
+        build("thing", {"make": make}, "mak")
+    with pytest.raises(ValueError, match=r"setting of thing make 'sise': did you mean size\?"):
+        build("thing", {"make": make}, "make:sise=3")
+    with pytest.raises(ValueError, match="thing make: "):
+        build("thing", {"make": make}, "make:1,2,3")
+    assert unknown_name("thing", "zzz", ["b", "a"]) == "unknown thing 'zzz': there are: a, b."
+
+
+def test_imports_what_is_named_in_full():
+    node = build("thing", {}, "xml.dom.minidom:Element:tagName=br")
+    assert node.tagName == "br"
+    with pytest.raises(ValueError, match=r"cannot import 'no.such:Thing'"):
+        build("thing", {}, "no.such:Thing")

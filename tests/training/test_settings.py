@@ -1,0 +1,103 @@
+"""Schedules against torch's own, and settings that make no sense."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from openset.training.settings import Settings
+
+
+def rates(build, epochs):
+    """What one of torch's schedulers gives at the start of each epoch, for a rate of 0.1."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
+    scheduler = build(optimizer)
+    found = []
+    for _ in range(epochs):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("settings", "build"),
+    [
+        ({"schedule": "cosine"}, lambda o: lr_scheduler.CosineAnnealingLR(o, 20)),
+        ({"schedule": "constant"}, lambda o: lr_scheduler.ConstantLR(o, 1.0)),
+        (
+            {"schedule": "step", "milestones": (10, 15)},
+            lambda o: lr_scheduler.MultiStepLR(o, [10, 15]),
+        ),
+        (
+            {"schedule": "step", "step_every": 6, "step_factor": 0.5},
+            lambda o: lr_scheduler.StepLR(o, 6, 0.5),
+        ),
+    ],
+)
+def test_schedules_are_torchs(settings, build):
+    ours = Settings(epochs=20, **settings)
+    assert [ours.lr_at(epoch) for epoch in range(20)] == pytest.approx(rates(build, 20))
+
+
+def test_one_cycle_is_torchs():
+    ours = Settings(epochs=1000, schedule="one-cycle")
+    theirs = rates(lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=1000), 1000)
+    # Torch counts steps from the first to the last, and we count time; 1000 steps hide it.
+    assert [ours.lr_at(epoch) for epoch in range(1000)] == pytest.approx(theirs, abs=3e-4)
+
+
+def test_warm_up_rises_and_then_the_schedule_takes_what_is_left():
+    settings = Settings(epochs=12, schedule="cosine", warmup_epochs=2)
+    assert settings.lr_at(0) == pytest.approx(0.001)
+    assert settings.lr_at(1) == pytest.approx(0.0505)
+    assert settings.lr_at(2) == pytest.approx(0.1)
+    assert settings.lr_at(7) == pytest.approx(0.05)
+    assert settings.lr_at(12) == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kind"),
+    [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)],
+)
+def test_optimizers_get_the_settings(optimizer, kind):
+    settings = Settings(optimizer=optimizer, lr=0.02, momentum=0.8, weight_decay=0.003)
+    made = settings.build_optimizer(nn.Linear(2, 2))
+    group = made.param_groups[0]
+    assert type(made) is kind
+    assert (group["lr"], group["weight_decay"]) == (0.02, 0.003)
+    assert (group["momentum"] if optimizer == "sgd" else group["betas"][0]) == 0.8
+
+
+def test_nesterov_reaches_sgd():
+    made = Settings(nesterov=True).build_optimizer(nn.Linear(2, 2))
+    assert made.param_groups[0]["nesterov"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "sdg"}, "unknown optimizer 'sdg': did you mean sgd"),
+        ({"precision": "bf16"}, "unknown precision 'bf16'"),
+        ({"schedule": "linear"}, "unknown schedule 'linear'"),
+        ({"schedule": "step"}, "needs milestones, or step_every"),
+        ({"epochs": -1}, "epochs is -1; it must be at least 0"),
+        ({"batch_size": -1}, "batch_size is -1"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"momentum": 1.5}, "momentum is 1.5; it must be below 1"),
+        ({"clip_norm": 0.0}, "clip_norm is 0.0; it must be above 0, or None"),
+        ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum"),
+    ],
+)
+def test_refuses(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**settings)
+
+
+def test_changes_are_by_name():
+    settings = Settings().changed({"epochs": 3})
+    assert settings == dataclasses.replace(Settings(), epochs=3)
+    with pytest.raises(ValueError, match="unknown training setting 'epoch': did you mean epochs"):
+        settings.changed({"epoch": 3})
