@@ -10,7 +10,7 @@ from rich.table import Table
 
 from openset.benchmark import protocol
 from openset.commands.screen import show
-from openset.data.sources import known_names
+from openset.data.places import known_names
 from openset.densities import DENSITIES
 from openset.detectors import DETECTORS
 from openset.errors import unknown_name
