@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from openset import networks
 from openset.activations import UNKNOWN, Activations, EveryNth
 from openset.data import Adapter
+from openset.data.batch import check_images
 from openset.data.loaders import per_pixel
 from openset.detectors import Detector
 from openset.extractors.extract import stream
@@ -77,14 +78,14 @@ class OpenSet(nn.Module):
         """Labels and scores of a batch.
 
         Args:
-            image: `[N, C, H, W]` in 0…1.
+            image: `[N, C, H, W]` of floats in 0…1.
 
         Returns:
             The label `[N, *grid]`, `UNKNOWN` where the score is above the threshold, and the score
             `[N, *grid]`, higher = more unknown.
         """
         with torch.no_grad():
-            return self.decide(self.extractor(image))
+            return self.decide(self.extractor(check_images(image)))
 
     def decide(
         self, activations: Activations, limit: Tensor | None = None

@@ -77,7 +77,7 @@ class Run:
     def load_data(self) -> Data:
         """The data of the run, split as it was."""
         adapter = Adapter.from_settings(self.adapter)
-        return data.load(
+        found = data.load(
             self.data,
             self.known_classes,
             size=adapter.size,
@@ -85,6 +85,13 @@ class Run:
             valid=self.valid,
             seed=self.seed,
         )
+        if found.classes != self.classes:
+            raise ValueError(
+                f"{self.data} has the classes {', '.join(found.classes[:5])}… in this order, but "
+                f"{self.folder} was trained on {', '.join(self.classes[:5])}…; train again, or "
+                "give the data as they were"
+            )
+        return found
 
     def load_network(self, trust: Sequence[str] = ()) -> nn.Module:
         """The trained network."""
