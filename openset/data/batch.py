@@ -85,7 +85,7 @@ def as_batch(batch: Any, name: str) -> tuple[Tensor, Tensor]:
 
 def as_images(image: Any, name: str = "the batch") -> Tensor:
     """Images `[N, C, H, W]` as floats in 0…1: uint8 ones are divided by 255, floats are checked."""
-    tensor = _tensor(image, f"{name} has images that are")
+    tensor = as_tensor(image, f"{name} has images that are")
     return check_images(tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor, name)
 
 
@@ -107,7 +107,7 @@ def check_images(image: Tensor, name: str = "the batch") -> Tensor:
     if not image.numel():
         return image
     low, high = (float(x) for x in torch.aminmax(image.detach()))
-    if -SLACK <= low and high <= 1 + SLACK:  # False for NaN
+    if low >= -SLACK and high <= 1 + SLACK:  # False for NaN
         return image
     finite = image.isfinite().flatten(1).all(1)
     if not finite.all():
@@ -124,7 +124,7 @@ def check_shape(image: Tensor, name: str = "the batch") -> None:
     shape = tuple(image.shape)
     if image.dim() != 4:
         raise ValueError(f"{name} has images of shape {shape}; give [N, C, H, W]")
-    if shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4):
+    if shape[3] <= 4 < min(shape[1:3]):
         raise ValueError(
             f"{name} has images of shape {shape}, channels last; give [N, C, H, W]: "
             "images.permute(0, 3, 1, 2)"
@@ -138,7 +138,7 @@ def as_labels(label: Any, name: str = "the batch") -> Tensor:
         ValueError: For text, fractions, several classes an image, and negative numbers other than
             `UNKNOWN` and `VOID`.
     """
-    labels = _tensor(label, f"{name} has labels that are")
+    labels = as_tensor(label, f"{name} has labels that are")
     if labels.dtype == torch.bool and not (labels.dim() == 2 and labels.shape[1] > 1):
         raise ValueError(f"{name} has labels True and False; give the index of each class, 0…K−1")
     whole = labels.real.long()
@@ -176,7 +176,7 @@ def _one_each(labels: Tensor, name: str) -> Tensor:
     return labels
 
 
-def _tensor(x: Any, said: str) -> Tensor:
+def as_tensor(x: Any, said: str) -> Tensor:
     """A tensor of a tensor, an array, or a list of numbers or tensors of one shape."""
     if isinstance(x, Tensor):
         return x

@@ -73,20 +73,19 @@ def _decoded(stream: BinaryIO, name: str) -> Image.Image:
         if isinstance(error, UnidentifiedImageError):
             empty = not stream.seek(0, os.SEEK_END)
             reason = "the file is empty" if empty else "it is no image that Pillow knows"
+        elif isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+            reason = f"it has more than the {Image.MAX_IMAGE_PIXELS} pixels that may be decoded; "
+            reason += "shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS"
         raise ValueError(
             f"cannot read {name}: {reason}; repair or remove it (predict --skip-bad leaves it out)"
         ) from error
 
 
 def refuse_huge(image: Image.Image) -> None:
-    """Raises a `ValueError` where the header names more than `PIL.Image.MAX_IMAGE_PIXELS`.
+    """Raises where the header names more than `PIL.Image.MAX_IMAGE_PIXELS`, as Pillow itself may.
 
     A file of a few hundred kB may claim gigabytes, so nothing is decoded before.
     """
     most = Image.MAX_IMAGE_PIXELS
-    width, height = image.size
-    if most is not None and width * height > most:
-        raise ValueError(
-            f"it has {width} × {height} pixels, more than the {most} that may be decoded; shrink "
-            "it, or raise PIL.Image.MAX_IMAGE_PIXELS"
-        )
+    if most is not None and image.width * image.height > most:
+        raise Image.DecompressionBombError

@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from openset.activations import VOID
-from openset.data.batch import as_labels, check_images, check_shape, collate, image_and_label
+from openset.data.batch import (
+    as_labels,
+    as_tensor,
+    check_images,
+    check_shape,
+    collate,
+    image_and_label,
+)
 from openset.data.loaders import is_pair, of_table
 
 HELD_BYTES = 4 * 2**30
@@ -116,7 +123,7 @@ def _labelled(batch: Any, name: str) -> tuple[Tensor, Tensor]:
     image, label = image_and_label(batch, name)
     if label is None:
         raise ValueError(f"{name} has no labels; give pairs (image, label) to train on")
-    image = torch.as_tensor(image)
+    image = as_tensor(image, f"{name} has images that are")
     (check_shape if image.dtype == torch.uint8 else check_images)(image, name)
     label = as_labels(label, name)
     if len(image) != len(label):
