@@ -98,8 +98,7 @@ def plain(image: Image.Image, mode: str, bits: int | None = None) -> Image.Image
 
 def _refuse_shallow(image: Image.Image, bits: int | None) -> None:
     """Raises where colours of fewer than 16 bits lie in 16, of which Pillow reads the upper 8."""
-    extrema = np.ravel(image.convert("RGB").getextrema())
-    highest = int(extrema.max())
+    highest = int(np.asarray(image.convert("RGB")).max(initial=0))
     if bits != 16 and 0 < highest < 2**6:
         raise ValueError(
             f"a picture holds 16-bit colours of at most {highest} in the upper 8 bits, as data of "
