@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -25,15 +25,15 @@ class TimeLeft:
     """The time that is left, from a guess for each step and how long those behind us took."""
 
     def __init__(self):
-        self.guesses: dict[str, float] = {}
+        self.guesses: dict[Hashable, float] = {}
         self.guessed = self.spent = 0.0
 
-    def add(self, step: str, seconds: float) -> None:
+    def add(self, step: Hashable, seconds: float) -> None:
         """A step that is ahead."""
         self.guesses[step] = seconds
 
     @contextmanager
-    def timing(self, step: str) -> Iterator[None]:
+    def timing(self, step: Hashable) -> Iterator[None]:
         """Runs a step; its time corrects the guesses for the others."""
         started = time.monotonic()
         yield

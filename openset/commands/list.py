@@ -26,8 +26,6 @@ def list_names(what: str) -> None:
     Args:
         what: One of those words.
     """
-    from openset.commands.list import listing
-
     show(listing(what))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from openset.activations import VOID
+from openset.data.pixels import short_hash
 
 HELD_BYTES = 4 * 2**30
 """Images that take more than this as uint8 are read batch by batch instead of kept."""
@@ -46,9 +46,14 @@ class Samples:
         """The samples at these indices, or all in their order; may be iterated again."""
         return Batches(self, torch.arange(len(self)) if indices is None else indices, batch_size)
 
-    def fingerprint(self) -> dict[str, int]:
-        """What tells one training set from another when a run is resumed."""
-        return {"images": len(self), "labels": zlib.crc32(self.labels.numpy().tobytes())}
+    def summary(self) -> dict[str, int | str]:
+        """The number of images and a hash of the labels: all that is cheap to know of them."""
+        return summary(self.labels)
+
+
+def summary(labels: Tensor) -> dict[str, int | str]:
+    """As `Samples.summary`, of labels alone."""
+    return {"images": len(labels), "labels": short_hash(labels.contiguous().numpy().data)}
 
 
 class Batches:

@@ -29,7 +29,16 @@ WATCHED = 1024
 
 
 class Paused(Exception):
-    """Training stopped at a checkpoint because its time was up; resume it to go on."""
+    """Work stopped at a checkpoint because its time was up; resume it to go on.
+
+    Args:
+        progress: How far it came.
+        advice: How to go on.
+    """
+
+    def __init__(self, progress: str, advice: str):
+        super().__init__(f"{progress}; {advice}")
+        self.progress = progress
 
 
 def train(
@@ -168,7 +177,7 @@ def _describe(
     """What a run must share with the one that it resumes."""
     return {
         "objective": {"name": objective.name, **objective.settings()},
-        "data": {"name": getattr(data, "name", None), **images.fingerprint()},
+        "data": {"name": getattr(data, "name", None), **images.summary()},
         "settings": asdict(settings),
     }
 
@@ -313,7 +322,8 @@ class _Loop:
         self._save()
         raise Paused(
             f"training paused after {self.epoch} of {self.settings.epochs} epochs and "
-            f"{self.step} steps, because its time is up; --resume (resume=True) goes on"
+            f"{self.step} steps, because its time is up",
+            "--resume (resume=True) goes on",
         )
 
     def _save(self) -> None:

@@ -55,6 +55,7 @@ class Settings:
     def __post_init__(self):
         for name, hint in get_type_hints(type(self)).items():
             _check_kind(name, getattr(self, name), hint)
+        object.__setattr__(self, "milestones", tuple(self.milestones))  # A list in JSON and TOML.
         least = {"epochs": 0, "batch_size": 1, "lr": 0, "momentum": 0, "weight_decay": 0}
         for name, bound in {**least, "warmup_epochs": 0, "step_factor": 0, "seed": 0}.items():
             if not getattr(self, name) >= bound:
