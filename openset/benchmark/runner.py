@@ -17,6 +17,7 @@ from openset.benchmark.protocol import Protocol
 from openset.benchmark.provenance import notes
 from openset.benchmark.step import Step
 from openset.benchmark.work import PARTIAL, locked, part_of, write_beside
+from openset.errors import Paused
 from openset.evaluation.evaluate import evaluate
 from openset.evaluation.metrics import METRICS
 from openset.evaluation.results import FILES, Results
@@ -29,7 +30,6 @@ from openset.runs.run import Run, build_detector
 from openset.runs.train import train_run
 from openset.scoring.views import layers_for
 from openset.training.checkpoints import read_pictures
-from openset.training.loop import Paused
 
 Say = Callable[[str], None]
 

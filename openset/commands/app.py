@@ -10,6 +10,7 @@ from pathlib import Path
 from cyclopts import App, CycloptsError
 
 from openset.commands.screen import say, screen
+from openset.errors import Paused, one_line
 
 app = App(
     name="openset",
@@ -48,9 +49,6 @@ for _name, _place in COMMANDS.items():
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; bad input ends in one sentence and exit code 2."""
-    from openset.errors import one_line
-    from openset.training.loop import Paused
-
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except Paused as pause:
