@@ -11,7 +11,7 @@ import json
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib import import_module
@@ -21,23 +21,37 @@ from typing import Any
 
 from torch import nn
 
+from openset import networks
 from openset.data import Adapter
 from openset.data.pixels import short_hash
 from openset.detectors import Detector
 from openset.objectives import Objective
 from openset.runs.recipe import Recipe
+from openset.spec import look_up
 
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 """Folders of code that is not ours; the versions of the libraries stand for it."""
 
+FACTORIES = (
+    networks.NETWORKS
+    | networks.DENSE
+    | networks.LIBRARIES
+    | networks.HEADS
+    | networks.AUTOENCODERS
+    | networks.FLOWS
+)
+"""Every function that makes a network, by the name that a network's spec has for it."""
+
 BYSTANDERS = (
+    "openset.data.splits",
     "openset.errors",
     "openset.files",
     "openset.spec",
     "openset.training.checkpoints",
     "openset.training.progress",
 )
-"""Modules that decide no weight and no figure: messages, files, and settings once they are read."""
+"""Modules whose code does not count: those of messages and files, and those whose outcome, such as
+settings and images, has fingerprints of its own."""
 
 
 def facts(
@@ -65,9 +79,9 @@ def facts(
 
 
 def training_code(objective: Objective, recipe: Recipe) -> str:
-    """A fingerprint of the code that a training runs: the loop, the objective and its modules."""
+    """A fingerprint of the code that a training runs: the loop, the objective and its network."""
     augment = ["openset.data.augment"] if recipe.settings.augment else []
-    return code_of(["openset.training.loop", *augment], [objective])
+    return code_of(["openset.runs.recipe", "openset.training.loop", *augment], [objective])
 
 
 def evaluation_code(detector: Detector, network: nn.Module, tuned: bool) -> str:
@@ -84,20 +98,43 @@ def evaluation_code(detector: Detector, network: nn.Module, tuned: bool) -> str:
 
 
 def code_of(modules: Iterable[str], parts: Iterable[nn.Module]) -> str:
-    """A fingerprint of the source of modules and classes, with all of ours that they use.
+    """A fingerprint of the source of modules and networks, with all of ours that they use.
 
     Comments, docstrings and the layout of lines are left out: none of them changes a figure, and
     hours of training hang on it.
 
     Args:
-        modules: Names of modules.
-        parts: Modules of networks; the classes of all that is in them count.
+        modules: Names of Python modules.
+        parts: Networks, detectors and objectives.
     """
-    kinds = {type(module) for part in parts for module in part.modules()}
+    return short_hash(*(_source(name) for name in sorted(sources(modules, parts))))
+
+
+def sources(modules: Iterable[str], parts: Iterable[nn.Module]) -> set[str]:
+    """The names of our Python modules that decide what modules and networks compute.
+
+    Args:
+        modules: Names of Python modules.
+        parts: Networks, detectors and objectives: the classes of all that is in them count, and
+            the factories that networks were made by.
+    """
+    inner = [module for part in parts for module in part.modules()]
+    used = {base.__module__ for kind in {type(x) for x in inner} for base in kind.__mro__}
+    made = {place for x in inner for place in _factories(getattr(x, "spec", None))}
     found: set[str] = set()
-    for name in (*modules, *(base.__module__ for kind in kinds for base in kind.__mro__)):
+    for name in (*modules, *used, *made):
         _collect(name, found)
-    return short_hash(*(_source(name) for name in sorted(found)))
+    return found
+
+
+def _factories(spec: Any) -> Iterator[str]:
+    """The Python modules of the factories that a network's spec names."""
+    if not isinstance(spec, Mapping):
+        return
+    if "name" in spec:
+        yield look_up("network", FACTORIES, str(spec["name"])).__module__
+    for value in spec.values():
+        yield from _factories(value)
 
 
 def _collect(name: str, found: set[str]) -> None:
