@@ -57,7 +57,7 @@ settings and images, has fingerprints of its own."""
 def facts(
     recipe: Recipe, classes: list[str], adapter: Adapter, objective: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """All that a run's description says of what decided its weights, as plain values.
+    """All in a run's description that decides its weights, as plain values.
 
     Args:
         recipe: What the run is made from.

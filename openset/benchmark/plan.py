@@ -105,7 +105,7 @@ class Plan:
         return found
 
     def table(self) -> Table:
-        """What would run, where it lies, and about how long it takes."""
+        """A table of the steps: what each would run, about how long that takes, and its folder."""
         table = Table("network", "to train", "to evaluate", "about", "run folder", title="plan")
         total = 0.0
         for step in self.steps:

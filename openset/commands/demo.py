@@ -1,4 +1,4 @@
-"""The whole job on data that comes with scikit-learn, in about a minute."""
+"""`openset demo`."""
 
 from __future__ import annotations
 

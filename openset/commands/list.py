@@ -1,4 +1,4 @@
-"""What there is to name on the command line."""
+"""`openset list`."""
 
 from __future__ import annotations
 

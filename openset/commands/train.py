@@ -41,7 +41,7 @@ def train(
         weights: Weights to start from (safetensors or a state dict); `--epochs 0` keeps them.
         resume: Go on where an interrupted run stopped.
         max_minutes: Stop at a checkpoint after so long; `--resume` goes on.
-        settings: How to train.
+        settings: The training settings.
     """
     from openset.runs.recipe import Recipe
     from openset.runs.train import train_run

@@ -33,7 +33,7 @@ class Recipe:
         network: The network with its settings, as `networks.build` takes it.
         objective: The training method with its settings, such as `cross-entropy`.
         weights: A file of weights to start from.
-        settings: How to train; their seed also decides what is held out.
+        settings: The training settings; their seed also decides what is held out.
     """
 
     data: str

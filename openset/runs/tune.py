@@ -70,7 +70,7 @@ def untuned(run: Run, name: str, data: Data, network: nn.Module) -> OpenSet:
 
 
 def parse_grid(text: str | None) -> dict[str, Sequence[Any]] | None:
-    """The values of each setting from `temperature=1+10,epsilon=0+0.002`; None for the default."""
+    """Reads the values of each setting from `temperature=1+10,epsilon=0+0.002`; None stays None."""
     if text is None:
         return None
     _, bare, keyed = parse(f"grid:{text}")
