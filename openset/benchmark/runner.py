@@ -16,7 +16,7 @@ from rich.table import Table
 
 from openset import data as images
 from openset.benchmark.keys import Fingerprints
-from openset.benchmark.paper_table import paper_rows
+from openset.benchmark.paper_table import paper_rows, shown_known
 from openset.benchmark.protocol import Method, Protocol
 from openset.benchmark.protocol_file import LEFT_OUT
 from openset.benchmark.provenance import notes
@@ -30,14 +30,12 @@ from openset.evaluation.evaluate import evaluate
 from openset.evaluation.metrics import METRICS
 from openset.evaluation.results import FILES, Results
 from openset.evaluation.stamp import minutes
-from openset.extractors.tap import Tap
 from openset.files import refuse_foreign
 from openset.model.fit import fit
 from openset.model.tune import tune_model
 from openset.networks.device import choose_device
 from openset.runs.run import Run, build_detector
 from openset.runs.train import train_run
-from openset.scoring.views import layers_for
 from openset.training.checkpoints import read_pictures
 from openset.training.loop import Paused
 
@@ -92,6 +90,8 @@ def benchmark(
         bench = Benchmark(protocol, work, seeds, only, skip_missing, device)
         results = bench.run(max_minutes, say)
         first = bench.steps[0].data
+        results.shown = list(bench.protocol.metrics)
+        results.shown_known = shown_known(bench.protocol)
         results.notes |= notes(bench.protocol, first, bench.seconds, bench.left_out, command)
         write_beside(results, out)
     return results
@@ -259,7 +259,7 @@ class Benchmark:
                     device=self.device,
                 )
             except Paused as pause:
-                raise Paused(f"{trial}: {str(pause).split(';')[0]}; {AGAIN}") from None
+                raise Paused(f"{trial}: {pause.progress}", AGAIN) from None
         run = Run.load(step.folder)
         check_run(run, trial.describe(step.data, step.objective), step.data)
         return run
@@ -293,26 +293,22 @@ class Benchmark:
                     models[name], step.data.valid, sets, accept=protocol.accept, limit=TUNED_ON
                 )
                 say(f"{name} tuned to {tuned.settings}")
-        tap = Tap(network, layers_for(network, list(detectors.values())))
+        known, sets = step.data.test, step.sets
         results = evaluate(
-            tap,
-            {name: model.detector for name, model in models.items()},
-            step.data.test,
-            step.sets,
-            thresholds={name: t for name, m in models.items() if (t := m.threshold) is not None},
+            models,
+            known=known,
+            unknown=sets,
             metrics=protocol.measured,
             classes=run.classes,
             run=step.trial.case,
         )
-        drawn = pictures(
-            tap, detectors.values(), step.data.test, step.sets, run.classes, str(step.trial)
-        )
+        drawn = pictures(models, known, sets, run.classes, str(step.trial))
         seconds = (time.monotonic() - started) / len(missing)
         units = step.units()
         for name in missing:
             part = part_of(results, name)
             part.figures, drawn = drawn, {}
-            part.notes["seconds"] = f"{seconds:.1f}"
+            part.seconds = seconds
             part.save(units[name])
 
     def _add_seconds(self, step: Step, run: Run, parts: Sequence[Results]) -> None:
@@ -321,7 +317,7 @@ class Benchmark:
         log = run.folder / "log.jsonl"
         if log.exists() and (lines := log.read_text().splitlines()):
             self.seconds["training"] += json.loads(lines[-1]).get("seconds", 0.0)
-        self.seconds["evaluation"] += sum(float(part.notes.pop("seconds", 0)) for part in parts)
+        self.seconds["evaluation"] += sum(part.seconds for part in parts)
 
     def _merged(self, parts: Sequence[Results]) -> Results:
         results = Results.merge(parts)
@@ -335,7 +331,7 @@ def _minutes_to(end: float | None) -> float | None:
         return None
     left = (end - time.monotonic()) / 60
     if left <= 0:
-        raise Paused(f"the benchmark paused, because its time is up; {AGAIN}")
+        raise Paused("the benchmark paused, because its time is up", AGAIN)
     return left
 
 

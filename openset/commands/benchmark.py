@@ -39,7 +39,6 @@ def benchmark(
     """
     from openset.benchmark import protocol as protocols
     from openset.benchmark import runner as job
-    from openset.benchmark.paper_table import paper_table
     from openset.evaluation.stamp import command
 
     tier = protocols.load(protocol, "quick" if quick else "paper")
@@ -58,4 +57,4 @@ def benchmark(
         say=say,
         device=device,
     )
-    show_results(paper_table(results), out)
+    show_results(results.table(), out)

@@ -36,6 +36,17 @@ def layers_for(
     return tuple(dict.fromkeys([*(stage for stage in stages if stage in wanted), *wanted]))
 
 
+def tap_for(
+    network: nn.Module,
+    detectors: Iterable[Detector],
+    *,
+    head: str | None = None,
+    refit: bool = False,
+) -> Tap:
+    """A tap on all layers that some detector reads; see `layers_for` for the arguments."""
+    return Tap(network, layers_for(network, detectors, refit=refit), head)
+
+
 def views(tap: Tap, detectors: Mapping[str, Detector]) -> list[tuple[nn.Module, list[str]]]:
     """The extractors that the detectors want, each with the names of those that share it.
 

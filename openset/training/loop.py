@@ -29,7 +29,16 @@ WATCHED = 1024
 
 
 class Paused(Exception):
-    """Training stopped at a checkpoint because its time was up; resume it to go on."""
+    """Training stopped at a checkpoint because its time was up; resume it to go on.
+
+    Args:
+        progress: How far it came.
+        again: How to go on.
+    """
+
+    def __init__(self, progress: str, again: str):
+        super().__init__(f"{progress}; {again}")
+        self.progress, self.again = progress, again
 
 
 def train(
@@ -313,7 +322,8 @@ class _Loop:
         self._save()
         raise Paused(
             f"training paused after {self.epoch} of {self.settings.epochs} epochs and "
-            f"{self.step} steps, because its time is up; --resume (resume=True) goes on"
+            f"{self.step} steps, because its time is up",
+            again="--resume (resume=True) goes on",
         )
 
     def _save(self) -> None:

@@ -5,10 +5,10 @@ import time
 import numpy as np
 import pytest
 import torch
+from openset.evaluation.pixel_metrics import PixelMetrics
 from sklearn import metrics as reference
 
 from openset.activations import UNKNOWN, VOID
-from openset.evaluation.pixel_metrics import PixelMetrics
 
 NAMES = ["auroc", "ap", "fpr_at_95_tpr_unknown", "fpr_at_95_tpr"]
 
