@@ -50,7 +50,7 @@ class Model(Protocol):
 
 @dataclass
 class Candidate:
-    """What is measured: one detector, with what the figures and the report take from its model."""
+    """One detector that is measured, with what figures and report take from its model."""
 
     tap: Tap
     detector: Detector
@@ -132,7 +132,7 @@ def candidates_of(
     thresholds: Mapping[str, Threshold],
     classes: Sequence[str] | None,
 ) -> dict[str, Candidate]:
-    """What is measured, by name, whichever way it was given; see `evaluate`."""
+    """Collects by name all that is measured, whichever way it was given; see `evaluate`."""
     if isinstance(models, Tap):
         named = by_name(detectors or ())
         given = {name: (models, detector, None, None) for name, detector in named.items()}

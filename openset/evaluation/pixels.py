@@ -104,7 +104,7 @@ class Pixels(Seen):
         self.pooled = PooledScores(held, bins)
         self.confusion = np.zeros((0, 0), dtype=np.int64)
         self.per_image: dict[str, list[float]] = {name: [] for name in _single_figures()}
-        self.figures: dict[str, float] = {}
+        self.figures = {}
         self.kept: list[Scored] = []
         self.strips: list[Image.Image] = []
 
@@ -138,8 +138,8 @@ class Pixels(Seen):
             share = float((its.label == UNKNOWN).double().mean())
             if len(self.strips) >= PICTURED or share < LEAST_UNKNOWN:
                 continue
-            known = self.threshold is None or "value" not in self.threshold
-            shown = its.predicted if known else its.answers(self.threshold["value"])
+            threshold = (self.threshold or {}).get("value")
+            shown = its.predicted if threshold is None else its.answers(threshold)
             self.strips.append(strip(image, shown, its.score, its.label, answer.classes))
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ class Pixels(Seen):
         self.pooled, self.per_image = PooledScores(), {}
 
     def measure(
-        self, known: Self, metrics: Sequence[str] | None, threshold: ThresholdRecord | None
+        self, known: Seen, metrics: Sequence[str] | None, threshold: ThresholdRecord | None
     ) -> dict[str, float]:
         if "auroc" not in self.figures:
             raise ValueError(f"{self.name} has no pixels of both kinds, known and unknown")

@@ -16,7 +16,7 @@ Values = Tensor | np.ndarray | Sequence[float]
 
 @dataclass(frozen=True)
 class Ranking:
-    """How many known and how many unknown samples have each score, scores ascending.
+    """Counts of known and of unknown samples at each score, scores ascending.
 
     Samples of equal score make one step. Every figure equals scikit-learn's to the last bit, as the
     tests prove; there it is computed from one entry per sample, which pixels are too many for.

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -326,18 +327,19 @@ def _check(
 
 
 class _Shelf:
-    """Tensors under numbered keys; one that several records share, such as labels, lies once."""
+    """Tensors under numbered keys; equal ones, such as labels of several records, lie once."""
 
     def __init__(self):
         self.tensors: dict[str, Tensor] = {}
-        self._keys: dict[int, str] = {}
+        self._keys: dict[tuple[Any, ...], str] = {}
 
     def put(self, x: Tensor) -> str:
-        """The key of a tensor, under which it is saved."""
-        key = self._keys.setdefault(id(x), str(len(self._keys)))
-        if key not in self.tensors:
-            # A copy, because safetensors refuses tensors that are views of one memory.
-            self.tensors[key] = x.detach().cpu().clone(memory_format=torch.contiguous_format)
+        """Returns the key under which a tensor is saved."""
+        # A copy, because safetensors refuses tensors that are views of one memory.
+        x = x.detach().cpu().clone(memory_format=torch.contiguous_format)
+        digest = sha256(x.flatten().view(torch.uint8).numpy().data).digest()
+        key = self._keys.setdefault((digest, x.dtype, x.shape), str(len(self._keys)))
+        self.tensors[key] = x
         return key
 
 

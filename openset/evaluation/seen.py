@@ -1,10 +1,9 @@
-"""What one detector says of one data set, taken in batch by batch and measured at the end."""
+"""Takes in batch by batch the answers of one detector about one data set, and measures them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self
 
 from openset.evaluation.metrics import STANDARD, measure
 from openset.scoring.answers import Answer
@@ -14,6 +13,9 @@ from openset.scoring.threshold import ThresholdRecord
 
 class Seen(ABC):
     """One data set as one detector sees it: `Images` where images are labelled, else `Pixels`."""
+
+    figures: dict[str, float]
+    """Figures of this set alone, by metric."""
 
     @abstractmethod
     def add(self, answer: Answer) -> None:
@@ -25,7 +27,7 @@ class Seen(ABC):
 
     @abstractmethod
     def measure(
-        self, known: Self, metrics: Sequence[str] | None, threshold: ThresholdRecord | None
+        self, known: Seen, metrics: Sequence[str] | None, threshold: ThresholdRecord | None
     ) -> dict[str, float]:
         """Measures this set, as the unknown one, against the known set.
 
@@ -60,7 +62,7 @@ class Images(Seen):
     """
 
     def __init__(self, *parts: Scored):
-        self.parts = list(parts)
+        self.parts, self.figures = list(parts), {}
 
     def add(self, answer: Answer) -> None:
         self.parts.append(answer.scored)
@@ -69,7 +71,7 @@ class Images(Seen):
         self.parts = [joined(self.parts)]
 
     def measure(
-        self, known: Self, metrics: Sequence[str] | None, threshold: ThresholdRecord | None
+        self, known: Seen, metrics: Sequence[str] | None, threshold: ThresholdRecord | None
     ) -> dict[str, float]:
         wanted = STANDARD if metrics is None else metrics
         record = threshold or {}

@@ -64,7 +64,8 @@ def evaluate_run(
     results.notes |= {"Command": command} if command else {}
     results.figures |= read_pictures(run.folder)
     results.figures |= pictures(models, data.test, sets)
-    results.notes["Wall time"] = minutes(perf_counter() - started)
+    results.seconds = perf_counter() - started
+    results.notes["Wall time"] = minutes(results.seconds)
     return results
 
 

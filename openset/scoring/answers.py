@@ -1,4 +1,4 @@
-"""What every detector says of images, from one pass for each view."""
+"""Answers of every detector about images, from one pass for each view."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from openset.scoring.views import Views
 
 
 class Answer(NamedTuple):
-    """What one detector says of one batch of images.
+    """The answer of one detector about one batch of images.
 
     Args:
         detector: The detector's name.

@@ -62,5 +62,7 @@ def joined(parts: Sequence[Scored]) -> Scored:
     """Parts one after another."""
     if not parts:
         raise ValueError("no images: the data set or the loader gave no batch")
+    if len(parts) == 1:
+        return parts[0]
     columns = zip(*((p.score, p.label, p.predicted) for p in parts), strict=True)
     return Scored(*(torch.cat(column) for column in columns))

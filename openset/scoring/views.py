@@ -1,4 +1,4 @@
-"""What several detectors want to see of the same images, with nothing computed twice."""
+"""One pass over images for all detectors, with nothing computed twice."""
 
 from __future__ import annotations
 
