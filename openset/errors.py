@@ -8,6 +8,19 @@ from difflib import get_close_matches
 from rich.markup import escape
 
 
+class Paused(Exception):
+    """Training stopped at a checkpoint because its time was up; resume it to go on.
+
+    Args:
+        progress: How far it came.
+        again: How to go on.
+    """
+
+    def __init__(self, progress: str, again: str):
+        super().__init__(f"{progress}; {again}")
+        self.progress, self.again = progress, again
+
+
 def one_line(error: Exception) -> str:
     """An error as one line of text, without markup.
 
