@@ -187,7 +187,7 @@ FORMS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "split and class folders": ("`DIR`: `train/cat/1.png`", class_folders),
     "CSV beside images": ("`DIR`: `labels.csv` with `path,label,split`", csv_split_column),
     "a CSV file": ("`labels.csv`", csv_one_file),
-    "a CSV file for each split": ("`DIR`: `train.csv`, `test.csv` with `Filename;Class`", csv_a_file_each),
+    "a CSV file for each split": ("`DIR`: `train.csv` with `Filename;Class`", csv_a_file_each),
     "CSV of names without ending": ("`DIR`: `labels.csv` with `id,label,split`", csv_stems),
     "JSON lines": ("`DIR`: `index.jsonl` with `path`, `label`, `split`", json_lines),
     "Hugging Face metadata": ("`DIR`: `train/metadata.csv` with `file_name,label`", metadata),
@@ -200,7 +200,7 @@ FORMS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "NumPy archive": ("`set.npz` with `x_train`, `y_train`, …", npz),
     "NumPy archive of colour": ("`set.npz` with `train_images`, `train_labels`, …", npz_text),
     "WebDataset shards": ("`DIR`: `train-000000.tar` with `1.png`, `1.cls`", shards),
-    "WebDataset shards with JSON": ("`DIR`: `train-000000.tar` with `1.png`, `1.json`", shards_json),
+    "WebDataset shards, JSON": ("`DIR`: `train-000000.tar` with `1.png`, `1.json`", shards_json),
 }  # fmt: skip
 """By name: how it is given to `load` and to the commands, and its writer."""
 

@@ -14,6 +14,7 @@ from openset.activations import UNKNOWN
 from openset.data import Adapter, load, load_images
 from openset.data.classes import choose_classes, natural
 from openset.data.labels import labels_of, share_classes
+from openset.runs.recipe import Recipe
 from openset.runs.run import Run
 from tests.data.test_sources import cell, write_classes, write_image
 
@@ -188,8 +189,7 @@ def test_masks_of_all_splits_count(tmp_path):
 def test_a_run_refuses_data_whose_classes_moved(tmp_path):
     write_classes(tmp_path / "set", "abc")
     data = load(str(tmp_path / "set"))
-    settings = (data.adapter.settings(), {"name": "cnn"}, {"name": "cross-entropy"}, {})
-    run = Run(tmp_path, str(tmp_path / "set"), None, data.classes, *settings, 0, 0.1)
+    run = Run(tmp_path, Recipe(str(tmp_path / "set")), data.classes, data.adapter, {}, {}, {})
     assert run.load_data().classes == ["a", "b", "c"]
     Image.new("L", (4, 4)).save(tmp_path / "set" / "a" / "9.png")
     (tmp_path / "set" / "a").rename(tmp_path / "set" / "d")
