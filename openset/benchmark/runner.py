@@ -23,7 +23,7 @@ from openset.benchmark.provenance import notes
 from openset.benchmark.step import Step, check_run, training_key
 from openset.benchmark.time_left import TimeLeft, evaluation_passes, forward_speed, training_passes
 from openset.benchmark.trial import Trial
-from openset.benchmark.work import PARTIAL, locked, part_of, write_beside
+from openset.benchmark.work import PARTIAL, at_work, part_of, write_beside
 from openset.data import Data, ImageSet
 from openset.errors import unknown_name
 from openset.evaluation.evaluate import evaluate
@@ -88,7 +88,7 @@ def benchmark(
     out = Path(out)
     work = Path(cache or out / "work")
     refuse_foreign(out, (*FILES, "work", PARTIAL + "*"))
-    with locked(work):
+    with at_work(work):
         bench = Benchmark(protocol, work, seeds, only, skip_missing, device)
         results = bench.run(max_minutes, say)
         first = bench.steps[0].data

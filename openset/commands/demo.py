@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from openset.commands.screen import show
+from openset.commands.screen import show_results
 from openset.evaluation.results import FILES
 from openset.files import complete_folder
 from openset.runs.evaluate import evaluate_run, write_results
@@ -37,5 +35,4 @@ def demo(out: Path = Path("demo"), *, seed: int = 0, device: str | None = None) 
         train_run("digits", run, known_classes="0-5", valid=0.2, **how)
         results = evaluate_run(run, [], DETECTORS, device=device)
         write_results(results, partial)
-    show(results.table())
-    Console(stderr=True).print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    show_results(results.table(), out)

@@ -141,19 +141,14 @@ def load_images(spec: str, adapter: Adapter, *, seed: int = 0, skip_bad: bool = 
     return images.without_bad() if skip_bad else images
 
 
-def load_files(
-    paths: Iterable[str | Path], adapter: Adapter, *, skip_bad: bool = False
-) -> ImageSet:
+def load_files(paths: Iterable[str | Path], adapter: Adapter) -> ImageSet:
     """Image files, folders of them and globs, unlabelled, as a model's adapter wants them.
 
     Args:
         paths: What to read, in this order; `ImageSet.paths` says what was found.
         adapter: The model's.
-        skip_bad: Leave out files that cannot be read; `ImageSet.skipped` names them.
     """
-    pixels = Encoded(file_table(find_images(paths)), "image")
-    images = ImageSet(pixels, None, adapter)
-    return images.without_bad() if skip_bad else images
+    return ImageSet(Encoded(file_table(find_images(paths)), "image"), None, adapter)
 
 
 def inverted(name: DataName, adapter: Adapter) -> bool:

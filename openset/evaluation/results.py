@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.table import Table
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +19,7 @@ from openset.evaluation.metrics import METRICS, STANDARD, measure
 from openset.evaluation.rows import Case, Row, read_csv, write_csv
 from openset.evaluation.stamp import stamp
 from openset.evaluation.summary import Cell, Summary, mean_over_seeds
-from openset.files import complete_folder
+from openset.files import complete_folder, recovered, save_tensors
 from openset.scoring.scored import Scored
 from openset.scoring.threshold import ThresholdRecord
 
@@ -187,7 +187,7 @@ class Results:
         figures = {f"figure-{i}.png": title for i, title in enumerate(self.figures, start=1)}
         for file, title in figures.items():
             (folder / file).write_bytes(self.figures[title])
-        save_file(shelf.tensors, folder / "scores.safetensors")
+        save_tensors(shelf.tensors, folder / "scores.safetensors")
         record = {"notes": self.notes, "runs": runs, "cases": cases, "figures": figures}
         text = json.dumps(record, indent=1, ensure_ascii=False)
         (folder / "results.json").write_text(text, encoding="utf-8")
@@ -214,7 +214,7 @@ class Results:
         Raises:
             ValueError: If a file is missing or damaged, naming it.
         """
-        folder = Path(folder)
+        folder = recovered(folder)
         try:
             record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
             tensors = load((folder / "scores.safetensors").read_bytes())
