@@ -20,6 +20,10 @@ TRACEBACK = "OPENSET_TRACEBACK"
 """The environment variable that, where it is set, shows where an error came from."""
 
 
+class Paused(Exception):
+    """Training stopped at a checkpoint because its time was up; resume it to go on."""
+
+
 def one_line(error: BaseException) -> str:
     """An error as one line of text that no terminal obeys.
 

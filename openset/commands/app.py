@@ -15,7 +15,7 @@ from cyclopts import App, Parameter
 from rich.text import Text
 
 from openset.commands.screen import say, screen
-from openset.errors import TRACEBACK, foreseen, one_line
+from openset.errors import TRACEBACK, Paused, foreseen, one_line
 
 app = App(
     name="openset",
@@ -88,8 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     more, as after `| head`; 143 stopped by SIGTERM, which counts as Ctrl-C: nothing half-written
     stays, and training goes on from its last checkpoint with `--resume`.
     """
-    from openset.training.loop import Paused
-
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # Whose encoding may lack a class's letters.
             stream.reconfigure(errors="backslashreplace")
