@@ -13,7 +13,7 @@ from openset.text import printable
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a file finds no more room."""
 
-LIBRARIES = ("safetensors_rust", "pyarrow", "PIL", "cyclopts")
+LIBRARIES = ("safetensors", "safetensors_rust", "pyarrow", "PIL", "cyclopts")
 """Packages whose own errors say what is wrong with a file or an argument."""
 
 TRACEBACK = "OPENSET_TRACEBACK"

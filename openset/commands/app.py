@@ -88,9 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     more, as after `| head`; 143 stopped by SIGTERM, which counts as Ctrl-C: nothing half-written
     stays, and training goes on from its last checkpoint with `--resume`.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # Whose encoding may lack a class's letters.
-            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Its encoding may lack a class's letters.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _terminable():
             app(arguments, exit_on_error=False, print_error=False)

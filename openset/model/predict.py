@@ -136,6 +136,7 @@ def write(records: Iterable[dict[str, Any]], path: Path) -> int:
     """
     if path.suffix not in FORMATS:
         raise ValueError(f"cannot write {path.name}; end the name in {', '.join(FORMATS)}")
+    records = spelled(records, encodable)
     with complete_file(path) as partial:
         if path.suffix == ".parquet":
             return _write_parquet(records, partial)
@@ -145,19 +146,24 @@ def write(records: Iterable[dict[str, Any]], path: Path) -> int:
 
 def print_csv(records: Iterable[dict[str, Any]]) -> int:
     """Prints records as CSV as they come; a terminal gets no escape sequence of a file's name."""
-    return _write_csv(records, sys.stdout, printable if sys.stdout.isatty() else encodable)
+    spell = printable if sys.stdout.isatty() else encodable
+    return _write_csv(spelled(records, spell), sys.stdout)
 
 
-def _write_csv(
-    records: Iterable[dict[str, Any]], file: TextIO, spell: Callable[[str], str] = encodable
-) -> int:
-    records = iter(records)
+def spelled(
+    records: Iterable[dict[str, Any]], spell: Callable[[str], str]
+) -> Iterator[dict[str, Any]]:
+    """Records whose texts, and names of columns, are spelled otherwise."""
+    for record in records:
+        yield {spell(key): spell(x) if isinstance(x, str) else x for key, x in record.items()}
+
+
+def _write_csv(records: Iterator[dict[str, Any]], file: TextIO) -> int:
     first = next(records, None)
-    file.write(csv_line(map(spell, first or COLUMNS)))
+    file.write(csv_line(first or COLUMNS))
     count = 0
     for record in chain([first] if first else [], records):
-        cells = (spell(x) if isinstance(x, str) else x for x in record.values())
-        file.write(csv_line(cells))
+        file.write(csv_line(record.values()))
         count += 1
     return count
 
@@ -165,7 +171,7 @@ def _write_csv(
 def _write_lines(records: Iterable[dict[str, Any]], file: TextIO) -> int:
     count = 0
     for record in records:
-        file.write(encodable(json.dumps(record, ensure_ascii=False)) + "\n")
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
         count += 1
     return count
 
@@ -174,11 +180,8 @@ def _write_parquet(records: Iterable[dict[str, Any]], path: Path) -> int:
     import pyarrow as arrow
     from pyarrow import parquet
 
+    rows = list(records)
     texts = ("path", "label")
-    rows = [
-        {encodable(key): encodable(x) if key in texts else x for key, x in record.items()}
-        for record in records
-    ]
     kinds = [(x, arrow.string() if x in texts else arrow.float64()) for x in (*rows, COLUMNS)[0]]
     table = arrow.Table.from_pylist(rows, arrow.schema(kinds))
     parquet.write_table(table, path)
