@@ -22,6 +22,7 @@ def train(
     channels: int | None = None,
     valid: float = 0.1,
     weights: Path | None = None,
+    skip_bad: bool = False,
     resume: bool = False,
     max_minutes: float | None = None,
     device: Device = None,
@@ -40,6 +41,7 @@ def train(
         channels: 1 or 3; as stored by default.
         valid: Share of the training images held out for the threshold.
         weights: Weights to start from (safetensors or a state dict); `--epochs 0` keeps them.
+        skip_bad: Leave out images that cannot be read; the report counts and names them.
         resume: Go on where an interrupted run stopped.
         max_minutes: Stop at a checkpoint after so long; `--resume` goes on.
         settings: How to train.
@@ -60,6 +62,7 @@ def train(
         channels=channels,
         valid=valid,
         weights=weights,
+        skip_bad=skip_bad,
         resume=resume,
         max_minutes=max_minutes,
         settings=settings,

@@ -102,6 +102,10 @@ def load(
     if skip_bad:
         sets = {key: images.without_bad() for key, images in sets.items()}
     skipped = [reason for images in sets.values() for reason in images.skipped]
+    if skipped:
+        named = [reason.partition(";")[0] for reason in skipped[:10]]
+        more = ["…"] if len(skipped) > len(named) else []
+        notes.append(f"Unreadable images left out: {len(skipped)} ({'; '.join(named + more)}).")
     train, held, test = (known_part(sets[key]) for key in ("train", "valid", "test"))
     unknown = unknown_part(sets["test"])
     classes = [source.classes[c] for c in known]

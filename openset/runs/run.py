@@ -40,6 +40,7 @@ class Run:
         seed: Of the split and the training.
         valid: The share of the training images that was held out.
         accuracy: Share of known images classified correctly, by split.
+        skip_bad: Whether images that cannot be read are left out.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Run:
     seed: int
     valid: float
     accuracy: dict[str, float] = field(default_factory=dict)
+    skip_bad: bool = False
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -87,6 +89,7 @@ class Run:
             channels=adapter.channels,
             valid=self.valid,
             seed=self.seed,
+            skip_bad=self.skip_bad,
         )
 
     def load_network(self, trust: Sequence[str] = ()) -> nn.Module:

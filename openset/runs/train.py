@@ -34,6 +34,7 @@ def train_run(
     channels: int | None = None,
     valid: float = 0.1,
     weights: Path | None = None,
+    skip_bad: bool = False,
     resume: bool = False,
     max_minutes: float | None = None,
     settings: Settings | None = None,
@@ -48,18 +49,17 @@ def train_run(
     if settings.epochs == 0 and weights is None:
         raise ValueError("0 epochs keep the weights as they are; name them, or train for longer")
     work = unfinished(out, resume)
-    begun = work.exists()
-    data = images.load(
-        name, known_classes, size=size, channels=channels, valid=valid, seed=settings.seed
-    )
+    kept: dict[str, Any] = {"size": size, "channels": channels, "skip_bad": skip_bad}
+    data = images.load(name, known_classes, valid=valid, seed=settings.seed, **kept)
     model = new_network(network, data, settings.seed, weights)
     goal = build("objective", OBJECTIVES, objective, network=model)
     check_kind(goal, data, network)
     spec = goal.spec()
     how: dict[str, Any] = {"resume": resume, "max_minutes": max_minutes, "progress": progress}
+    begun = work.exists()
     try:
         trained = train(goal, data, settings, folder=work, device=device, **how)
-    except (ValueError, ArithmeticError):
+    except (ValueError, ArithmeticError, OSError):
         log = work / "log.jsonl"
         if not begun and not (log.exists() and log.stat().st_size):
             shutil.rmtree(work, ignore_errors=True)  # No epoch is lost; the name is free again.
@@ -75,6 +75,7 @@ def train_run(
         training=vars(settings),
         seed=settings.seed,
         valid=valid,
+        skip_bad=skip_bad,
         accuracy={"test": accuracy(trained, data.test)} if goal.classifies else {},
     )
     run.save()

@@ -11,6 +11,7 @@ from command_line import call, fails
 from rich.table import Table
 
 from openset.commands.screen import Screen, say, show
+from openset.runs.run import Run
 
 
 def ends(*arguments):
@@ -90,6 +91,27 @@ def test_letters_that_the_screen_lacks_are_spelled_out(monkeypatch):
     monkeypatch.setattr("openset.commands.list.known_names", lambda: ["猫"])
     call("list", "data")
     assert b"\\u732b" in raw.getvalue()
+
+
+def test_train_does_without_bad_images_and_says_so(pictures, tmp_path, capsys):
+    data = tmp_path / "data"
+    for split, name in (("train", "zero"), ("train", "one"), ("test", "zero"), ("test", "one")):
+        folder = data / split / name
+        folder.mkdir(parents=True)
+        for i in range(4):
+            (folder / f"{i}.png").write_bytes((pictures / f"{i}.png").read_bytes())
+    (data / "train" / "one" / "bad.png").write_bytes(b"no image")
+    given = ("train", data, "--epochs", 1, "--valid", 0.5, "--out", tmp_path / "run")
+    settings = ("--network", "cnn:widths=4+4,hidden=4", "--batch-size", 2)
+    said = fails(capsys, *given, *settings)
+    assert "bad.png" in said
+    assert "--skip-bad" in said
+    call(*given, *settings, "--skip-bad")
+    found = Run.load(tmp_path / "run").load_data()
+    assert len(found.train) + len(found.valid) == 8
+    (note,) = (note for note in found.notes if "left out" in note)
+    assert note.startswith("Unreadable images left out: 1 (cannot read ")
+    assert "bad.png" in note
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows limits no file's size")
