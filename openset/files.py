@@ -97,6 +97,17 @@ def locked(lock: Path, busy: str) -> Iterator[None]:
         held.release()
 
 
+@contextmanager
+def naming(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Lets the error of a full disk say where, if it does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL and not error.filename:
+            error.filename = str(place)
+        raise
+
+
 def recovered(path: str | os.PathLike[str]) -> Path:
     """The path of a folder, brought back if a kill came in the middle of its replacement."""
     path = Path(path)
@@ -166,11 +177,8 @@ def _partial(path: Path) -> Iterator[Path]:
         _bring_back(path, older)
         _remove(partial)
         try:
-            yield partial
-        except OSError as error:
-            if error.errno in FULL and not error.filename:
-                error.filename = str(path)
-            raise
+            with naming(path):
+                yield partial
         finally:
             _remove(partial)
 

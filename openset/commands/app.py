@@ -16,6 +16,7 @@ from rich.text import Text
 
 from openset.commands.screen import say, screen
 from openset.errors import TRACEBACK, Paused, foreseen, one_line
+from openset.files import naming
 
 app = App(
     name="openset",
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # Its encoding may lack a class's letters.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with _terminable():
+        with _terminable(), naming("the output"):
             app(arguments, exit_on_error=False, print_error=False)
             sys.stdout.flush()
     except Paused as pause:

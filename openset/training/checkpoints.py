@@ -17,7 +17,7 @@ from PIL.Image import Resampling
 from torch import Tensor, nn
 
 from openset.data.adapter import to_pil
-from openset.files import LEFTOVERS, complete_file, locked
+from openset.files import LEFTOVERS, complete_file, locked, naming
 
 PICTURES = "pictures"
 """The folder, within a run, of what the report shows of the training."""
@@ -124,7 +124,8 @@ class RunFolder:
 
     def log(self, record: dict[str, Any]) -> None:
         """Adds a line to the log; it counts once the next checkpoint is saved."""
-        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
+        log = self.path / "log.jsonl"
+        with naming(log), open(log, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
