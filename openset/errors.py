@@ -21,7 +21,16 @@ TRACEBACK = "OPENSET_TRACEBACK"
 
 
 class Paused(Exception):
-    """Training stopped at a checkpoint because its time was up; resume it to go on."""
+    """Work stopped at a checkpoint because its time was up; resume it to go on.
+
+    Args:
+        progress: How far it came.
+        advice: How to go on.
+    """
+
+    def __init__(self, progress: str, advice: str):
+        super().__init__(f"{progress}; {advice}")
+        self.progress = progress
 
 
 def one_line(error: BaseException) -> str:

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from openset.evaluation.evaluate import pictured
 from openset.evaluation.results import Results
 from openset.files import complete_folder, locked
 from openset.runs.evaluate import write_results
 
 PARTIAL = ".results-"
-"""How the folder begins in which results are written before they take their place."""
+"""The first letters of the folder in which results are written before they take their place."""
 
 
 def write_beside(results: Results, out: Path) -> None:
@@ -47,10 +46,11 @@ def part_of(results: Results, detector: str) -> Results:
         part.scored[case] = results.scored[case]
         if case in results.thresholds:
             part.thresholds[case] = results.thresholds[case]
+        if case in results.pictures:
+            part.pictures[case] = results.pictures[case]
         part.classes[case.run] = results.classes[case.run]
         kept = results.images.get(case.run, {})
         for name, indices in part.wanted_images(case.run).items():
             there = {i: kept[name][i] for i in indices if i in kept.get(name, {})}
             part.keep_images(case.run, name, there)
-    part.figures = pictured(results.figures, detector)
     return part

@@ -24,7 +24,8 @@ from openset.extractors.store import Store
 from openset.extractors.tap import Tap
 from openset.files import complete_folder, save_tensors
 from openset.model.saved import DESCRIPTION, TENSORS, _digest, _read, restore
-from openset.scoring.answers import Answers
+from openset.scoring.answers import ask
+from openset.scoring.scored import joined
 from openset.scoring.threshold import Threshold
 
 
@@ -166,11 +167,11 @@ class OpenSet(nn.Module):
         if adjust and self.detector.held_out:
             self.detector.adjust(EveryNth(seen, 2))
             seen = EveryNth(seen, 2, start=1)
-        answers, classes = Answers({"": self.detector}), None
+        parts, classes = [], None
         for batch in seen:
-            answers.add(batch, [""])
+            parts.append(ask(self.detector, batch).rows())
             classes = batch.logits.shape[1] if per_class else None
-        return self.set_threshold(Threshold.of(answers.scored()[""], accept, classes))
+        return self.set_threshold(Threshold.of(joined(parts), accept, classes))
 
     def _activations(self, images: Any) -> Iterable[Activations]:
         if not isinstance(images, torch.utils.data.Dataset) and isinstance(

@@ -167,7 +167,7 @@ def _describe(
     """What a run must share with the one that it resumes."""
     return {
         "objective": {"name": objective.name, **objective.settings()},
-        "data": {"name": getattr(data, "name", None), **images.fingerprint()},
+        "data": {"name": getattr(data, "name", None), **images.summary()},
         "settings": asdict(settings),
     }
 
@@ -312,7 +312,8 @@ class _Loop:
         self._save()
         raise Paused(
             f"training paused after {self.epoch} of {self.settings.epochs} epochs and "
-            f"{self.step} steps, because its time is up; --resume (resume=True) goes on"
+            f"{self.step} steps, because its time is up",
+            "--resume (resume=True) goes on",
         )
 
     def _save(self) -> None:

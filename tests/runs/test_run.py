@@ -1,52 +1,88 @@
-"""A run finds its models again, by the names that their detectors were given."""
+"""Runs on disk: what they say, those of earlier versions, and those that nobody here trained."""
 
 import json
-import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from openset.runs.run import Run, load_model, plain_name
+from openset.data import Adapter
+from openset.runs.evaluate import evaluate_run
+from openset.runs.run import Run
 
 
-def test_folders_of_models_have_names_that_windows_takes(run):
-    names = [path.name for path in (run / "models").iterdir()]
-    assert sorted(names) == ["energy", "gemos@components=1"]
-    assert Run.load(run).models == ["energy", "gemos:components=1"]
-    assert load_model(run, "gemos:components=1").name == "gemos:components=1"
+def older(run: Run) -> dict:
+    """The description of a run as it was before there were recipes."""
+    told = json.loads((run.folder / "run.json").read_text())
+    recipe = told.pop("recipe")
+    kept = {key: recipe[key] for key in ("data", "known_classes", "valid")}
+    return {**kept, **told, "training": recipe["settings"], "seed": recipe["settings"]["seed"]}
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """The run, for tests that change it."""
+    shutil.copytree(run, tmp_path / "run")
+    return Run.load(tmp_path / "run")
+
+
+def test_a_run_holds_its_recipe_and_adapter(run):
+    told = Run.load(run)
+    assert told.recipe.network == "cnn:widths=8+16,hidden=32"
+    assert (told.recipe.known_classes, told.recipe.valid) == ("0-5", 0.2)
+    assert (told.recipe.settings.epochs, told.recipe.settings.optimizer) == (6, "adam")
+    assert told.adapter == Adapter((8, 8), channels=1)
+    assert told.origin == "trained with cross-entropy, seed 0"
+
+
+def test_a_run_of_an_earlier_version_gives_the_same_results(copy):
+    detectors = ["energy", "gemos:components=1"]
+    now = evaluate_run(copy.folder, [], detectors)
+    (copy.folder / "run.json").write_text(json.dumps(older(copy), indent=2))
+    read = Run.load(copy.folder)
+    assert read.recipe == replace(copy.recipe, size=(8, 8), channels=1, network="cnn")
+    before = evaluate_run(copy.folder, [], detectors)
+    assert repr(before.rows) == repr(now.rows)
+    read.save()
+    assert Run.load(copy.folder) == read
+
+
+def test_a_network_that_was_trained_elsewhere_says_so(copy):
+    copy.objective, copy.accuracy = None, {}
+    copy.save()
+    read = Run.load(copy.folder)
+    assert read.origin == read.case.objective == "imported"
+    results = evaluate_run(copy.folder, [], ["energy"])
+    assert {row.objective for row in results.rows} == {"imported"}
+    assert results.notes["Network"] == "cnn, imported"
 
 
 @pytest.mark.parametrize(
-    "detector", ["vmdls:autoencoder=C:\\runs\\a", "a:b=<x>|?*", "x:y=1.", "fusion:" + "knn+" * 99]
+    ("path", "value"),
+    [
+        (("recipe", "valid"), "much"),
+        (("recipe", "settings", "epochs"), -1),
+        (("recipe", "settings"), []),
+        (("recipe", "colour"), "red"),
+        (("adapter", "channels"), 7),
+        (("recipe",), None),
+        (("mood",), "good"),
+    ],
 )
-def test_any_detector_has_a_folder_of_its_own(detector):
-    name = plain_name(detector)
-    assert re.fullmatch(r"[\w.=+,@-]{1,107}", name)
-    assert not name.endswith(".")
-    assert name != plain_name(detector + "_") != plain_name(detector + "/")
+def test_a_damaged_description_is_one_sentence(copy, path, value):
+    file = copy.folder / "run.json"
+    told = json.loads(file.read_text())
+    inner = told
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    file.write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=r"run\.json is damaged \(.*\); train the run again"):
+        Run.load(copy.folder)
 
 
-def test_models_saved_before_are_found(run, tmp_path):
-    old = tmp_path / "run"
-    shutil.copytree(run, old)
-    (old / "models" / "gemos@components=1").rename(old / "models" / "gemos:components=1")
-    shutil.copytree(old / "models" / "energy", old / "models" / "vmdls:autoencoder=_runs_a")
-    for file in (old / "models").glob("*/model.json"):
-        told = json.loads(file.read_text())
-        del told["name"]
-        file.write_text(json.dumps(told))
-    found = Run.load(old)
-    assert found.models == ["energy", "gemos:components=1", "vmdls:autoencoder=_runs_a"]
-    for name in ("gemos:components=1", "vmdls:autoencoder=/runs/a"):
-        assert found.model_folder(name).exists()
-
-
-def test_what_a_kill_left_is_no_model(run, tmp_path):
-    copy = tmp_path / "run"
-    shutil.copytree(run, copy)
-    models = copy / "models"
-    shutil.copytree(models / "energy", models / ".knn.partial")
-    (models / "energy").rename(models / ".energy.old")  # Killed in the middle of a replacement.
-    assert Run.load(copy).models == ["energy", "gemos:components=1"]
-    (models / "energy").rename(models / ".energy.old")
-    assert load_model(models / "energy").name == "energy"
+@pytest.mark.parametrize("text", ["[]", "{}", "3", "{", "null"])
+def test_what_is_no_description_is_one_sentence(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        Run.load(tmp_path)
