@@ -21,7 +21,7 @@ from openset.extractors.pixel_rows import HELD_OUT, PER_CLASS, pixel_rows
 from openset.extractors.store import Store
 from openset.extractors.tap import Tap
 from openset.model.open_set import OpenSet
-from openset.scoring.threshold import training_quantile
+from openset.scoring.threshold import check_accept, training_quantile
 from openset.scoring.views import layers_for, views
 
 SAMPLED = 10_000
@@ -54,7 +54,8 @@ def fit(
         network: A trained classifier.
         detectors: Detectors by name.
         train: The known images the network was trained on, with labels.
-        held_out: Known images that the network was not trained on, with labels.
+        held_out: Known images that the network was not trained on, with labels. The thresholds'
+            guarantee rests on that and takes the caller's word for it.
         accept: The share of known images to accept.
         per_class: One threshold for each predicted class.
         batch_size: Images per pass.
@@ -64,7 +65,11 @@ def fit(
 
     Returns:
         A calibrated model for each detector.
+
+    Raises:
+        ValueError: If too few held-out images are there for the share to accept.
     """
+    check_accept(accept)  # Before hours of fitting.
     tap = Tap(network, layers_for(network, detectors.values(), refit=True))
     models = {}
     with tempfile.TemporaryDirectory() as temporary:

@@ -25,7 +25,8 @@ from openset.extractors.tap import Tap
 from openset.files import complete_folder
 from openset.model.saved import DESCRIPTION, TENSORS, _digest, _read, restore
 from openset.scoring.answers import Answers
-from openset.scoring.threshold import Threshold
+from openset.networks.layers import is_channels_last
+from openset.scoring.threshold import Threshold, check_accept
 
 
 class OpenSet(nn.Module):
@@ -137,8 +138,9 @@ class OpenSet(nn.Module):
             adjust: Whether the detector learns; False if it has, from other held-out data.
 
         Raises:
-            ValueError: If there are too few samples for the share.
+            ValueError: If there are too few samples for the share, or none at all.
         """
+        check_accept(accept)  # Before the images pass the network.
         seen = self._activations(images)
         with tempfile.TemporaryDirectory() as folder:
             if adjust and self.detector.held_out and isinstance(seen, Iterator):
@@ -171,9 +173,8 @@ class OpenSet(nn.Module):
         return self.set_threshold(Threshold.of(answers.scored()[""], accept, classes))
 
     def _activations(self, images: Any) -> Iterable[Activations]:
-        if not isinstance(images, torch.utils.data.Dataset) and isinstance(
-            next(iter(images)), Activations
-        ):
+        several = isinstance(images, Iterable) and not isinstance(images, torch.utils.data.Dataset)
+        if several and isinstance(next(iter(images), None), Activations):
             if self.detector.looks_again:
                 raise ValueError(
                     f"{type(self.detector).__name__} looks at the image again, so plain "
@@ -190,6 +191,7 @@ class OpenSet(nn.Module):
         return {
             "format": 1,
             "network": spec,
+            "channels_last": is_channels_last(self.tap.network),
             "tap": {"layers": list(self.tap.layers), "head": self.tap.head},
             "detector": self.detector.spec(),
             "tuned_on": list(self.detector.tuned_on),
@@ -252,4 +254,6 @@ class OpenSet(nn.Module):
             model.load_state_dict(load_file(file))
         except RuntimeError as error:
             raise ValueError(f"{file} does not fit the network it names: {error}") from error
+        if description.get("channels_last", False):  # The arithmetic that set the threshold.
+            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return model
