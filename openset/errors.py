@@ -8,6 +8,19 @@ from difflib import get_close_matches
 from rich.markup import escape
 
 
+class Paused(Exception):
+    """Work stopped at a checkpoint because its time was up; resume it to go on.
+
+    Args:
+        progress: How far it came.
+        advice: How to go on.
+    """
+
+    def __init__(self, progress: str, advice: str):
+        super().__init__(f"{progress}; {advice}")
+        self.progress = progress
+
+
 def one_line(error: Exception) -> str:
     """An error as one line of text, without markup.
 

@@ -30,7 +30,7 @@ def paper_rows(protocol: Protocol, rows: Sequence[Row]) -> list[Row]:
 
 
 def group_name(group: str) -> str:
-    """How the results call the mean over a group of unknown sets."""
+    """The name, in the results, of the mean over a group of unknown sets."""
     return f"{MEAN} of {group}"
 
 
@@ -113,13 +113,13 @@ def _flat(figures: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], f
 
 
 def _bare(protocol: Protocol, unknown: str) -> str:
-    """What the protocol's figures call an unknown set: without settings such as a limit."""
+    """The name of an unknown set beside published figures: without settings such as a limit."""
     groups = {group_name(group): group for group in protocol.unknown}
     return groups.get(unknown) or (str(DataName.parse(unknown)) if unknown else "")
 
 
 def _full(protocol: Protocol, unknown: str) -> str:
-    """What the results call an unknown set, or a group, of the published figures."""
+    """The name, in the results, of an unknown set or a group of the published figures."""
     if unknown == KNOWN:
         return ""
     if unknown in protocol.unknown:

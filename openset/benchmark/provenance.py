@@ -1,4 +1,4 @@
-"""What a benchmark's results say of how they came about."""
+"""The facts that say how a benchmark's results came about."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from openset.evaluation.results import Results
 from openset.runs.evaluate import write_results
 
 PARTIAL = ".results-"
-"""How the folder begins in which results are written before they take their place."""
+"""The first letters of the folder in which results are written before they take their place."""
 
 
 def write_beside(results: Results, out: Path) -> None:

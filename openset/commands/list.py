@@ -1,4 +1,4 @@
-"""What there is to name on the command line."""
+"""`openset list`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ def list_names(what: str) -> None:
     Args:
         what: One of those words.
     """
-    from openset.commands.list import listing
-
     show(listing(what))
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from openset.commands.app import Device
-from openset.commands.options import Trust
+from openset.commands.options import Device, Trust
 from openset.commands.screen import say
 
 

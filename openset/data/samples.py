@@ -46,9 +46,14 @@ class Samples:
         """The samples at these indices, or all in their order; may be iterated again."""
         return Batches(self, torch.arange(len(self)) if indices is None else indices, batch_size)
 
-    def fingerprint(self) -> dict[str, int]:
-        """What tells one training set from another when a run is resumed."""
-        return {"images": len(self), "labels": zlib.crc32(self.labels.numpy().tobytes())}
+    def summary(self) -> dict[str, int]:
+        """The number of images and a checksum of the labels: all that is cheap to know of them."""
+        return summary(self.labels)
+
+
+def summary(labels: Tensor) -> dict[str, int]:
+    """As `Samples.summary`, of labels alone."""
+    return {"images": len(labels), "labels": zlib.crc32(labels.numpy().tobytes())}
 
 
 class Batches:

@@ -25,8 +25,8 @@ from openset.runs.run import Run
 from openset.scoring.views import layers_for
 from openset.training.checkpoints import read_pictures
 
-DETECTORS = ("msp", "energy", "mahalanobis", "gemos")
-"""What is evaluated when no detector is named and none is fitted yet."""
+DEFAULT_DETECTORS = ("msp", "energy", "mahalanobis", "gemos")
+"""The detectors to evaluate when none is named and none is fitted yet."""
 
 
 def evaluate_run(
@@ -49,8 +49,8 @@ def evaluate_run(
         find(name)
     run = Run.load(folder)
     network, data = run.load_network(trust).to(choose_device(device)), run.load_data()
-    sets = unknown_sets(unknown, run.data, data)
-    names = list(detectors or run.models or DETECTORS)
+    sets = unknown_sets(unknown, run.recipe.data, data)
+    names = list(detectors or run.models or DEFAULT_DETECTORS)
     models = {name: run.load_model(name, trust) for name in names if name in run.models}
     for model in models.values():
         if not allow_leak:
@@ -118,11 +118,11 @@ def run_notes(run: Run, data: Data, sets: Mapping[str, ImageSet]) -> dict[str, s
     counts = ", ".join(f"{name} ({len(unknown):,})" for name, unknown in sets.items())
     shares = ", ".join(f"{share:.2%} on {split}" for split, share in run.accuracy.items())
     found = {
-        "Known": f"{run.data}, {len(run.classes)} classes: {', '.join(run.classes)}",
+        "Known": f"{run.recipe.data}, {len(run.classes)} classes: {', '.join(run.classes)}",
         "Images": f"{len(data.train):,} to train, {len(data.valid):,} held out for the "
         f"threshold, {len(data.test):,} to test",
         "Unknown": counts,
-        "Network": f"{run.network['name']}, trained with {run.objective['name']}, seed {run.seed}",
+        "Network": f"{run.network['name']}, {run.origin}",
         "Accuracy": shares,
         "Notes": " ".join(data.notes),
         "Machine": machine(),

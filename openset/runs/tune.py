@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from openset.data import Adapter, Data
+from openset.data import Data
 from openset.detectors import Detector
 from openset.extractors.tap import Tap
 from openset.model.fit import fit
@@ -45,7 +45,7 @@ def tune_run(
     if not allow_leak:
         refuse_leak(unknown, tested_on)
     network, data = run.load_network(trust).to(choose_device(device)), run.load_data()
-    sets = unknown_sets(unknown, run.data, data) if unknown else {}
+    sets = unknown_sets(unknown, run.recipe.data, data) if unknown else {}
     if detector in run.models:
         model = run.load_model(detector, trust)
         model.tap.to(choose_device(device))
@@ -65,12 +65,12 @@ def untuned(run: Run, name: str, data: Data, network: nn.Module) -> OpenSet:
         model = OpenSet(Tap(network, layers_for(network, [detector])), detector)
     else:
         model = fit(network, {name: detector}, data.train, data.valid)[name]
-    model.classes, model.adapter = run.classes, Adapter.from_settings(run.adapter)
+    model.classes, model.adapter = run.classes, run.adapter
     return model
 
 
 def parse_grid(text: str | None) -> dict[str, Sequence[Any]] | None:
-    """The values of each setting from `temperature=1+10,epsilon=0+0.002`; None for the default."""
+    """Reads the values of each setting from `temperature=1+10,epsilon=0+0.002`; None stays None."""
     if text is None:
         return None
     _, bare, keyed = parse(f"grid:{text}")

@@ -8,7 +8,6 @@ from numbers import Real
 from typing import Any, Self, TypedDict
 
 import torch
-from scipy.stats import beta, binom
 from torch import Tensor
 
 from openset.scoring.scored import Scored
@@ -148,11 +147,13 @@ class Threshold:
         held-out samples that were accepted, which holds for any scores too. With a threshold per
         class the interval holds for the shares of all K classes at once (Bonferroni).
         """
+        from scipy.special import betaincinv  # Slow to import.
+
         tail = 0.025 / len(self.counts)
         accepted = self.counts if self.accepted is None else self.accepted
         each = list(zip(self.ranks, accepted, self.counts, strict=True))
-        low = min(beta.ppf(tail, k, n + 1 - k) for k, _, n in each)
-        high = max(beta.ppf(1 - tail, m + 1, n - m) if m < n else 1.0 for _, m, n in each)
+        low = min(betaincinv(k, n + 1 - k, tail) for k, _, n in each)
+        high = max(betaincinv(m + 1, n - m, 1 - tail) if m < n else 1.0 for _, m, n in each)
         return float(low), float(high)
 
     def tensor(self) -> Tensor:
@@ -256,8 +257,10 @@ def strays(accepted: int, total: int, interval: tuple[float, float]) -> bool:
         >>> strays(88, 100, (0.9, 0.99)), strays(880, 1000, (0.9, 0.99))
         (False, True)
     """
+    from scipy.special import bdtr, bdtrc  # Slow to import.
+
     low, high = interval
-    below, above = binom.cdf(accepted, total, low), binom.sf(accepted - 1, total, high)
+    below, above = bdtr(accepted, total, low), bdtrc(accepted - 1, total, high)
     return bool(min(below, above) < 0.025)
 
 

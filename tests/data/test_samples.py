@@ -85,9 +85,9 @@ def test_random_transforms_stay_random():
     assert not first.equal(second)
 
 
-def test_fingerprint_tells_labels_apart():
+def test_the_summary_tells_labels_apart():
     one, two = LABELS, LABELS.flip(0)
-    prints = [samples([(PIXELS, label)], CPU).fingerprint() for label in (one, two, one)]
+    prints = [samples([(PIXELS, label)], CPU).summary() for label in (one, two, one)]
     assert prints[0] == prints[2] != prints[1]
 
 
