@@ -21,7 +21,7 @@ from openset.extractors.pixel_rows import HELD_OUT, PER_CLASS, pixel_rows
 from openset.extractors.store import Store
 from openset.extractors.tap import Tap
 from openset.model.open_set import OpenSet
-from openset.scoring.threshold import check_accept, training_quantile
+from openset.scoring.threshold import ALIKE, check_accept, training_quantile
 from openset.scoring.views import layers_for, views
 
 SAMPLED = 10_000
@@ -48,7 +48,7 @@ def fit(
 
     Where pixels are labelled, a sample of them takes the images' place: about equally many of each
     class to fit on, and any known ones to set the threshold (`pixel_rows`). Pixels of one
-    image are alike, so the guarantee is then only about as good as the number of images.
+    image are alike, so the threshold then guarantees nothing, and says so.
 
     Args:
         network: A trained classifier.
@@ -86,6 +86,7 @@ def fit(
                 own = Tap(network, layers_for(network, [detectors[name]]))
                 models[name] = OpenSet(own, detectors[name])
                 models[name].calibrate_on(seen, accept, per_class=per_class)
+                models[name].doubt(ALIKE if per_pixel(held_out) else None)
             if training:
                 step = -(-len(seen_train) // SAMPLED)
                 thinned = EveryNth(seen_train, step)

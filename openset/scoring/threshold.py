@@ -23,7 +23,10 @@ TAKEN_IN = 0.01
 """Share of the held-out samples that this distance may take in beyond those of equal score."""
 
 SEEN = "the network may have been trained on the held-out images"
-"""The doubt about a network that was trained, wholly or in part, elsewhere."""
+"""The doubt about a network that was trained elsewhere, wholly or to begin with."""
+
+ALIKE = "pixels of one image are alike, so that many of them tell no more than a few images do"
+"""The doubt about a threshold that was set from pixels."""
 
 
 class ThresholdRecord(TypedDict, total=False):
@@ -161,16 +164,16 @@ class Threshold:
         return torch.tensor(self.values, dtype=torch.float64)
 
     def doubted(self, doubt: str | None) -> Self:
-        """This threshold with a reason why its guarantee need not hold; None for no reason."""
-        return replace(self, doubt=doubt)
+        """This threshold with a reason why its guarantee need not hold; None adds no reason."""
+        return self if doubt is None else replace(self, doubt=doubt)
 
     def guarantee(self) -> str:
         """The guarantee in words, or why there is none."""
         n, share = sum(self.counts), percent(self.accept)
         if self.doubt is not None:
             return (
-                f"Set to accept {share} of {n} held-out known samples; that future ones are "
-                f"accepted as often does not hold for sure: {self.doubt}."
+                f"No guarantee holds: {self.doubt}. The threshold accepts {share} of the {n} "
+                "held-out known samples, and may accept fewer of future ones."
             )
         # The ends are rounded outwards, so that what is said is what was computed.
         low, high = (10_000 * end for end in self.coverage)
