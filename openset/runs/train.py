@@ -68,7 +68,7 @@ def train_run(
         network=getattr(trained, "spec", None) or {},
         objective=spec,
         accuracy=shares,
-        warning=collapse(*shares.values(), data.test, len(data.classes)) if shares else None,
+        warning=collapse(shares["test"], data.test, len(data.classes)) if shares else None,
     )
     run.save()
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -130,10 +130,9 @@ class Threshold:
             accept: Share in 0…1.
             classes: The network's classes, for a threshold for each; None for one for all.
         """
-        known, how = scored.label >= 0, {"rounding": ROUNDING}
-        if classes is None:
-            return cls.conformal(scored.score[known], accept, **how)
-        return cls.conformal(scored.score[known], accept, scored.predicted[known], classes, **how)
+        known = scored.label >= 0
+        groups = None if classes is None else scored.predicted[known]
+        return cls.conformal(scored.score[known], accept, groups, classes or 1, rounding=ROUNDING)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -230,7 +229,7 @@ def training_quantile(scores: Tensor, accept: float) -> float:
 
 def check_accept(accept: Any) -> float:
     """The share of known samples to accept, if it is a number between 0 and 1."""
-    if not isinstance(accept, Real) or not 0 < accept < 1:
+    if not isinstance(accept, Real) or not 0 < float(accept) < 1:
         raise ValueError(f"accept must lie between 0 and 1; got {accept!r}; give such as 0.95")
     return float(accept)
 
