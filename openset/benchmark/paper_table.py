@@ -7,14 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from rich.table import Table
-
 from openset.benchmark.protocol import Figures, Protocol
 from openset.benchmark.protocol_file import KNOWN
 from openset.data.sources import DataName
-from openset.evaluation.results import Results
 from openset.evaluation.rows import Row
-from openset.evaluation.summary import MEAN, Summary
+from openset.evaluation.summary import MEAN
 
 
 def paper_rows(protocol: Protocol, rows: Sequence[Row]) -> list[Row]:
@@ -125,10 +122,3 @@ def _full(protocol: Protocol, unknown: str) -> str:
     if unknown in protocol.unknown:
         return group_name(unknown)
     return next((x for x in protocol.unknown_sets if _bare(protocol, x) == unknown), unknown)
-
-
-def paper_table(results: Results) -> Table:
-    """The table of the paper for the screen, ours beside it."""
-    known = results.notes["Shown known"]
-    rows = [row for row in results.rows if row.known == known]
-    return Summary(rows, results.notes["Shown"].split()).table()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from openset.benchmark.paper_table import paper_rows
+from openset.benchmark.paper_table import paper_rows, shown_known
 from openset.benchmark.plan import Plan
 from openset.benchmark.protocol import Protocol
 from openset.benchmark.provenance import notes
@@ -21,7 +21,6 @@ from openset.errors import Paused
 from openset.evaluation.evaluate import evaluate
 from openset.evaluation.metrics import METRICS
 from openset.evaluation.results import FILES, Results
-from openset.extractors.tap import Tap
 from openset.files import refuse_foreign
 from openset.model.fit import fit
 from openset.model.tune import tune_model
@@ -29,7 +28,6 @@ from openset.networks.device import choose_device
 from openset.runs.run import Run, build_detector
 from openset.runs.train import train_run
 from openset.scoring.threshold import SEEN
-from openset.scoring.views import layers_for
 from openset.training.checkpoints import read_pictures
 
 Say = Callable[[str], None]
@@ -85,6 +83,8 @@ def benchmark(
         runner = Runner(plan, choose_device(device), say)
         results = runner.run(end)
         first = plan.steps[0].data
+        results.shown = list(plan.protocol.metrics)
+        results.shown_known = shown_known(plan.protocol)
         results.notes |= notes(plan.protocol, first, runner.seconds, plan.left_out, command)
         write_beside(results, out)
     return results
@@ -181,26 +181,22 @@ class Runner:
                 say(f"{name} tuned to {tuned.settings}")
         for model in models.values():
             model.doubt(SEEN if step.trial.recipe.weights else None)
-        tap = Tap(network, layers_for(network, list(detectors.values())))
+        known, sets = step.data.test, step.sets
         results = evaluate(
-            tap,
-            {name: model.detector for name, model in models.items()},
-            step.data.test,
-            step.sets,
-            thresholds={name: t for name, m in models.items() if (t := m.threshold) is not None},
+            models,
+            known=known,
+            unknown=sets,
             metrics=protocol.measured,
             classes=run.classes,
             run=step.trial.case,
         )
-        drawn = pictures(
-            tap, detectors.values(), step.data.test, step.sets, run.classes, str(step.trial)
-        )
+        drawn = pictures(models, known, sets, run.classes, str(step.trial))
         seconds = (time.monotonic() - started) / len(missing)
         units = step.units()
         for name in missing:
             part = part_of(results, name)
             part.figures, drawn = drawn, {}
-            part.notes["seconds"] = f"{seconds:.1f}"
+            part.seconds = seconds
             part.save(units[name])
 
     def _add_seconds(self, step: Step, run: Run, parts: Sequence[Results]) -> None:
@@ -209,7 +205,7 @@ class Runner:
         log = run.folder / "log.jsonl"
         if log.exists() and (lines := log.read_text().splitlines()):
             self.seconds["training"] += json.loads(lines[-1]).get("seconds", 0.0)
-        self.seconds["evaluation"] += sum(float(part.notes.pop("seconds", 0)) for part in parts)
+        self.seconds["evaluation"] += sum(part.seconds for part in parts)
 
 
 def _minutes_to(end: float | None) -> float | None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from openset.evaluation.evaluate import pictured
 from openset.evaluation.results import Results
 from openset.runs.evaluate import write_results
 
@@ -50,10 +49,11 @@ def part_of(results: Results, detector: str) -> Results:
         part.scored[case] = results.scored[case]
         if case in results.thresholds:
             part.thresholds[case] = results.thresholds[case]
+        if case in results.pictures:
+            part.pictures[case] = results.pictures[case]
         part.classes[case.run] = results.classes[case.run]
         kept = results.images.get(case.run, {})
         for name, indices in part.wanted_images(case.run).items():
             there = {i: kept[name][i] for i in indices if i in kept.get(name, {})}
             part.keep_images(case.run, name, there)
-    part.figures = pictured(results.figures, detector)
     return part

@@ -37,7 +37,6 @@ def benchmark(
         cache: Folder for trained networks and evaluations; `work` in `out` by default.
     """
     from openset.benchmark import protocol as protocols
-    from openset.benchmark.paper_table import paper_table
     from openset.benchmark.plan import Plan
     from openset.benchmark.runner import benchmark as run_benchmark
     from openset.evaluation.stamp import command
@@ -59,4 +58,4 @@ def benchmark(
         say=say,
         device=device,
     )
-    show_results(paper_table(results), out)
+    show_results(results.table(), out)

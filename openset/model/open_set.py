@@ -25,7 +25,8 @@ from openset.extractors.tap import Tap
 from openset.files import complete_folder
 from openset.model.saved import DESCRIPTION, TENSORS, _digest, _read, restore
 from openset.networks.layers import is_channels_last
-from openset.scoring.answers import Answers
+from openset.scoring.answers import ask
+from openset.scoring.scored import joined
 from openset.scoring.threshold import ALIKE, Threshold, check_accept
 
 
@@ -124,7 +125,7 @@ class OpenSet(nn.Module):
 
     def calibrate(
         self,
-        images: object,
+        images: Any,
         accept: float = 0.95,
         *,
         per_class: bool = False,
@@ -174,12 +175,12 @@ class OpenSet(nn.Module):
         if adjust and self.detector.held_out:
             self.detector.adjust(EveryNth(seen, 2))
             seen = EveryNth(seen, 2, start=1)
-        answers, classes, pixels = Answers({"": self.detector}), None, False
+        parts, classes, pixels = [], None, False
         for batch in seen:
-            answers.add(batch, [""])
+            parts.append(ask(self.detector, batch).rows())
             classes = batch.logits.shape[1] if per_class else None
             pixels = pixels or bool(batch.grid)
-        self.set_threshold(Threshold.of(answers.scored()[""], accept, classes))
+        self.set_threshold(Threshold.of(joined(parts), accept, classes))
         return self.doubt(ALIKE if pixels else None)
 
     def _given(self, activations: Iterable[Activations]) -> Iterable[Activations]:

@@ -128,8 +128,10 @@ class Run:
         """Where the model of a detector is kept."""
         return self.folder / "models" / re.sub(r"[^\w.=+,:-]", "_", detector)
 
-    def load_model(self, detector: str, trust: Sequence[str] = ()) -> OpenSet:
-        """A fitted model, by the name it was fitted under."""
+    def load_model(
+        self, detector: str, trust: Sequence[str] = (), network: nn.Module | None = None
+    ) -> OpenSet:
+        """Loads a model by the name it was fitted under, around the run's network if given."""
         folder = self.model_folder(detector)
         if not folder.exists():
             have = ", ".join(self.models) or "none yet"
@@ -137,7 +139,7 @@ class Run:
                 f"no model {detector!r} in {self.folder} (there are: {have}); "
                 f"run: openset fit {self.folder} --detector {detector}"
             )
-        return OpenSet.load(folder, trust=trust)
+        return OpenSet.load(folder, network, trust)
 
     def fit(
         self,

@@ -11,14 +11,13 @@ from torch import nn
 
 from openset.data import Data
 from openset.detectors import Detector
-from openset.extractors.tap import Tap
 from openset.model.fit import fit
 from openset.model.open_set import OpenSet
 from openset.model.tune import Tuned, refuse_leak, tune_model
 from openset.networks.device import choose_device
 from openset.runs.evaluate import unknown_sets
 from openset.runs.run import Run, build_detector
-from openset.scoring.views import layers_for
+from openset.scoring.views import tap_for
 from openset.spec import parse
 
 
@@ -63,7 +62,7 @@ def untuned(run: Run, name: str, data: Data, network: nn.Module) -> OpenSet:
     """A model to tune, fitted if its detector learns anything."""
     detector = build_detector(name)
     if type(detector).fit is Detector.fit:
-        model = OpenSet(Tap(network, layers_for(network, [detector])), detector)
+        model = OpenSet(tap_for(network, [detector]), detector)
     else:
         model = fit(network, {name: detector}, data.train, data.valid)[name]
     model.classes, model.adapter = run.classes, run.adapter

@@ -125,8 +125,10 @@ def test_missing_unknown_sets_are_named_or_left_out(tiny, tmp_path):
 
 
 def test_a_pause_goes_on_to_the_same_results(tiny, tmp_path):
-    with pytest.raises(Paused, match="same command"):
+    with pytest.raises(Paused, match="same command") as pause:
         run(tiny, tmp_path / "out", seeds=1, max_minutes=1e-6)
+    assert pause.value.again == "run the same command again to go on exactly there"
+    assert str(pause.value) == f"{pause.value.progress}; {pause.value.again}"
     paused, _ = run(tiny, tmp_path / "out", seeds=1)
     whole, _ = run(tiny, tmp_path / "whole", seeds=1)
     assert repr(paused.rows) == repr(whole.rows)
