@@ -16,7 +16,7 @@ from openset.benchmark.plan import Plan
 from openset.benchmark.protocol import Protocol
 from openset.benchmark.provenance import notes
 from openset.benchmark.step import Step
-from openset.benchmark.work import PARTIAL, locked, part_of, write_beside
+from openset.benchmark.work import PARTIAL, at_work, part_of, write_beside
 from openset.errors import Paused
 from openset.evaluation.evaluate import evaluate
 from openset.evaluation.metrics import METRICS
@@ -77,7 +77,7 @@ def benchmark(
     out = Path(out)
     work = Path(cache or out / "work")
     refuse_foreign(out, (*FILES, "work", PARTIAL + "*"))
-    with locked(work):
+    with at_work(work):
         plan = Plan(protocol, work, seeds=seeds, only=only, skip_missing=skip_missing)
         runner = Runner(plan, choose_device(device), say)
         results = runner.run(end)

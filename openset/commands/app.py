@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ast
+import io
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from cyclopts import App, CycloptsError
+from cyclopts import App
+from rich.text import Text
 
 from openset.commands.screen import say, screen
-from openset.errors import Paused, one_line
+from openset.errors import TRACEBACK, Paused, foreseen, one_line
+from openset.files import naming
 
 app = App(
     name="openset",
@@ -48,15 +55,52 @@ for _name, _place in COMMANDS.items():
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line; bad input ends in one sentence and exit code 2."""
+    """Runs the command line; an error ends in one sentence.
+
+    Exit codes: 0 done, or paused by `--max-minutes`; 1 a bug in openset; 2 what was given cannot be
+    used, or the machine does not suffice; 130 stopped by Ctrl-C; 141 nobody reads the output any
+    more, as after `| head`; 143 stopped by SIGTERM, which counts as Ctrl-C: nothing half-written
+    stays, and training goes on from its last checkpoint with `--resume`.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Its encoding may lack a class's letters.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        with _terminable(), naming("the output"):
+            app(arguments, exit_on_error=False, print_error=False)
+            sys.stdout.flush()
     except Paused as pause:
         say(str(pause))
         sys.exit(0)
-    except KeyboardInterrupt:
-        screen.print("[bold]stopped[/]; nothing half-written is left behind")
-        sys.exit(130)
-    except (ValueError, ArithmeticError, OSError, CycloptsError) as error:
-        screen.print(f"[bold red]error:[/] {one_line(error)}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        say("stopped; nothing half-written is left behind")
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
+    except BrokenPipeError:
+        # For what Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        screen.print(Text.assemble(("error:", "bold red"), " ", one_line(error)))
+        sys.exit(2 if foreseen(error) else 1)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, from `kill`, a batch system or a container's end."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets SIGTERM end the block as Ctrl-C does, so that files are cleaned up."""
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from openset.commands.options import Device
-from openset.commands.screen import show
+from openset.commands.screen import show_results
 from openset.evaluation.results import FILES
 from openset.files import complete_folder
 from openset.runs.evaluate import evaluate_run, write_results
@@ -36,5 +34,4 @@ def demo(out: Path = Path("demo"), *, seed: int = 0, device: Device = None) -> N
         train_run(recipe, run, device=device)
         results = evaluate_run(run, [], detectors, device=device)
         write_results(results, partial)
-    show(results.table())
-    Console(stderr=True).print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    show_results(results.table(), out)

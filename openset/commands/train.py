@@ -21,6 +21,7 @@ def train(
     channels: int | None = None,
     valid: float = 0.1,
     weights: Path | None = None,
+    skip_bad: bool = False,
     resume: bool = False,
     max_minutes: float | None = None,
     device: Device = None,
@@ -39,6 +40,7 @@ def train(
         channels: 1 or 3; as stored by default.
         valid: Share of the training images held out for the threshold.
         weights: Weights to start from (safetensors or a state dict); `--epochs 0` keeps them.
+        skip_bad: Leave out images that cannot be read; the report counts and names them.
         resume: Go on where an interrupted run stopped.
         max_minutes: Stop at a checkpoint after so long; `--resume` goes on.
         settings: The training settings.
@@ -59,6 +61,7 @@ def train(
         network=network,
         objective=objective,
         weights=weights,
+        skip_bad=skip_bad,
         settings=settings,
     )
     run = train_run(recipe, out, resume=resume, max_minutes=max_minutes, device=device)

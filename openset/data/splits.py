@@ -109,6 +109,10 @@ def load(
     if skip_bad:
         sets = {key: images.without_bad() for key, images in sets.items()}
     skipped = [reason for images in sets.values() for reason in images.skipped]
+    if skipped:
+        named = [reason.partition(";")[0] for reason in skipped[:10]]
+        more = ["…"] if len(skipped) > len(named) else []
+        notes.append(f"Unreadable images left out: {len(skipped)} ({'; '.join(named + more)}).")
     train, held, test = (known_part(sets[key]) for key in ("train", "valid", "test"))
     unknown = unknown_part(sets["test"])
     need_every_class(train, classes)
@@ -147,19 +151,14 @@ def load_images(spec: Any, adapter: Adapter, *, seed: int = 0, skip_bad: bool = 
     return images.without_bad() if skip_bad else images
 
 
-def load_files(
-    paths: Iterable[str | Path], adapter: Adapter, *, skip_bad: bool = False
-) -> ImageSet:
+def load_files(paths: Iterable[str | Path], adapter: Adapter) -> ImageSet:
     """Image files, folders of them and globs, unlabelled, as a model's adapter wants them.
 
     Args:
         paths: What to read, in this order; `ImageSet.paths` says what was found.
         adapter: The model's.
-        skip_bad: Leave out files that cannot be read; `ImageSet.skipped` names them.
     """
-    pixels = Encoded(file_table(find_images(paths)), "image")
-    images = ImageSet(pixels, None, adapter)
-    return images.without_bad() if skip_bad else images
+    return ImageSet(Encoded(file_table(find_images(paths)), "image"), None, adapter)
 
 
 def opened(spec: Any) -> tuple[DataName, Source | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -53,7 +54,7 @@ class Ranking:
 
     def auroc(self) -> float:
         """The area under the ROC curve; ties count one half."""
-        found, rejected = self._found()
+        found, rejected = self._found
         if len(found) > 2:
             # scikit-learn leaves out points on a straight line, which decides about the last bit.
             bends = (np.diff(found, 2) != 0) | (np.diff(rejected, 2) != 0)
@@ -64,7 +65,7 @@ class Ranking:
 
     def aupr_unknown(self) -> float:
         """The average precision of the unknown, found from the highest score down."""
-        found, rejected = self._found()
+        found, rejected = self._found
         precision = found / np.maximum(found + rejected, 1)
         recall = found / found[-1]
         steps = np.diff(np.append(recall[::-1], 0.0))
@@ -98,7 +99,7 @@ class Ranking:
 
     def _errors(self, share: float = 0.95) -> tuple[float, float]:
         """The shares of unknown missed and of known rejected, where `share` of unknown is found."""
-        found, rejected = (side / side[-1] for side in self._found())
+        found, rejected = (side / side[-1] for side in self._found)
         at = np.argmax(found >= share)
         return float(1 - found[at]), float(rejected[at])
 
@@ -106,6 +107,7 @@ class Ranking:
         """The same with known and unknown in each other's place, and the scores negated."""
         return Ranking(self.unknown[::-1], self.known[::-1])
 
+    @cached_property
     def _found(self) -> tuple[np.ndarray, np.ndarray]:
         """Counts unknown found and known rejected by mistake, from the highest score down."""
         return self.unknown[::-1].cumsum(), self.known[::-1].cumsum()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.table import Table
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +22,7 @@ from openset.evaluation.rows import Case, Row, read_csv, write_csv
 from openset.evaluation.seen import Seen
 from openset.evaluation.stamp import stamp
 from openset.evaluation.summary import Cell, Summary, mean_over_seeds
-from openset.files import complete_folder
+from openset.files import complete_folder, recovered, save_tensors
 from openset.scoring.scored import Scored
 from openset.scoring.threshold import ThresholdRecord
 
@@ -209,7 +209,7 @@ class Results:
         figures = {album.put(png): title for title, png in self.figures.items()}
         cases = [self._case_record(case, shelf, album) for case in self.scored]
         runs = [self._run_record(run, shelf) for run in {**self.classes, **self.images}]
-        save_file(shelf.tensors, folder / "scores.safetensors")
+        save_tensors(shelf.tensors, folder / "scores.safetensors")
         record = {
             name: getattr(self, name) for name in ("notes", "shown", "shown_known", "seconds")
         }
@@ -241,7 +241,7 @@ class Results:
         Raises:
             ValueError: If a file is missing or damaged, naming it.
         """
-        with _reading(Path(folder)) as folder:
+        with _reading(recovered(folder)) as folder:
             results, record = cls._table(folder)
             results._fill(record, load((folder / "scores.safetensors").read_bytes()), folder)
         return results
@@ -253,7 +253,7 @@ class Results:
         Raises:
             ValueError: If a file is missing or damaged, naming it.
         """
-        with _reading(Path(folder)) as folder:
+        with _reading(recovered(folder)) as folder:
             return cls._table(folder)[0]
 
     @classmethod

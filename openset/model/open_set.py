@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from openset import networks
@@ -21,9 +21,9 @@ from openset.data.loaders import per_pixel
 from openset.detectors import Detector
 from openset.extractors.extract import stream
 from openset.extractors.pixel_rows import HELD_OUT, pixel_rows
-from openset.extractors.store import Store, unshared
+from openset.extractors.store import Store
 from openset.extractors.tap import Tap
-from openset.files import complete_folder
+from openset.files import complete_folder, save_tensors
 from openset.model.saved import DESCRIPTION, TENSORS, _digest, _read, restore
 from openset.scoring.answers import ask
 from openset.scoring.scored import joined
@@ -39,6 +39,7 @@ class OpenSet(nn.Module):
         threshold: The score above which a sample is unknown; `calibrate` finds it.
         classes: Names of the known classes, in the order of the labels.
         adapter: How an image file becomes the network's input; stored with the model.
+        name: What results call the model, such as `gemos:components=1`.
 
     Example:
         >>> from openset.detectors import Energy
@@ -57,10 +58,11 @@ class OpenSet(nn.Module):
         threshold: Threshold | None = None,
         classes: Sequence[str] | None = None,
         adapter: Adapter | None = None,
+        name: str | None = None,
     ):
         super().__init__()
         self.tap, self.detector = tap, detector
-        self.classes, self.adapter = classes, adapter
+        self.classes, self.adapter, self.name = classes, adapter, name
         self.set_threshold(threshold)
 
     def set_threshold(self, threshold: Threshold | None) -> Self:
@@ -191,6 +193,7 @@ class OpenSet(nn.Module):
         spec = getattr(self.tap.network, "spec", None)
         return {
             "format": 1,
+            "name": self.name,
             "network": spec,
             "tap": {"layers": list(self.tap.layers), "head": self.tap.head},
             "detector": self.detector.spec(),
@@ -207,10 +210,9 @@ class OpenSet(nn.Module):
         or absent; an earlier model in it is replaced, anything else is refused.
         """
         description = self.describe()
-        tensors = {name: x.contiguous() for name, x in self.state_dict().items()}
         with complete_folder(folder, owns=(TENSORS, DESCRIPTION)) as partial:
             text = json.dumps(description)
-            save_file(unshared(tensors), partial / TENSORS, metadata={"openset": text})
+            save_tensors(self.state_dict(), partial / TENSORS, {"openset": text})
             readable = {**description, "sha256": _digest(partial / TENSORS)}
             (partial / DESCRIPTION).write_text(json.dumps(readable, indent=2) + "\n")
 
@@ -249,6 +251,7 @@ class OpenSet(nn.Module):
             None if threshold is None else Threshold.from_settings(threshold),
             description["classes"],
             None if adapter is None else Adapter.from_settings(adapter),
+            description.get("name"),
         )
         try:
             model.load_state_dict(load_file(file))

@@ -33,6 +33,7 @@ class Recipe:
         network: The network with its settings, as `networks.build` takes it.
         objective: The training method with its settings, such as `cross-entropy`.
         weights: A file of weights to start from.
+        skip_bad: Leave out images that cannot be read.
         settings: The training settings; their seed also decides what is held out.
     """
 
@@ -44,6 +45,7 @@ class Recipe:
     network: str = "cnn"
     objective: str = "cross-entropy"
     weights: Path | None = None
+    skip_bad: bool = False
     settings: Settings = Settings()  # noqa: RUF009 (It is frozen.)
 
     def __post_init__(self):
@@ -78,6 +80,7 @@ class Recipe:
             channels=self.channels,
             valid=self.valid,
             seed=self.seed,
+            skip_bad=self.skip_bad,
         )
 
     def build_objective(self, data: Data, *, ready: bool = True) -> Objective:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,9 +18,10 @@ from openset import networks
 from openset.data import Adapter, Data
 from openset.detectors import Detector, build
 from openset.evaluation.rows import Case
-from openset.files import complete_file
+from openset.files import complete_file, recovered_folders
 from openset.model.fit import fit
 from openset.model.open_set import OpenSet
+from openset.model.saved import DESCRIPTION, saved_name
 from openset.runs.recipe import Recipe
 
 IMPORTED = "imported"
@@ -119,12 +121,26 @@ class Run:
     @property
     def models(self) -> list[str]:
         """The detectors fitted so far, as they were named."""
-        found = sorted((self.folder / "models").glob("*/model.json"))
-        return [file.parent.name for file in found]
+        return sorted(self._named_folders())
 
     def model_folder(self, detector: str) -> Path:
-        """Where the model of a detector is kept."""
-        return self.folder / "models" / re.sub(r"[^\w.=+,:-]", "_", detector)
+        """Where the model of a detector is kept, or will be, under a name that Windows takes too.
+
+        Each model says inside as which detector it was fitted. Earlier ones do not: they lie under
+        the detector's name itself.
+        """
+        found = self._named_folders()
+        earlier = re.sub(r"[^\w.=+,:-]", "_", detector)
+        return (
+            found.get(detector)
+            or found.get(earlier)
+            or self.folder / "models" / plain_name(detector)
+        )
+
+    def _named_folders(self) -> dict[str, Path]:
+        """The folders of the models, by the names of their detectors."""
+        folders = recovered_folders(self.folder / "models")
+        return {saved_name(f) or f.name: f for f in folders if (f / DESCRIPTION).exists()}
 
     def load_model(
         self, detector: str, trust: Sequence[str] = (), network: nn.Module | None = None
@@ -155,6 +171,7 @@ class Run:
         models = fit(network, named, known.train, known.valid, accept=accept, per_class=per_class)
         for name, model in models.items():
             model.classes, model.adapter = self.classes, self.adapter
+            model.name = name
             model.save(self.model_folder(name))
         return models
 
@@ -166,6 +183,21 @@ class Run:
                 f"{detector} is for a network trained with --objective {' or '.join(objectives)}; "
                 f"{self.folder} was trained with {trained}"
             )
+
+
+def plain_name(detector: str) -> str:
+    """A detector's name as that of a folder on any system.
+
+    Example:
+        >>> plain_name("gemos:components=1")
+        'gemos@components=1'
+        >>> plain_name("vmdls:autoencoder=runs/a")
+        'vmdls@autoencoder=runs_a-29f013'
+    """
+    readable = re.sub(r"[^\w.=+,@-]|\.$", "_", detector.replace(":", "@"))[:100]
+    if readable == detector.replace(":", "@"):
+        return readable
+    return f"{readable}-{sha256(os.fsencode(detector)).hexdigest()[:6]}"  # Another may look alike.
 
 
 def _with_recipe(told: dict[str, Any]) -> dict[str, Any]:

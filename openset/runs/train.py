@@ -95,7 +95,7 @@ def _nothing_left_of_no_epoch(work: Path) -> Iterator[None]:
     begun = work.exists()
     try:
         yield
-    except (ValueError, ArithmeticError):
+    except (ValueError, ArithmeticError, OSError):
         log = work / "log.jsonl"
         if not begun and not (log.exists() and log.stat().st_size):
             shutil.rmtree(work, ignore_errors=True)

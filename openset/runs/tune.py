@@ -53,6 +53,7 @@ def tune_run(
     settings = {"accept": accept, "allow_leak": True, "limit": limit, "seed": seed}
     model, tuned = tune_model(model, data.valid, sets, parse_grid(grid), **settings)
     name = changed_spec(detector, tuned.settings)
+    model.name = name
     model.save(run.model_folder(name))
     return name, model, tuned
 

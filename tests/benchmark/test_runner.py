@@ -135,7 +135,7 @@ def test_a_pause_goes_on_to_the_same_results(tiny, tmp_path):
 
 
 def test_a_second_benchmark_in_the_same_folder_is_refused(tiny, tmp_path):
-    with runner.locked(tmp_path / "out" / "work"), pytest.raises(ValueError, match="another"):
+    with runner.at_work(tmp_path / "out" / "work"), pytest.raises(ValueError, match="another"):
         run(tiny, tmp_path / "out")
 
 

@@ -309,7 +309,7 @@ def test_files_folders_and_globs(tmp_path):
     bad.write_text("")
     with pytest.raises(ValueError, match=r"bad\.png: the file is empty"):
         list(load_files([bad, one], GREY).batches())
-    kept = load_files([bad, one], GREY, skip_bad=True)
+    kept = load_files([bad, one], GREY).without_bad()
     assert [len(kept), len(kept.skipped)] == [1, 1]
     for nothing in ([], [tmp_path / "gone.png"], [tmp_path / "*.jpg"]):
         with pytest.raises(ValueError, match="no image"):
