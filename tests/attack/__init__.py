@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from .cases import Case
     from .runner import Tried
 
-KINDS = ("files", "sealed", "threads")
+KINDS = (
+    *("files", "sealed", "values", "threads", "labels", "taps", "pixels", "thresholds"),
+    *("odd_labels", "resources", "lost_work", "names", "objectives"),
+)
 """The kinds, each a file here; those of `SLOW` only where they are asked for."""
 
 SLOW = ("objectives",)

@@ -18,7 +18,10 @@ BAD = ("wrong", "traceback", "hang", "memory", "code")
 OUTCOMES = (*GOOD, *BAD)
 
 SLACK = 64 * 2**20
-"""Bytes of memory that a case may take beyond its reference, for what is imported on the way."""
+"""Bytes that reading a changed file may take beyond reading the true one."""
+
+PLENTY = 2**30
+"""Bytes that a case may take where memory is not what is tried."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Case:
     attempt: Callable[[], str | None]
     refusable: bool = True
     reference: bool = False
-    memory: int = SLACK
+    memory: int = PLENTY
     seconds: float = 2.0
     shares: bool = False
     group: str = ""
@@ -68,6 +71,15 @@ class Unclean(Exception):
 
 def command(*arguments: object) -> str:
     """What `openset …` prints on its standard output, run within this process."""
+    return _both(*arguments)[0]
+
+
+def heard(*arguments: object) -> str:
+    """What `openset …` says beside its output, run within this process."""
+    return _both(*arguments)[1]
+
+
+def _both(*arguments: object) -> tuple[str, str]:
     out, said = io.StringIO(), io.StringIO()
     before = sys.argv
     sys.argv = ["openset", *map(str, arguments)]
@@ -79,7 +91,7 @@ def command(*arguments: object) -> str:
             raise _refusal(stop, said.getvalue()) from stop.__context__
     finally:
         sys.argv = before
-    return out.getvalue()
+    return out.getvalue(), said.getvalue()
 
 
 def _refusal(stop: SystemExit, said: str) -> Exception:
