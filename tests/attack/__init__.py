@@ -8,6 +8,7 @@ each kind were right or refused in one sentence, and what the others did.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +28,13 @@ SLOW = ("objectives",)
 
 
 def attack(
-    folder: Path, kinds: Sequence[str], count: int, *, row: str = "", jobs: int = 2
+    folder: Path,
+    kinds: Sequence[str],
+    count: int,
+    *,
+    row: str = "",
+    each: int | None = None,
+    jobs: int = 2,
 ) -> Iterator[Tried]:
     """Tries some kinds.
 
@@ -36,6 +43,7 @@ def attack(
         kinds: Names of `KINDS`.
         count: Changes of each file; kinds with a number of cases of their own take their share.
         row: Only rows whose name contains this.
+        each: At most so many cases a row, after what they are measured by.
         jobs: Cases at once.
     """
     os.environ["HF_HOME"] = str(folder / "hub")
@@ -50,6 +58,10 @@ def attack(
     def chosen() -> Iterator[Case]:
         for kind in kinds:
             module = import_module(f".{kind}", __package__)
-            yield from (case for case in module.cases(material, count) if row in case.kind)
+            rows: Counter[str] = Counter()
+            for case in module.cases(material, count):
+                if row in case.kind and (each is None or rows[case.measure] < each):
+                    rows[case.measure] += not case.reference
+                    yield case
 
     yield from run(chosen(), folder / "cases", jobs)

@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(KINDS), help="kinds, with commas between")
     parser.add_argument("--row", default="", help="only rows whose name contains this")
     parser.add_argument("--cases", type=int, default=1000, help="changes of each file")
+    parser.add_argument("--each", type=int, help="at most so many cases of each row")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cases at once")
     parser.add_argument("--slow", action="store_true", help="also the trainings of minutes")
     parser.add_argument("--csv", type=Path, help="a file for the table")
@@ -30,7 +31,8 @@ def main() -> None:
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         kinds = [k for k in given.only.split(",") if given.slow or k not in SLOW or given.only == k]
-        for tried in attack(Path(folder), kinds, given.cases, row=given.row, jobs=given.jobs):
+        how = {"row": given.row, "each": given.each, "jobs": given.jobs}
+        for tried in attack(Path(folder), kinds, given.cases, **how):
             tally.add(tried)
     tally.show_faults(console, given.show)
     tally.show(console)

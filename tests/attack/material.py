@@ -59,7 +59,8 @@ class Material:
         self.root = root.resolve()
         self.root.mkdir(parents=True, exist_ok=True)
 
-    def _made(self, name: str, make: Callable[[Path], None]) -> Path:
+    def made(self, name: str, make: Callable[[Path], None]) -> Path:
+        """A piece by its name."""
         place = self.root / name
         if not place.exists():
             apart(make, place)
@@ -68,52 +69,52 @@ class Material:
     @property
     def run(self) -> Path:
         """A run on six digits with a model of `energy`."""
-        return self._made("run", _train)
+        return self.made("run", _train)
 
     @property
     def decoy(self) -> Path:
         """A trained autoencoder, which nothing but its user may name."""
-        return self._made(DECOY, _train_autoencoder)
+        return self.made(DECOY, _train_autoencoder)
 
     @property
     def models(self) -> Path:
         """A folder of models by name: those of `MODELS`, and `vmdls` with its autoencoder."""
-        return self._made("models", _fit_models)
+        return self.made("models", _fit_models)
 
     @property
     def detectors(self) -> Path:
         """A folder with a model of every detector, on three classes."""
-        return self._made("detectors", _fit_every)
+        return self.made("detectors", _fit_every)
 
     @property
     def pictures(self) -> Path:
         """Twelve digits as files: PNG, JPEG and TIFF."""
-        return self._made("pictures", _draw)
+        return self.made("pictures", _draw)
 
     @property
     def training(self) -> Path:
         """A training of three epochs that was cut off in the third."""
-        return self._made("training", _cut_off)
+        return self.made("training", _cut_off)
 
     @property
     def results(self) -> Path:
         """What `openset evaluate` writes."""
-        return self._made("results", partial(_evaluate, self.run))
+        return self.made("results", partial(_evaluate, self.run))
 
     @property
     def store(self) -> Path:
         """Activations of two layers in two shards."""
-        return self._made("store", _store)
+        return self.made("store", _store)
 
     @property
     def table(self) -> Path:
         """A folder `zoo` with two parquet files."""
-        return self._made("table", _tabulate)
+        return self.made("table", _tabulate)
 
     @property
     def class_folders(self) -> Path:
         """A folder `zoo` of two class folders."""
-        return self._made("class-folders", _sort_into_folders)
+        return self.made("class-folders", _sort_into_folders)
 
     def expose(self) -> None:
         """Makes a package importable that leaves its mark when it is imported."""
@@ -147,11 +148,21 @@ def small_network(classes: int = 3, seed: int = 0) -> torch.nn.Module:
     return network.eval()
 
 
+def make_detector(name: str) -> openset.detectors.Detector:
+    """A detector that works on little data."""
+    autoencoder = openset.networks.autoencoder(1, SIZE, width=4)
+    return build(SMALL.get(name, name), autoencoder=autoencoder)
+
+
+def headed(name: str, network: torch.nn.Module) -> torch.nn.Module:
+    """The network with what the detector of this name needs of it."""
+    return HEADS.get(name, lambda plain: plain)(network)
+
+
 def fitted(name: str) -> openset.OpenSet:
     """A calibrated model of one detector on `three_classes`; its network is in evaluation mode."""
     torch.manual_seed(0)
-    network = HEADS.get(name, lambda plain: plain)(small_network()).eval()
-    detector = build(SMALL.get(name, name), autoencoder=openset.networks.autoencoder(1, 8, width=4))
+    network, detector = headed(name, small_network()).eval(), make_detector(name)
     train, held_out = [three_classes(240, 1)], [three_classes(240, 2)]
     return openset.fit(network, {name: detector}, train, held_out, accept=0.9)[name].eval()
 
