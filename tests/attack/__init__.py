@@ -60,8 +60,8 @@ def attack(
             module = import_module(f".{kind}", __package__)
             rows: Counter[str] = Counter()
             for case in module.cases(material, count):
-                if row in case.kind and (each is None or rows[case.measure] < each):
-                    rows[case.measure] += not case.reference
+                if row in case.kind and (each is None or rows[case.kind] < each):
+                    rows[case.kind] += not case.reference
                     yield case
 
     yield from run(chosen(), folder / "cases", jobs)

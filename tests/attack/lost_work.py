@@ -16,7 +16,7 @@ from pathlib import Path
 import openset
 
 from .cases import Case, Refused, command
-from .material import Material, small_network, three_classes
+from .material import DATA, Material, small_network, three_classes
 
 SIZES = (0, 100, 3_000, 30_000)
 """Bytes at which a file can grow no further."""
@@ -51,7 +51,7 @@ def cases(material: Material, count: int) -> Iterator[Case]:
 
 def writing(material: Material) -> dict[str, tuple]:
     """Commands that write, each run in a folder with a copy of the run."""
-    known = ("digits", "--known-classes", "0-5", "--network", "cnn:widths=4+8,hidden=16")
+    known = (DATA, "--known-classes", "0-5", "--network", "cnn:widths=4+8,hidden=16")
     unknown = ("--unknown", "gaussian-noise,limit=50")
     return {
         "train": ("train", *known, "--epochs", 1, "--out", "new"),
@@ -194,7 +194,7 @@ def has_modes(run: Path, arguments: tuple, mask: int) -> str | None:
 def signalled(run: Path, name: str, number: signal.Signals) -> str | None:
     """The command ends soon, quietly, and leaves nothing half-written."""
     shutil.copytree(run, "run")
-    known = ("digits", "--known-classes", "0-5", "--network", "cnn:widths=4+8,hidden=16")
+    known = (DATA, "--known-classes", "0-5", "--network", "cnn:widths=4+8,hidden=16")
     long = {
         "train": ("train", *known, "--epochs", 5000, "--out", "new"),
         "evaluate": ("evaluate", "run", "--unknown", "gaussian-noise,limit=900000", "--out", "o"),

@@ -21,6 +21,8 @@ from openset.detectors import DETECTORS, build
 from .cases import command
 from .runner import DECOY, MARKER, apart
 
+DATA = "digits,limit=700"
+
 CLASSES = 6
 SIZE = 8
 """Of the digits, which most of the attack is made on."""
@@ -81,10 +83,9 @@ class Material:
         """A folder of models by name: those of `MODELS`, and `vmdls` with its autoencoder."""
         return self.made("models", _fit_models)
 
-    @property
-    def detectors(self) -> Path:
-        """A folder with a model of every detector, on three classes."""
-        return self.made("detectors", _fit_every)
+    def detector(self, name: str) -> Path:
+        """A model of one detector, on three classes."""
+        return self.made(f"detector-{name}", partial(_save_fitted, name))
 
     @property
     def pictures(self) -> Path:
@@ -177,18 +178,18 @@ def names() -> list[str]:
 def _train(place: Path) -> None:
     settings = "--epochs 6 --optimizer adam --lr 0.01 --batch-size 32 --valid 0.2"
     network = "cnn:widths=4+8,hidden=16"
-    known = ("digits", "--known-classes", "0-5", "--network", network, "--out", place)
+    known = (DATA, "--known-classes", "0-5", "--network", network, "--out", place)
     command("train", *known, *settings.split())
     command("fit", place, "--detector", "energy", "--accept", "0.9")
 
 
 def _train_autoencoder(place: Path) -> None:
-    given = ("digits", "--network", "autoencoder:width=4", "--objective", "reconstruction")
+    given = (DATA, "--network", "autoencoder:width=4", "--objective", "reconstruction")
     command("train", *given, "--epochs", "1", "--lr", "0.01", "--out", place)
 
 
 def _fit_models(place: Path) -> None:
-    data = openset.data.load("digits", range(CLASSES), valid=0.2)
+    data = openset.data.load(DATA, range(CLASSES), valid=0.2)
     torch.manual_seed(0)
     network = openset.networks.cnn(CLASSES, 1, widths=(4, 8), hidden=16)
     objective = openset.objectives.CrossEntropy(network)
@@ -205,13 +206,11 @@ def _fit_models(place: Path) -> None:
         model.save(place / name)
 
 
-def _fit_every(place: Path) -> None:
-    place.mkdir()
-    for name in names():
-        model = fitted(name)
-        model.classes = ["a", "b", "c"]
-        model.adapter = openset.data.Adapter((SIZE, SIZE), 1)
-        model.save(place / name)
+def _save_fitted(name: str, place: Path) -> None:
+    model = fitted(name)
+    model.classes = ["a", "b", "c"]
+    model.adapter = openset.data.Adapter((SIZE, SIZE), 1)
+    model.save(place)
 
 
 def _draw(place: Path) -> None:

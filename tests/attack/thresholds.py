@@ -15,7 +15,7 @@ from openset import OpenSet, Threshold
 from openset.detectors import build
 
 from .cases import Case, command, heard
-from .material import Material, small_network, three_classes
+from .material import DATA, Material, small_network, three_classes
 
 RESAMPLES, HELD_OUT, ACCEPT = 2000, 200, 0.9
 
@@ -142,7 +142,7 @@ def weights_from_elsewhere(run: Path) -> str | None:
     shutil.copytree(run, "old")
     network = ("--network", "cnn:widths=4+8,hidden=16", "--known-classes", "0-5")
     given = ("--weights", "old/network.safetensors", "--epochs", "0", "--out", "new")
-    command("train", "digits", *network, *given)
+    command("train", DATA, *network, *given)
     said = heard("fit", "new", "--detector", "energy", "--accept", "0.9").lower()
     told = Path("new/models/energy/model.json").read_text().lower()
     words = ("not hold", "no guarantee", "seen", "not guaranteed", "cannot be")
