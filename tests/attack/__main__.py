@@ -29,11 +29,12 @@ def main() -> None:
     given = parser.parse_args()
     console = Console(width=150)
     tally = Tally()
-    with tempfile.TemporaryDirectory(prefix="attack-") as folder:
+    with tempfile.TemporaryDirectory(prefix="attack-") as folder, console.status("") as status:
         kinds = [k for k in given.only.split(",") if given.slow or k not in SLOW or given.only == k]
         how = {"row": given.row, "each": given.each, "jobs": given.jobs}
         for tried in attack(Path(folder), kinds, given.cases, **how):
             tally.add(tried)
+            status.update(f"{tally.total.total():,} cases; {tried.case.kind}")
     tally.show_faults(console, given.show)
     tally.show(console)
     if given.csv:
