@@ -160,7 +160,7 @@ def protocols(material: Material, count: int) -> Iterator[Case]:
     (place / "mine.toml").write_text(toml(PROTOCOL))
     target = Target("files: protocol", place, "mine.toml", read, ours=False)
     yield from target.cases(count // 2)
-    text = partial(mutate.edited_toml, PROTOCOL, str(material.decoy))
+    text = partial(mutate.edited_toml, PROTOCOL, "nowhere")
     odd = [("set", ("detectors",), x) for x in ([1], [None], [[]], "energy", [{}], [1.5], [""])]
     odd += mutate.draws(mutate.of_json(PROTOCOL), count // 2)
     for way, edits in (("values", odd), ("code", mutate.with_code(PROTOCOL))):
@@ -169,8 +169,8 @@ def protocols(material: Material, count: int) -> Iterator[Case]:
 
 
 def with_code(material: Material, count: int) -> Iterator[Case]:
-    """Runs and results whose texts name code; those that nothing reads change no answer."""
-    fit, decoy = partial(fitted_threshold, "."), str(material.decoy)
+    """Runs and results whose texts name code; which folders they read is their user's choice."""
+    fit = partial(fitted_threshold, ".")
     for origin, file, read in (
         (material.run, "run.json", fit),
         (material.results, "results.json", reported),
@@ -179,7 +179,7 @@ def with_code(material: Material, count: int) -> Iterator[Case]:
         edits = mutate.with_code(told)
         edits = edits[:: max(1, -(-len(edits) // count))]
         target = Target(f"files: {file} code", origin, file, read)
-        yield from target.edits(edits, partial(mutate.edited_json, told, decoy=decoy))
+        yield from target.edits(edits, partial(mutate.edited_json, told, decoy="nowhere"))
 
 
 PROTOCOL = {
