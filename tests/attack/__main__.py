@@ -18,7 +18,7 @@ def main() -> None:
     """Reads the command line and runs the attack."""
     parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
     parser.add_argument("--only", default=",".join(KINDS), help="kinds, with commas between")
-    parser.add_argument("--row", default="", help="only rows whose name contains this")
+    parser.add_argument("--row", default="", help="only cases whose row or name contains this")
     parser.add_argument("--cases", type=int, default=1000, help="changes of each file")
     parser.add_argument("--each", type=int, help="at most so many cases of each row")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cases at once")
