@@ -202,7 +202,8 @@ def signalled(run: Path, name: str, number: signal.Signals) -> str | None:
     before = listed()
     pid = os.fork()
     if pid == 0:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # A background job is told to ignore these.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os._exit(_status(long[name]))
     time.sleep(2.5)
     os.kill(pid, number)

@@ -136,10 +136,10 @@ def three_classes(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return image, labels
 
 
-def small_network(classes: int = 3, seed: int = 0) -> torch.nn.Module:
+def small_network(widths: tuple[int, ...] = (4, 8)) -> torch.nn.Module:
     """A network trained for a moment on `three_classes`."""
-    torch.manual_seed(seed)
-    network = openset.networks.cnn(classes, 1, widths=(4, 8), hidden=8)
+    torch.manual_seed(0)
+    network = openset.networks.cnn(3, 1, widths=widths, hidden=8)
     optimizer = torch.optim.Adam(network.parameters(), 0.01)
     image, label = three_classes(240)
     for _ in range(30):

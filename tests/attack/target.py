@@ -64,7 +64,7 @@ class Target:
     def cases(self, count: int, seed: int = 0) -> Iterator[Case]:
         """The file as it is, and so many changes of it."""
         expected = self.answer()
-        yield self.case("as it is", lambda file: False, expected, reference=True)
+        yield self.case("as it is", lambda file: not self.ours, expected, reference=True)
         told = json.loads((self.origin / self.file).read_text()) if self.values else None
         half = count // 2 if self.values else 0
         for edit in mutate.draws(mutate.of_json(told), half, seed) if half else []:
@@ -76,7 +76,7 @@ class Target:
     def edits(self, edits: list, text: Callable[[mutate.Edit], str]) -> Iterator[Case]:
         """The file as it is, and with other contents, as `text` writes each."""
         expected = self.answer()
-        yield self.case("as it is", lambda file: False, expected, reference=True)
+        yield self.case("as it is", lambda file: not self.ours, expected, reference=True)
         for edit in edits:
             write = partial(self._write, lambda data, e=edit: text(e).encode())
             yield self.case(repr(edit), write, expected)

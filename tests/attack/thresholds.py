@@ -86,14 +86,11 @@ def says(accept: float) -> str | None:
 
 def survives_saving(name: str, distinct: int) -> str | None:
     """What accepts the held-out images when it is set accepts them when it is loaded."""
-    torch.manual_seed(0)
-    net = openset.networks.cnn(3, 3, widths=(16, 32), hidden=32).eval()
-    net = net.to(memory_format=torch.channels_last)
-    few = torch.rand(distinct, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    x, y = few.repeat(400 // distinct, 1, 1, 1), torch.arange(400) % 3
-    detectors = {"d": build(name)}
-    train = [(torch.rand(90, 3, 16, 16), torch.arange(90) % 3)]
-    model = openset.fit(net, detectors, train, [(x, y)], accept=ACCEPT)["d"].eval()
+    net = small_network(widths=(16, 32)).to(memory_format=torch.channels_last)
+    few, labels = three_classes(distinct, 2)
+    x, y = few.repeat(400 // distinct, 1, 1, 1), labels.repeat(400 // distinct)
+    train = [three_classes(240, 1)]
+    model = openset.fit(net, {"d": build(name)}, train, [(x, y)], accept=ACCEPT)["d"].eval()
     model.save("m")
     loaded = OpenSet.load("m").eval()
     shares = {}
