@@ -26,7 +26,7 @@ def label_files(model, paths):
     session = onnxruntime.InferenceSession(model)
     about = session.get_modelmeta().custom_metadata_map
     facts = {key: json.loads(about[f"openset.{key}"]) for key in ("classes", "adapter")}
-    threshold = np.float32([json.loads(about["openset.scoring.threshold"])["value"]])
+    threshold = np.float32([json.loads(about["openset.threshold"])["value"]])
     height, width = facts["adapter"]["size"]
     for path in paths:
         grey = Image.open(path).convert("L").resize((width, height), Image.Resampling.BILINEAR)

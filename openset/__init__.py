@@ -2,22 +2,29 @@
 
 A trained network answers with one of its classes whatever you show it. openset makes it answer a
 known class or "unknown", per image and per pixel.
+
+Every name here is imported when it is first asked for (PEP 562), so that `import openset` costs
+next to nothing.
 """
 
-from openset import data, densities, detectors, networks, objectives
-from openset.activations import UNKNOWN, VOID, Activations
-from openset.evaluation.evaluate import evaluate
-from openset.evaluation.results import Results
-from openset.extractors.extract import extract
-from openset.extractors.perturb import Perturb
-from openset.extractors.store import Store
-from openset.extractors.tap import Tap
-from openset.model.fit import fit
-from openset.model.open_set import OpenSet
-from openset.moments import Moments
-from openset.reporting import report
-from openset.scoring.threshold import Threshold
-from openset.training.loop import train
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openset import data, densities, detectors, networks, objectives
+    from openset.activations import UNKNOWN, VOID, Activations
+    from openset.evaluation.evaluate import evaluate
+    from openset.evaluation.results import Results
+    from openset.extractors.extract import extract
+    from openset.extractors.perturb import Perturb
+    from openset.extractors.store import Store
+    from openset.extractors.tap import Tap
+    from openset.model.fit import fit
+    from openset.model.open_set import OpenSet
+    from openset.moments import Moments
+    from openset.reporting.page import report
+    from openset.scoring.threshold import Threshold
+    from openset.training.loop import train
 
 __all__ = [
     "UNKNOWN",
@@ -30,6 +37,7 @@ __all__ = [
     "Store",
     "Tap",
     "Threshold",
+    "__version__",
     "data",
     "densities",
     "detectors",
@@ -41,3 +49,41 @@ __all__ = [
     "report",
     "train",
 ]
+
+_PLACES = {
+    "UNKNOWN": "openset.activations",
+    "VOID": "openset.activations",
+    "Activations": "openset.activations",
+    "evaluate": "openset.evaluation.evaluate",
+    "Results": "openset.evaluation.results",
+    "extract": "openset.extractors.extract",
+    "Perturb": "openset.extractors.perturb",
+    "Store": "openset.extractors.store",
+    "Tap": "openset.extractors.tap",
+    "fit": "openset.model.fit",
+    "OpenSet": "openset.model.open_set",
+    "Moments": "openset.moments",
+    "report": "openset.reporting.page",
+    "Threshold": "openset.scoring.threshold",
+    "train": "openset.training.loop",
+}
+"""The module of each name that is no folder of openset itself."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("openset")
+    if name in _PLACES:
+        value = getattr(import_module(_PLACES[name]), name)
+    elif name in __all__:
+        value = import_module(f"openset.{name}")
+    else:
+        raise AttributeError(f"openset has no {name!r}; there are: {', '.join(__all__)}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -8,6 +8,10 @@ from difflib import get_close_matches
 from rich.markup import escape
 
 
+class Paused(Exception):
+    """Training stopped at a checkpoint because its time was up; resume it to go on."""
+
+
 def one_line(error: Exception) -> str:
     """An error as one line of text, without markup.
 

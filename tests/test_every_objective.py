@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from openset import networks
+from openset.errors import Paused
 from openset.objectives import OBJECTIVES
 from openset.spec import build
-from openset.training.loop import Paused, accuracy, train
+from openset.training.loop import accuracy, train
 
 CLASSES = 3
 

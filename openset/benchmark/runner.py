@@ -25,7 +25,7 @@ from openset.benchmark.time_left import TimeLeft, evaluation_passes, forward_spe
 from openset.benchmark.trial import Trial
 from openset.benchmark.work import PARTIAL, locked, part_of, write_beside
 from openset.data import Data, ImageSet
-from openset.errors import unknown_name
+from openset.errors import Paused, unknown_name
 from openset.evaluation.evaluate import evaluate
 from openset.evaluation.metrics import METRICS
 from openset.evaluation.results import FILES, Results
@@ -39,7 +39,6 @@ from openset.runs.run import Run, build_detector
 from openset.runs.train import train_run
 from openset.scoring.views import layers_for
 from openset.training.checkpoints import read_pictures
-from openset.training.loop import Paused
 
 Say = Callable[[str], None]
 

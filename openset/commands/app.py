@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from openset.commands.screen import say, screen
+from openset.errors import Paused, one_line
 
 app = App(
     name="openset",
@@ -75,9 +76,6 @@ for _name, (_place, _help) in COMMANDS.items():
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; bad input ends in one sentence and exit code 2."""
-    from openset.errors import one_line
-    from openset.training.loop import Paused
-
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except Paused as pause:

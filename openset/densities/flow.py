@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Self
 
 import torch
-import zuko
 from torch import Tensor, nn
 
 from openset.densities.base import Density, need_rows
@@ -80,6 +79,8 @@ class Flow(Density):
     def _build(self) -> nn.Module:
         classes, features = self.mean.shape
         hidden = (self.hidden, self.hidden)
+        import zuko  # Slow to import.
+
         return zuko.flows.NSF(features, classes, transforms=self.transforms, hidden_features=hidden)
 
     def _train(self, x: Tensor, labels: Tensor) -> None:

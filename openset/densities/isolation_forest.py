@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.ensemble import IsolationForest as Solver
 from torch import Tensor
 
 from openset.densities.base import Density, in_chunks, need_rows
@@ -62,7 +61,9 @@ class IsolationForest(Density):
         self.keep(**{name: x.to(*target) for name, x in learned.items()})
         return self
 
-    def _grow(self, x: Tensor) -> Solver:
+    def _grow(self, x: Tensor) -> Any:
+        from sklearn.ensemble import IsolationForest as Solver  # Slow to import.
+
         solver = Solver(n_estimators=self.trees, random_state=self.seed)
         solver.set_params(max_samples=min(self.samples, len(x)))
         return solver.fit(x.float().cpu().numpy())

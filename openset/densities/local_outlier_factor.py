@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Self
 
 import torch
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from openset.densities.base import Density, in_chunks, need_rows, padded
@@ -74,6 +73,8 @@ class LocalOutlierFactor(Density):
 
     def _densities(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Each row's distance to its k-th neighbour and its local reachability density."""
+        from sklearn.neighbors import NearestNeighbors  # Slow to import.
+
         search = NearestNeighbors(n_neighbors=self._near(x)).fit(x.double().cpu().numpy())
         distance, index = map(torch.from_numpy, search.kneighbors())
         reach = distance[:, -1]

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Self
 
 import torch
-from sklearn.svm import OneClassSVM as Solver
 from torch import Tensor
 
 from openset.densities.base import Density, in_chunks, need_rows, padded
@@ -47,6 +46,8 @@ class OneClassSVM(Density):
         self.nu, self.gamma, self.max_rows, self.seed = nu, gamma, max_rows, seed
 
     def fit_classes(self, batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> Self:
+        from sklearn.svm import OneClassSVM as Solver  # Slow to import.
+
         rows, counts = reservoir(batches, classes, self.max_rows, self.seed)
         need_rows(counts, 2, self, "give more images of it")
         centre = torch.stack([x.double().mean(0) for x in rows])

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -114,6 +113,8 @@ class Temperature(Detector):
     held_out = True
 
     def fit(self, batches: Iterable[Activations]) -> Self:
+        from scipy.optimize import minimize_scalar  # Slow to import.
+
         parts = [known(batch) for batch in batches]
         logits = torch.cat([part.logits for part in parts]).double()
         labels = torch.cat([part.labels for part in parts if part.labels is not None])

@@ -7,7 +7,6 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
-from scipy.stats import weibull_min
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -145,6 +144,8 @@ def fit_high(tail: Tensor, c: int) -> tuple[float, float, float, float]:
     Returns:
         Shape κ, κ log(T / λ), location (the smallest of the tail) and unit (the tail's deviation).
     """
+    from scipy.stats import weibull_min  # Slow to import.
+
     x = tail.double().cpu().numpy()
     location, unit = float(x.min()), float(x.std())
     if unit <= 1e-9 * abs(location):

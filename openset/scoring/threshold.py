@@ -7,7 +7,6 @@ from math import ceil
 from typing import Any, Self, TypedDict
 
 import torch
-from scipy.stats import beta
 from torch import Tensor
 
 from openset.scoring.scored import Scored
@@ -105,6 +104,8 @@ class Threshold:
         Over draws of the held-out set that share is Beta(k, n + 1 − k) distributed, k the rank; for
         a threshold per class, the classes' shares are weighted by their counts.
         """
+        from scipy.stats import beta  # Slow to import.
+
         shares = [
             beta.ppf([0.025, 0.975], rank, n + 1 - rank)
             for rank, n in zip(self.ranks, self.counts, strict=True)

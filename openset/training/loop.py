@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from openset.activations import VOID
 from openset.data.samples import Batches, Samples, samples
+from openset.errors import Paused
 from openset.networks.device import choose_device
 from openset.networks.layers import evaluating
 from openset.objectives.base import Objective
@@ -27,9 +27,8 @@ from openset.training.settings import Settings
 WATCHED = 1024
 """At most so many training images, and a tenth of them, are looked at for the accuracy logged."""
 
-
-class Paused(Exception):
-    """Training stopped at a checkpoint because its time was up; resume it to go on."""
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def train(
@@ -76,6 +75,8 @@ def train(
         >>> network(torch.rand(3, 1, 2, 2)).shape
         torch.Size([3, 2])
     """
+    from lightning_fabric import Fabric  # Slow to import.
+
     end = Clock(max_minutes)
     settings = (settings or Settings()).changed(changes)
     if folder is None and (resume or max_minutes is not None):

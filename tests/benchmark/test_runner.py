@@ -18,10 +18,10 @@ from openset.benchmark.protocol import Method, Protocol
 from openset.benchmark.step import training_key
 from openset.benchmark.trial import Trial
 from openset.commands.app import main
+from openset.errors import Paused
 from openset.evaluation.results import Results
 from openset.evaluation.rows import Row, read_csv
 from openset.reporting.markdown import results_page
-from openset.training.loop import Paused
 from openset.training.settings import Settings
 
 TINY = """\

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from openset.errors import Paused
 from openset.networks.base import Backbone, pooled_neck
 from openset.networks.real_nvp import real_nvp
 from openset.objectives.flow_outliers import FlowOutliers
@@ -19,7 +20,7 @@ from openset.objectives.noise_outliers import NoiseOutliers
 from openset.objectives.patches import Patches
 from openset.objectives.synthetic_outliers import frozen, image_channels, uniform_divergence
 from openset.training.checkpoints import read_pictures
-from openset.training.loop import Paused, train
+from openset.training.loop import train
 
 OBJECTIVES = [FlowOutliers, GANOutliers, NoiseOutliers]
 

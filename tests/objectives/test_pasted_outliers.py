@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from openset.activations import UNKNOWN, VOID
+from openset.errors import Paused
 from openset.networks import ladder_small
 from openset.objectives import CrossEntropy
 from openset.objectives.flow_outliers import FlowOutliers
@@ -14,7 +15,7 @@ from openset.objectives.gan_outliers import GANOutliers
 from openset.objectives.noise_outliers import NoiseOutliers
 from openset.objectives.patches import Patches, sides
 from openset.objectives.synthetic_outliers import pasted_losses
-from openset.training.loop import Paused, accuracy, train
+from openset.training.loop import accuracy, train
 
 CLASSES = 3
 

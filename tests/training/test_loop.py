@@ -14,9 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from openset.data import AUGMENTATIONS, ImageSet
+from openset.errors import Paused
 from openset.objectives import CrossEntropy
 from openset.objectives.base import Objective
-from openset.training.loop import Paused, Seeds, accuracy, train
+from openset.training.loop import Seeds, accuracy, train
 
 SOME = {"epochs": 3, "batch_size": 16, "lr": 0.05}
 
