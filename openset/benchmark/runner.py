@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
@@ -31,7 +30,7 @@ from openset.evaluation.metrics import METRICS
 from openset.evaluation.results import FILES, Results
 from openset.evaluation.stamp import minutes
 from openset.extractors.tap import Tap
-from openset.files import refuse_foreign
+from openset.files import parse_json, refuse_foreign
 from openset.model.fit import fit
 from openset.model.tune import tune_model
 from openset.networks.device import choose_device
@@ -273,8 +272,11 @@ class Benchmark:
         from openset.reporting.latent import pictures  # Here, because drawing takes long to import.
 
         started, protocol = time.monotonic(), step.trial.protocol
-        network = run.load_network().to(self.device)
-        beside = {name: Run.load(s.folder).load_network() for name, s in step.companions.items()}
+        network = run.load_network(self.protocol.trust).to(self.device)
+        beside = {
+            name: Run.load(s.folder).load_network(self.protocol.trust)
+            for name, s in step.companions.items()
+        }
         detectors = {name: build_detector(name, **beside) for name in missing}
         with tempfile.TemporaryDirectory(dir=self.work, prefix=".activations-") as store:
             models = fit(
@@ -319,7 +321,7 @@ class Benchmark:
             self._add_seconds(other, Run.load(other.folder), [])
         log = run.folder / "log.jsonl"
         if log.exists() and (lines := log.read_text().splitlines()):
-            self.seconds["training"] += json.loads(lines[-1]).get("seconds", 0.0)
+            self.seconds["training"] += parse_json(lines[-1]).get("seconds", 0.0)
         self.seconds["evaluation"] += sum(float(part.notes.pop("seconds", 0)) for part in parts)
 
     def _merged(self, parts: Sequence[Results]) -> Results:

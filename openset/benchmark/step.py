@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ from torch import nn
 from openset.benchmark.keys import evaluation_key, file_digest, key_of, plain, slug
 from openset.benchmark.trial import Trial
 from openset.data import Data, ImageSet
+from openset.files import read_json
 from openset.objectives import Objective
 from openset.runs.run import Run, build_detector
 
@@ -137,7 +137,7 @@ def check_run(run: Run, description: dict[str, Any], data: Data) -> None:
     wrong = [key for key, value in description.items() if have[key] != value]
     record = run.folder / "training.json"
     if record.exists() and not data.train.dense:
-        seen = json.loads(record.read_text(encoding="utf-8"))["data"]
+        seen = read_json(record)["data"]
         labels = zlib.crc32(data.train.labels.numpy().tobytes())
         if (seen["images"], seen["labels"]) != (len(data.train), labels):
             wrong.append("training images")

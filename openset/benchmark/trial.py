@@ -93,8 +93,10 @@ class Trial:
     def build_objective(self, data: Data) -> Objective:
         """The training method around a new network, whose weights mean nothing yet."""
         with torch.random.fork_rng(devices=[]):
-            network = networks.build(self.method.network, **fitting(data))
-            return build("objective", OBJECTIVES, self.method.objective, network=network)
+            network = networks.build(self.method.network, trust=None, **fitting(data))
+            return build(
+                "objective", OBJECTIVES, self.method.objective, trust=None, network=network
+            )
 
     def describe(self, data: Data, objective: Objective) -> dict[str, Any]:
         """What `run.json` says of a run that was trained as this trial asks."""

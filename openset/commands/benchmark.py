@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from openset.commands.app import Device
-from openset.commands.options import Places
+from openset.commands.options import Places, Trust
 from openset.commands.screen import say, show, show_results
 
 
@@ -21,6 +21,7 @@ def benchmark(
     max_minutes: float | None = None,
     device: Device = None,
     cache: Path | None = None,
+    trust: Trust = None,
 ) -> None:
     """Run a protocol: the paper's table with ours beside it.
 
@@ -42,7 +43,7 @@ def benchmark(
     from openset.benchmark.paper_table import paper_table
     from openset.evaluation.stamp import command
 
-    tier = protocols.load(protocol, "quick" if quick else "paper")
+    tier = protocols.load(protocol, "quick" if quick else "paper", trust or ())
     if dry_run:
         show(job.Benchmark(tier, cache or out / "work", seeds, only, skip_missing, device).plan())
         return

@@ -12,6 +12,11 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from openset.spec import call
+
+LONGEST = 2**15
+"""Pixels of the longest side that an image may be brought to."""
+
 Picture = Image.Image | np.ndarray | Tensor
 
 
@@ -43,8 +48,10 @@ class Adapter:
     resample: str = "bilinear"
 
     def __post_init__(self):
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size is {self.size}; give (height, width) of at least one pixel")
+        if len(self.size) != 2 or not 1 <= min(self.size) <= max(self.size) <= LONGEST:
+            raise ValueError(
+                f"size is {self.size}; give (height, width) of 1 to {LONGEST} pixels each"
+            )
         height, width = self.size  # a list where it comes from JSON
         object.__setattr__(self, "size", (int(height), int(width)))
         if self.channels not in (1, 3):
@@ -67,7 +74,7 @@ class Adapter:
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
         """The adapter that `settings` describes."""
-        return cls(**settings)
+        return call("adapter", cls, settings)
 
     def __call__(self, picture: Picture) -> Tensor:
         """A uint8 tensor `[C, H, W]` of a PIL image, an array `[H, W(, C)]` or tensor `[C, H, W]`.

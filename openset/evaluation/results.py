@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from openset.evaluation.metrics import METRICS, STANDARD, measure
 from openset.evaluation.rows import Case, Row, read_csv, write_csv
 from openset.evaluation.stamp import stamp
 from openset.evaluation.summary import Cell, Summary, mean_over_seeds
-from openset.files import complete_folder
+from openset.files import check_digest, complete_folder, digest_of, read_json, sealed_json
 from openset.scoring.scored import Scored
 from openset.scoring.threshold import ThresholdRecord
 
@@ -189,8 +188,9 @@ class Results:
             (folder / file).write_bytes(self.figures[title])
         save_file(shelf.tensors, folder / "scores.safetensors")
         record = {"notes": self.notes, "runs": runs, "cases": cases, "figures": figures}
-        text = json.dumps(record, indent=1, ensure_ascii=False)
-        (folder / "results.json").write_text(text, encoding="utf-8")
+        files = ["results.csv", "scores.safetensors", *figures]
+        record["sha256"] = {file: digest_of(folder / file) for file in files}
+        (folder / "results.json").write_text(sealed_json(record), encoding="utf-8")
 
     def _case_record(self, case: Case, shelf: _Shelf) -> dict[str, Any]:
         """A case for results.json; its tensors go on the shelf under the keys that it names."""
@@ -216,7 +216,9 @@ class Results:
         """
         folder = Path(folder)
         try:
-            record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+            record = read_json(folder / "results.json")
+            for file, digest in record.get("sha256", {}).items():
+                check_digest(folder / Path(file).name, digest)
             tensors = load((folder / "scores.safetensors").read_bytes())
             results = cls(read_csv(folder / "results.csv"), notes=record["notes"])
             for file, title in record["figures"].items():

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from openset.activations import Activations
+from openset.files import UNSEALED, read_json, seal, sealed_json
+from openset.networks.checkpoint import read_tensors
+from openset.spec import Range, call
 
 
 class Store:
@@ -46,7 +51,7 @@ class Store:
             _save(batch, self.folder / f"{i:05d}.safetensors")
             counts.append(len(batch))
         partial = self.folder / "index.json.partial"
-        partial.write_text(json.dumps({"counts": counts}))
+        partial.write_text(sealed_json({"counts": counts}))
         partial.replace(self.folder / "index.json")
         return self
 
@@ -62,14 +67,23 @@ class Store:
             raise ValueError(
                 f"{self.folder} holds no complete store; extract the activations again"
             )
-        return json.loads((self.folder / "index.json").read_text())["counts"]
+        index = call(f"the store {self.folder}", _Index, read_json(self.folder / "index.json"))
+        return index.counts
 
     def __len__(self) -> int:
         return sum(self.counts)
 
     def __iter__(self) -> Iterator[Activations]:
-        for i in range(len(self.counts)):
-            yield _load(self.folder / f"{i:05d}.safetensors")
+        for i, count in enumerate(self.counts):
+            batch = _load(self.folder / f"{i:05d}.safetensors")
+            if len(batch) != count:
+                raise ValueError(f"shard {i} of {self.folder} holds {len(batch)} rows, not {count}")
+            yield batch
+
+
+@dataclass(frozen=True)
+class _Index:
+    counts: list[Annotated[int, Range(least=0)]]
 
 
 def _save(batch: Activations, path: Path) -> None:
@@ -81,9 +95,10 @@ def _save(batch: Activations, path: Path) -> None:
     if batch.head is not None:
         tensors["head.weight"], tensors["head.bias"] = batch.head
     # safetensors sorts its keys, but the layers' order decides how they are stacked.
-    order = {"order": json.dumps(list(tensors))}
+    metadata = {"order": json.dumps(list(tensors)), "sha256": UNSEALED}
     # One layer under two names, such as "stage4" and "mean", is one tensor.
-    save_file(unshared({key: x.contiguous() for key, x in tensors.items()}), path, metadata=order)
+    save_file(unshared({key: x.contiguous() for key, x in tensors.items()}), path, metadata)
+    seal(path)
 
 
 def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -98,8 +113,10 @@ def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> Activations:
+    found = read_tensors(path)
     with safe_open(path, "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in json.loads(file.metadata()["order"])}
+        order = json.loads((file.metadata() or {}).get("order", "[]"))
+    tensors = {key: found[key] for key in order}
 
     def group(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}

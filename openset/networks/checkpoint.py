@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from openset.files import check_ordinary, check_seal
 
 
 def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
@@ -49,17 +50,43 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
 
 
 def _read(path: Path) -> Any:
+    check_ordinary(path)
     if not path.is_file():
         raise ValueError(f"no weights at {path}; give a .safetensors or state_dict file")
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+    except Exception as error:  # A damaged pickle raises whatever its reader stumbles on.
         raise ValueError(
             f"cannot read weights from {path}: it is damaged, or holds more than tensors and plain "
             f"values and is not run for safety; save network.state_dict() as safetensors ({error})"
         ) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file.
+
+    Raises:
+        ValueError: If it is no such file, is damaged, or was changed after it was sealed.
+    """
+    check_ordinary(path)
+    try:
+        check_seal(path)
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"cannot read tensors from {path}: {error}; restore it") from error
+
+
+def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of each tensor in a `.safetensors` file, without reading them."""
+    check_ordinary(path)
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {name: (x.get_dtype(), tuple(x.get_shape())) for name, x in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"cannot read tensors from {path}: {error}; restore it") from error
 
 
 def _unwrap(state: Any) -> dict[str, Tensor]:

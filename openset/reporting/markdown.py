@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from openset.evaluation.metrics import METRICS
 from openset.evaluation.rows import Case, Row, read_csv
 from openset.evaluation.summary import Cell, Summary
-from openset.files import complete_file
+from openset.files import complete_file, read_json
 
 HEAD = """# Results
 
@@ -39,7 +38,7 @@ def results_page(folder: Path) -> str:
 
 
 def _section(folder: Path, home: Path) -> Iterator[str]:
-    notes = json.loads((folder / "results.json").read_text(encoding="utf-8"))["notes"]
+    notes = read_json(folder / "results.json")["notes"]
     rows = read_csv(folder / "results.csv")
     known = notes.get("Shown known")
     if known:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +16,10 @@ from openset import data, networks
 from openset.data import Adapter, Data
 from openset.detectors import Detector, build
 from openset.evaluation.rows import Case
+from openset.files import read_json, sealed_json
 from openset.model.fit import fit
 from openset.model.open_set import OpenSet
+from openset.spec import call
 
 
 @dataclass
@@ -60,19 +61,17 @@ class Run:
         """
         folder = Path(folder)
         try:
-            description = json.loads((folder / "run.json").read_text())
-            return cls(folder, **description)
+            description = read_json(folder / "run.json")
         except FileNotFoundError as error:
             raise ValueError(
                 f"{folder} holds no run (no run.json); give a folder that `openset train` wrote"
             ) from error
-        except (TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{folder / 'run.json'} is damaged: {error}") from error
+        return call(f"the run {folder}", cls, description, [folder])
 
     def save(self) -> None:
         """Writes the description into the folder."""
         description = {key: value for key, value in asdict(self).items() if key != "folder"}
-        (self.folder / "run.json").write_text(json.dumps(description, indent=2) + "\n")
+        (self.folder / "run.json").write_text(sealed_json(description), encoding="utf-8")
 
     def load_data(self) -> Data:
         """The data of the run, split as it was."""
@@ -88,8 +87,8 @@ class Run:
 
     def load_network(self, trust: Sequence[str] = ()) -> nn.Module:
         """The trained network."""
-        network = networks.from_spec(self.network, trust)
-        network = networks.load_weights(network, self.folder / "network.safetensors").eval()
+        weights = self.folder / "network.safetensors"
+        network = networks.restore(self.network, weights, trust).eval()
         # On a CPU, convolutions are more than twice as fast this way, even in float32.
         return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

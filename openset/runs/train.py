@@ -53,7 +53,7 @@ def train_run(
         name, known_classes, size=size, channels=channels, valid=valid, seed=settings.seed
     )
     model = new_network(network, data, settings.seed, weights)
-    goal = build("objective", OBJECTIVES, objective, network=model)
+    goal = build("objective", OBJECTIVES, objective, trust=None, network=model)
     check_kind(goal, data, network)
     spec = goal.spec()
     how: dict[str, Any] = {"resume": resume, "max_minutes": max_minutes, "progress": progress}
@@ -100,7 +100,7 @@ def new_network(name: str, data: Data, seed: int, weights: Path | None = None) -
     """A network for the data: its classes, its channels, normalised by its training images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = networks.build(name, **fitting(data))
+        network = networks.build(name, trust=None, **fitting(data))
     if weights is not None:
         return networks.load_weights(network, weights)
     normalize = getattr(network, "normalize", None)

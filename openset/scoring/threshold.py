@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import ceil
 from typing import Any, Self, TypedDict
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from openset.scoring.scored import Scored
+from openset.spec import call
 
 
 class ThresholdRecord(TypedDict, total=False):
@@ -137,13 +138,21 @@ class Threshold:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """What `settings` describes."""
-        return cls(
-            tuple(settings["values"]),
-            settings["accept"],
-            tuple(settings["counts"]),
-            settings.get("training"),
+        """What `settings` describes.
+
+        Raises:
+            ValueError: For values that no calibration gives.
+        """
+        own = {field.name: settings[field.name] for field in fields(cls) if field.name in settings}
+        read = call("threshold", cls, {k: _hashable(x) for k, x in own.items()})
+        fits = len(read.values) == len(read.counts) > 0 and all(
+            0 < rank <= n for rank, n in zip(read.ranks, read.counts, strict=True)
         )
+        if not 0 < read.accept < 1 or not fits:
+            raise ValueError(
+                f"a threshold has as many values as counts, and a share that they allow; got {own}"
+            )
+        return read
 
     def record(self) -> ThresholdRecord:
         """As results and reports show it."""
@@ -167,6 +176,10 @@ def training_quantile(scores: Tensor, accept: float) -> float:
         18.0
     """
     return float(scores.double().sort().values[ceil(len(scores) * accept - 1e-9) - 1])
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from openset.commands.screen import show
 from openset.evaluation.results import Results, thumbnail
 from openset.evaluation.rows import COLUMNS, Case, Row, read_csv
 from openset.evaluation.summary import Summary, mean_over_seeds
+from openset.files import read_json, sealed_json
 from openset.scoring.scored import Scored
 
 THRESHOLD = {
@@ -145,8 +146,8 @@ def test_a_figure_is_never_read_from_elsewhere(tmp_path):
     example().save(tmp_path / "out")
     (tmp_path / "secret").write_text("secret")
     path = tmp_path / "out" / "results.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "figures": {"../secret": "t"}}))
+    record = read_json(path)
+    path.write_text(sealed_json({**record, "figures": {"../secret": "t"}}))
     with pytest.raises(ValueError, match="secret is missing"):
         Results.load(tmp_path / "out")
 
