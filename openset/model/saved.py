@@ -29,6 +29,7 @@ from openset.files import (
     read_json,
     seal,
 )
+from openset.fitted import Fitted
 from openset.networks.allowance import Allowance
 from openset.networks.checkpoint import read_tensors
 from openset.scoring.threshold import Threshold
@@ -106,7 +107,12 @@ def restore(spec: Any, trust: Trust = ()) -> Any:
     for key, value in made.items():
         if isinstance(value, str) and _takes_module(hints.get(key)):
             raise ValueError(f"{key} of {kind} {name} is the text {value!r}; expected a spec")
-    return call(f"{kind} {name}", factory, made)
+    thing = call(f"{kind} {name}", factory, made)
+    kept = thing.spec()["settings"] if isinstance(thing, Fitted) else {}
+    for key, value in told.settings.items():
+        if kept.get(key) != value:
+            raise ValueError(f"{key} of {kind} {name} is {value!r:.200}, which it does not keep")
+    return thing
 
 
 def _takes_module(hint: Any) -> bool:
@@ -223,6 +229,8 @@ def check_classes(told: Description, number: int) -> None:
     names = told.classes
     if names is not None and (len(names) != number or len(set(names)) < number):
         raise ValueError(f"its network has {number} classes and it names {names!r:.200}")
+    if "unknown" in (names or ()):
+        raise ValueError("a class is called unknown, which is the answer for all others; rename it")
     values = [] if told.threshold is None else told.threshold["values"]
     if len(values) not in (0, 1, number):
         raise ValueError(f"its network has {number} classes and it has {len(values)} thresholds")
