@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from openset.activations import Activations
-from openset.files import UNSEALED, read_json, seal, sealed_json
-from openset.networks.checkpoint import read_tensors
+from openset.files import complete_file, read_json, read_tensors, save_tensors, sealed_json
 from openset.spec import Range, call
 
 
@@ -50,9 +48,8 @@ class Store:
         for i, batch in enumerate(activations):
             _save(batch, self.folder / f"{i:05d}.safetensors")
             counts.append(len(batch))
-        partial = self.folder / "index.json.partial"
-        partial.write_text(sealed_json({"counts": counts}))
-        partial.replace(self.folder / "index.json")
+        with complete_file(self.folder / "index.json") as partial:
+            partial.write_text(sealed_json({"counts": counts}))
         return self
 
     @property
@@ -95,21 +92,8 @@ def _save(batch: Activations, path: Path) -> None:
     if batch.head is not None:
         tensors["head.weight"], tensors["head.bias"] = batch.head
     # safetensors sorts its keys, but the layers' order decides how they are stacked.
-    metadata = {"order": json.dumps(list(tensors)), "sha256": UNSEALED}
-    # One layer under two names, such as "stage4" and "mean", is one tensor.
-    save_file(unshared({key: x.contiguous() for key, x in tensors.items()}), path, metadata)
-    seal(path)
-
-
-def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of tensors that share memory, which safetensors refuses to write."""
-    seen: set[int] = set()
-    out = {}
-    for name, x in tensors.items():
-        shared = x.data_ptr() in seen and x.numel() > 0
-        out[name] = x.clone() if shared else x
-        seen.add(x.data_ptr())
-    return out
+    order = {"order": json.dumps(list(tensors))}
+    save_tensors(tensors, path, order)
 
 
 def _load(path: Path) -> Activations:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openset.activations import Activations
+from openset.networks.device import dtype_of
 from openset.networks.layers import evaluating, find_head, resolve
 from openset.spec import as_names
 
@@ -54,7 +55,7 @@ class Tap(nn.Module):
         if image.dtype == torch.uint8:
             raise ValueError("images are uint8, 0…255; divide them by 255 for floats in 0…1")
         with evaluating(self.network), self._watch() as seen:
-            logits = self.network(image)
+            logits = self.network(image.to(dtype_of(self.network)))
         if not isinstance(logits, Tensor) or logits.dim() not in (2, 4):
             raise ValueError(
                 f"the network gave {_describe(logits)}; expected logits [N, K] or [N, K, H, W]"

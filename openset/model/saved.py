@@ -11,27 +11,25 @@ from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from openset import networks
 from openset.data import Adapter
 from openset.densities import DENSITIES
 from openset.detectors import DETECTORS, Detector
-from openset.extractors.store import unshared
 from openset.extractors.tap import Tap
 from openset.files import (
-    UNSEALED,
     check_ordinary,
     complete_folder,
     digest_of,
     parse_json,
     read_json,
-    seal,
+    read_tensors,
+    recovered,
+    save_tensors,
 )
 from openset.fitted import Fitted
 from openset.networks.allowance import Allowance
-from openset.networks.checkpoint import read_tensors
 from openset.scoring.threshold import Threshold
 from openset.spec import Trust, call, hints_of, look_up
 
@@ -60,6 +58,7 @@ class Description:
         adapter: As `Adapter.settings` gives it.
         tuned_on: The unknown sets that the detector was tuned on.
         state: Type and shape of each tensor that the detector learned.
+        name: The name that the model was given.
     """
 
     format: Literal[1]
@@ -71,6 +70,7 @@ class Description:
     adapter: dict[str, Any] | None
     tuned_on: list[str] = field(default_factory=list)
     state: dict[str, list[Any]] | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,9 @@ def _takes_module(hint: Any) -> bool:
 
 def save(model: nn.Module, description: dict[str, Any], folder: str | os.PathLike[str]) -> None:
     """Writes the tensors, which hold the description too and are sealed, and `model.json`."""
-    tensors = {name: x.contiguous() for name, x in model.state_dict().items()}
     with complete_folder(folder, owns=(TENSORS, DESCRIPTION)) as partial:
         file = partial / TENSORS
-        metadata = {"openset": json.dumps(description), "sha256": UNSEALED}
-        save_file(unshared(tensors), file, metadata)
-        seal(file)
+        save_tensors(model.state_dict(), file, {"openset": json.dumps(description)})
         readable = {**description, "sha256": digest_of(file)}
         (partial / DESCRIPTION).write_text(json.dumps(readable, indent=2) + "\n")
 
@@ -162,6 +159,7 @@ def load(
                 None if told.threshold is None else Threshold.from_settings(told.threshold),
                 told.classes,
                 None if told.adapter is None else Adapter.from_settings(told.adapter),
+                told.name,
             )
             _fill(model, tensors, own)
         model.eval()
@@ -238,6 +236,7 @@ def check_classes(told: Description, number: int) -> None:
 
 def _read(path: Path) -> tuple[Path, Description]:
     """The tensors' file and the description, checked against each other."""
+    path = recovered(path)
     file = path / TENSORS if path.is_dir() else path
     if not file.exists():
         raise ValueError(f"{path} holds no {TENSORS}; give a folder that `openset fit` has written")
@@ -250,6 +249,15 @@ def _read(path: Path) -> tuple[Path, Description]:
     if path.is_dir():
         _check_readable(path / DESCRIPTION, file, description)
     return file, call(f"the model {file}", Description, description)
+
+
+def saved_name(folder: Path) -> str | None:
+    """The name that a saved model says it was given; None for one that says none."""
+    try:
+        name = read_json(folder / DESCRIPTION).get("name")
+    except (ValueError, OSError):
+        return None
+    return name if isinstance(name, str) else None
 
 
 def _check_readable(readable: Path, file: Path, description: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from openset.networks.checkpoint import header
+from openset.files import header
 
 SPARE = 2**20
 """Values that may be made beyond twice those of the file."""
@@ -56,19 +56,17 @@ class Allowance(TorchDispatchMode):
             if isinstance(part, Mapping | list | tuple):
                 self.check_sizes(part)
             elif isinstance(part, int) and abs(part) > max(SIDE, self.values):
-                self._refuse(f"holds the size {part:.6g}")
+                self._refuse(f"holds the size {part:.6g}, more than its file can fill")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls_left -= 1
         self.values_left -= _asked(func, args)
         if self.calls_left < 0 or self.values_left < 0:
-            self._refuse("asks for a larger network")
+            self._refuse("asks for more than its file can fill")
         return func(*args, **(kwargs or {}))
 
     def _refuse(self, problem: str) -> None:
-        raise ValueError(
-            f"{self.what} {problem} than its file fills, which holds {self.values} values"
-        )
+        raise ValueError(f"{self.what} {problem}, which has {self.values} values")
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         super().__exit__(kind, error, trace)

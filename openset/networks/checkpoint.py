@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from openset.files import check_ordinary, check_seal
+from openset.files import check_ordinary, read_tensors
 
 
 def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
@@ -62,31 +60,6 @@ def _read(path: Path) -> Any:
             f"cannot read weights from {path}: it is damaged, or holds more than tensors and plain "
             f"values and is not run for safety; save network.state_dict() as safetensors ({error})"
         ) from error
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file.
-
-    Raises:
-        ValueError: If it is no such file, is damaged, or was changed after it was sealed.
-    """
-    check_ordinary(path)
-    try:
-        check_seal(path)
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"cannot read tensors from {path}: {error}; restore it") from error
-
-
-def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type and shape of each tensor in a `.safetensors` file, without reading them."""
-    check_ordinary(path)
-    try:
-        with safe_open(path, "pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            return {name: (x.get_dtype(), tuple(x.get_shape())) for name, x in slices.items()}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"cannot read tensors from {path}: {error}; restore it") from error
 
 
 def _unwrap(state: Any) -> dict[str, Tensor]:

@@ -37,6 +37,12 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     return device
 
 
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The type of number that a module's parameters have; float32 if none is a float."""
+    floats = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return next(floats, torch.float32)
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's parameters lie; the CPU if it has none."""
     for parameter in module.parameters():

@@ -7,19 +7,47 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from PIL.Image import Resampling
 from torch import Tensor, nn
 
 from openset.data.adapter import to_pil
-from openset.files import UNSEALED, check_ordinary, complete_file, read_json, seal, sealed_json
+from openset.files import (
+    LEFTOVERS,
+    check_ordinary,
+    complete_file,
+    locked,
+    naming,
+    read_json,
+    save_tensors,
+    sealed_json,
+)
 
 PICTURES = "pictures"
 """The folder, within a run, of what the report shows of the training."""
+
+
+@contextmanager
+def run_folder(
+    path: str | os.PathLike[str] | None, description: dict[str, Any], resume: bool = False
+) -> Iterator[RunFolder | None]:
+    """The folder of one training run, for this process alone; None where none is kept.
+
+    Raises:
+        ValueError: As `RunFolder`, and if another process trains in it.
+    """
+    if path is None:
+        yield None
+        return
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    busy = f"another process is training in {path}; wait for its end, or choose another folder"
+    with locked(path / ".lock", busy):
+        yield RunFolder(path, description, resume)
 
 
 class RunFolder:
@@ -50,8 +78,9 @@ class RunFolder:
             )
         if before is not None:
             self._refuse_other(before, description)
-            for left in self.path.rglob(".*.partial"):  # By a kill -9 in the middle of a write.
-                left.unlink()
+            for pattern in LEFTOVERS:  # Of a kill -9 in the middle of a write.
+                for left in self.path.rglob(pattern.replace(".*", ".?*")):
+                    left.unlink()
             return
         self.path.mkdir(parents=True, exist_ok=True)
         self._write("training.json", sealed_json(description).encode())
@@ -103,7 +132,8 @@ class RunFolder:
 
     def log(self, record: dict[str, Any]) -> None:
         """Adds a line to the log; it counts once the next checkpoint is saved."""
-        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
+        log = self.path / "log.jsonl"
+        with naming(log), open(log, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -119,14 +149,9 @@ class RunFolder:
 
     def save_network(self, network: nn.Module) -> None:
         """Writes the network to keep as `network.safetensors`."""
-        # A clone each: safetensors refuses weights that share memory or are channels_last.
-        tensors = {
-            name: x.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, x in network.state_dict().items()
-        }
+        tensors = {name: x.detach().cpu() for name, x in network.state_dict().items()}
         with complete_file(self.path / "network.safetensors") as partial:
-            safetensors.torch.save_file(tensors, partial, {"sha256": UNSEALED})
-            seal(partial)
+            save_tensors(tensors, partial)
 
     def save_pictures(self, pictures: Mapping[str, Tensor]) -> None:
         """Writes uint8 images `[C, H, W]` as PNG files under their titles, twice as large."""

@@ -1,4 +1,4 @@
-"""How to train: the knobs that every objective shares."""
+"""The training settings that every objective shares."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from openset.spec import Range, check_kinds
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train: with the objective and the data, all that decides the weights."""
+    """Training settings: with the objective and the data, all that decides the weights."""
 
     epochs: Annotated[int, Range(least=0)] = 10
     """Passes over the training images."""
@@ -32,13 +32,13 @@ class Settings:
     weight_decay: Annotated[float, Range(least=0)] = 5e-4
     """The L2 penalty; decoupled with adamw."""
     schedule: Literal["constant", "cosine", "step", "one-cycle"] = "cosine"
-    """How the learning rate moves: down to 0 by a cosine, down in steps, up and down, or not."""
+    """The course of the rate: down to 0 by a cosine, down in steps, up and down, or constant."""
     milestones: tuple[int, ...] = ()
     """The epochs at which `step` lowers the rate."""
     step_every: Annotated[int, Range(least=1)] | None = None
     """Instead of milestones: `step` lowers the rate after every so many epochs."""
     step_factor: Annotated[float, Range(least=0)] = 0.1
-    """By what `step` multiplies the rate."""
+    """The factor by which `step` multiplies the rate."""
     warmup_epochs: Annotated[float, Range(least=0)] = 0.0
     """The rate first rises from 1 % over so many epochs."""
     clip_norm: Annotated[float, Range(above=0)] | None = None
@@ -50,10 +50,11 @@ class Settings:
     augment: str | None = None
     """The name of a batch augmentation in `openset.data.augment`."""
     seed: Annotated[int, Range(least=0)] = 0
-    """Decides the order, the augmentation and all else that is random."""
+    """The seed of the order, the augmentation and all else that is random."""
 
     def __post_init__(self):
         check_kinds("the training", type(self), vars(self))
+        object.__setattr__(self, "milestones", tuple(self.milestones))  # A list in JSON and TOML.
         if self.schedule == "step" and not self.milestones and not self.step_every:
             raise ValueError("the step schedule needs milestones, or step_every")
         if self.nesterov and not self.momentum:

@@ -6,7 +6,8 @@ from torch import nn
 
 from openset.detectors import ODIN, Energy, MaxSoftmax
 from openset.extractors.tap import Tap
-from openset.scoring.answers import score
+from openset.scoring.answers import answers
+from openset.scoring.scored import joined
 
 
 @pytest.fixture
@@ -20,6 +21,14 @@ def counted(network: nn.Module) -> list[int]:
     passes: list[int] = []
     network.register_forward_hook(lambda module, args, output: passes.append(len(args[0])))
     return passes
+
+
+def score(tap, detectors, data):
+    """All that each detector says of all images."""
+    parts = {name: [] for name in detectors}
+    for answer in answers(tap, detectors, data):
+        parts[answer.detector].append(answer.scored)
+    return {name: joined(found) for name, found in parts.items()}
 
 
 DETECTORS = {"msp": MaxSoftmax(), "energy": Energy(), "odin": ODIN(epsilon=0.05)}

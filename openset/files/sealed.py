@@ -1,4 +1,4 @@
-"""Files and folders that are either complete or not there at all."""
+"""JSON and tensors that keep a digest of themselves, read with suspicion."""
 
 from __future__ import annotations
 
@@ -6,115 +6,13 @@ import hashlib
 import json
 import math
 import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from fnmatch import fnmatch
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any
 
-
-@contextmanager
-def complete_folder(path: str | os.PathLike[str], owns: Sequence[str] = ()) -> Iterator[Path]:
-    """A new folder to write into, which takes its place under `path` only at the end.
-
-    After an error, Ctrl-C or a full disk nothing is left of it and what stood there is unharmed.
-
-    Args:
-        path: Where the folder goes; parents are made.
-        owns: Patterns of the file names that an earlier run may have left. A folder that holds
-            nothing else is replaced as a whole; by default only an empty one is.
-
-    Raises:
-        ValueError: If `path` is a file or holds anything else.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as parent:
-        ...     with complete_folder(Path(parent, "run")) as folder:
-        ...         _ = (folder / "a.txt").write_text("done")
-        ...     [file.name for file in Path(parent, "run").iterdir()]
-        ['a.txt']
-    """
-    path = Path(path).resolve()
-    refuse_foreign(path, owns)
-    _make_parents(path)
-    partial = _beside(path)
-    try:
-        partial.mkdir()
-        yield partial
-        refuse_foreign(path, owns)
-        _take_place(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def complete_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new file to write, which takes its place under `path`, at once, only at the end.
-
-    It then lies on the disk, so that not even a power cut leaves less than the old or the new.
-    """
-    path = Path(path).resolve()
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file")
-    _make_parents(path)
-    partial = _beside(path)
-    try:
-        yield partial
-        _flush(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _flush(path.parent)  # The rename itself must reach the disk too.
-
-
-def _make_parents(path: Path) -> None:
-    for parent in path.parents:
-        if parent.exists() and not parent.is_dir():
-            raise ValueError(f"{parent} is a file, so {path} cannot lie in it; name another place")
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file or a folder's list of names is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _beside(path: Path) -> Path:
-    """A hidden name in the same folder, so that a rename stays within one file system."""
-    return path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
-
-
-def refuse_foreign(path: Path, owns: Sequence[str]) -> None:
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file; name a new or an empty folder")
-    found = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
-    foreign = [name for name in found if not any(fnmatch(name, pattern) for pattern in owns)]
-    if foreign:
-        shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
-        raise ValueError(f"{path} already holds {shown}; name a new or an empty folder")
-
-
-def _take_place(partial: Path, path: Path) -> None:
-    """Renames `partial` to `path`; an older folder steps aside and comes back on failure."""
-    if not path.exists():
-        os.rename(partial, path)
-        return
-    older = _beside(path)
-    os.rename(path, older)
-    try:
-        os.rename(partial, path)
-    except BaseException:
-        os.rename(older, path)
-        raise
-    shutil.rmtree(older, ignore_errors=True)
-
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST = 2**28
 """Bytes that a JSON file may have."""
@@ -217,13 +115,6 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_digest(path: Path, digest: str) -> None:
-    """Raises for a file that is not the one whose digest was noted."""
-    check_ordinary(path)
-    if digest_of(path) != digest:
-        raise ValueError(f"{path} was changed after it was written")
-
-
 PLACE = b'"sha256":"'
 """What stands before the seal in the header of a safetensors file."""
 
@@ -231,18 +122,86 @@ UNSEALED = "0" * 64
 """What stands in the seal's place, under the key "sha256", until a file is sealed."""
 
 
-def seal(path: Path) -> None:
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Writes tensors of any layout, which may share memory, as sealed safetensors.
+
+    Raises:
+        ValueError: For what is no plain tensor, such as the weights of an int8 network.
+        OSError: If there is no room, naming the file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    for name, x in tensors.items():
+        if not hasattr(x, "is_quantized") or x.is_quantized:
+            raise ValueError(
+                f"{name} is quantised, which safetensors cannot hold; "
+                "save the network as it was before, and quantise it after loading"
+            )
+    try:
+        save_file(_unshared(tensors), path, {**(metadata or {}), "sha256": UNSEALED})
+        _seal(path)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors, with copies of those that share memory."""
+    seen: set[int] = set()
+    plain = {}
+    for name, x in tensors.items():
+        x = x.contiguous()
+        shared = x.data_ptr() in seen and x.numel() > 0
+        plain[name] = x.clone() if shared else x
+        seen.add(x.data_ptr())
+    return plain
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file.
+
+    Raises:
+        ValueError: If it is no such file, is damaged, or was changed after it was sealed.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    check_ordinary(path)
+    try:
+        _check_seal(path)
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"cannot read tensors from {path}: {error}; restore it") from error
+
+
+def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of each tensor in a `.safetensors` file, without reading them."""
+    from safetensors import SafetensorError, safe_open
+
+    check_ordinary(path)
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {name: (x.get_dtype(), tuple(x.get_shape())) for name, x in slices.items()}
+    except SafetensorError as error:
+        raise ValueError(f"cannot read tensors from {path}: {error}; restore it") from error
+
+
+def _seal(path: Path) -> None:
     """Writes the digest of a safetensors file into it, in place of `UNSEALED` in its metadata."""
     place = _seal_place(path)
-    if place is None:
-        raise ValueError(f"{path} has no place for a seal; save it with sha256=UNSEALED")
-    digest = _digest_without(path, place)
+    digest = _digest_without(path, place or 0)
     with path.open("r+b") as file:
-        file.seek(place)
+        file.seek(place or 0)
         file.write(digest.encode())
 
 
-def check_seal(path: Path) -> None:
+def _check_seal(path: Path) -> None:
     """Raises for a safetensors file that was changed after it was sealed; an unsealed one passes.
 
     Raises:
