@@ -18,6 +18,7 @@ from openset.activations import UNKNOWN, Activations, EveryNth
 from openset.data import Adapter
 from openset.data.loaders import per_pixel
 from openset.detectors import Detector
+from openset.extractors.base import Extractor
 from openset.extractors.extract import stream
 from openset.extractors.pixel_rows import HELD_OUT, pixel_rows
 from openset.extractors.store import Store, unshared
@@ -69,7 +70,7 @@ class OpenSet(nn.Module):
         return self
 
     @property
-    def extractor(self) -> nn.Module:
+    def extractor(self) -> Extractor:
         """From an image to the activations that the detector scores."""
         return self.detector.view(self.tap)
 
@@ -174,7 +175,7 @@ class OpenSet(nn.Module):
         if not isinstance(images, torch.utils.data.Dataset) and isinstance(
             next(iter(images)), Activations
         ):
-            if self.detector.looks_again:
+            if self.extractor.looks_again:
                 raise ValueError(
                     f"{type(self.detector).__name__} looks at the image again, so plain "
                     "activations do not serve; pass the images: calibrate(data.valid)"
@@ -190,7 +191,7 @@ class OpenSet(nn.Module):
         return {
             "format": 1,
             "network": spec,
-            "tap": {"layers": list(self.tap.layers), "head": self.tap.head},
+            "tap": self.tap.settings(),
             "detector": self.detector.spec(),
             "tuned_on": list(self.detector.tuned_on),
             "threshold": None if self.threshold is None else self.threshold.settings(),
@@ -219,7 +220,7 @@ class OpenSet(nn.Module):
         network: nn.Module | None = None,
         trust: Sequence[str] = (),
     ) -> Self:
-        """Reads a saved model; nothing in it is executed.
+        """Reads a saved model, in evaluation mode; nothing in it is executed.
 
         Args:
             path: The folder, or its `model.safetensors` alone.
@@ -249,7 +250,8 @@ class OpenSet(nn.Module):
             None if adapter is None else Adapter.from_settings(adapter),
         )
         try:
-            model.load_state_dict(load_file(file))
+            # Assigned, so that the network keeps the precision that it was saved in.
+            model.load_state_dict(load_file(file), assign=True)
         except RuntimeError as error:
             raise ValueError(f"{file} does not fit the network it names: {error}") from error
-        return model
+        return model.eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:
@@ -42,3 +42,11 @@ def device_of(module: nn.Module) -> torch.device:
     for parameter in module.parameters():
         return parameter.device
     return torch.device("cpu")
+
+
+def in_precision_of(module: nn.Module, image: Tensor) -> Tensor:
+    """Images in the precision of a module's parameters; as they are if it has none."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            return image.to(parameter.dtype)
+    return image

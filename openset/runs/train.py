@@ -14,7 +14,7 @@ from openset import data as images
 from openset import networks
 from openset.data import Data, mean_std
 from openset.data.loaders import per_pixel
-from openset.networks.layers import evaluating
+from openset.networks.watch import evaluating
 from openset.objectives import OBJECTIVES
 from openset.objectives.base import Objective
 from openset.runs.run import Run

@@ -142,7 +142,7 @@ class ChannelsLast(nn.Module):
 
 
 def test_tap_averages_over_space_wherever_the_channels_are():
-    network = External(ChannelsLast(), layout="NHWC")
+    network = External(ChannelsLast())
     tap = Tap(network, layers=["stage1", "network.embed"])
     activations = tap(torch.rand(2, 3, 8, 8))
     assert activations.features["network.embed"].shape == (2, 4)
