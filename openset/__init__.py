@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from openset.scoring.threshold import Threshold
     from openset.training.loop import train
 
+    __version__: str
+
 __all__ = [
     "UNKNOWN",
     "VOID",

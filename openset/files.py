@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
-from uuid import uuid4
+from typing import TYPE_CHECKING
+
+from openset.errors import FULL
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEFTOVERS = (".*.partial", ".*.old", ".*.lock")
+"""What a killed write may leave beside its file or folder; the next write sweeps it."""
 
 
 @contextmanager
 def complete_folder(path: str | os.PathLike[str], owns: Sequence[str] = ()) -> Iterator[Path]:
     """A new folder to write into, which takes its place under `path` only at the end.
 
-    After an error, Ctrl-C or a full disk nothing is left of it and what stood there is unharmed.
+    After an error, Ctrl-C, a kill at any moment or a full disk nothing is left of it and what stood
+    there is unharmed; where a kill came between the two renames of a replacement, `recovered`
+    brings that back. One process at a time writes a folder.
 
     Args:
         path: Where the folder goes; parents are made.
@@ -23,7 +34,7 @@ def complete_folder(path: str | os.PathLike[str], owns: Sequence[str] = ()) -> I
             nothing else is replaced as a whole; by default only an empty one is.
 
     Raises:
-        ValueError: If `path` is a file or holds anything else.
+        ValueError: If `path` is a file or holds anything else, or another process writes it.
 
     Example:
         >>> import tempfile
@@ -35,15 +46,14 @@ def complete_folder(path: str | os.PathLike[str], owns: Sequence[str] = ()) -> I
     """
     path = Path(path).resolve()
     refuse_foreign(path, owns)
-    _make_parents(path)
-    partial = _beside(path)
-    try:
+    with _partial(path) as partial:
         partial.mkdir()
         yield partial
+        # A library may keep its files to their owner: all get the mode that the system gives.
+        for file in (path for path in partial.rglob("*") if path.is_file()):
+            file.chmod(partial.stat().st_mode & 0o666)
         refuse_foreign(path, owns)
         _take_place(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -55,43 +65,165 @@ def complete_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path).resolve()
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file")
-    _make_parents(path)
-    partial = _beside(path)
-    try:
+    with _partial(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
         yield partial
+        partial.chmod(mode)
         _flush(partial)
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     _flush(path.parent)  # The rename itself must reach the disk too.
 
 
-def _make_parents(path: Path) -> None:
+@contextmanager
+def locked(lock: Path, busy: str) -> Iterator[None]:
+    """Keeps other processes out of a block by a file, which goes at its end.
+
+    Raises:
+        ValueError: Saying `busy`, if another process is in.
+    """
+    from filelock import FileLock, Timeout  # Slow to import.
+
+    held = FileLock(lock)
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(busy) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps an open file, and filelock removes it then.
+            lock.unlink()
+        held.release()
+
+
+@contextmanager
+def naming(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Lets the error of a full disk say where, if it does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL and not error.filename:
+            error.filename = str(place)
+        raise
+
+
+def recovered(path: str | os.PathLike[str]) -> Path:
+    """The path of a folder, brought back if a kill came in the middle of its replacement."""
+    path = Path(path)
+    older = _beside(path, "old")
+    if not path.exists() and older.exists():
+        # Where another process holds the lock it is about to do the same, or to finish.
+        with suppress(ValueError), _locked(path):
+            _bring_back(path, older)
+    return path
+
+
+def recovered_folders(parent: Path) -> list[Path]:
+    """The folders in a folder, by name, without what a killed write left."""
+    for older in parent.glob(".*.old"):
+        recovered(parent / older.name[1:-4])
+    return sorted(path for path in parent.glob("[!.]*") if path.is_dir())
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Writes tensors of any layout, which may share memory, as safetensors.
+
+    Raises:
+        ValueError: For what is no plain tensor, such as the weights of an int8 network.
+        OSError: If there is no room, naming the file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    for name, x in tensors.items():
+        if not hasattr(x, "is_quantized") or x.is_quantized:
+            raise ValueError(
+                f"{name} is quantised, which safetensors cannot hold; "
+                "save the network as it was before, and quantise it after loading"
+            )
+    try:
+        save_file(_unshared(tensors), path, metadata)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors, with copies of those that share memory."""
+    seen: set[int] = set()
+    plain = {}
+    for name, x in tensors.items():
+        x = x.contiguous()
+        shared = x.data_ptr() in seen and x.numel() > 0
+        plain[name] = x.clone() if shared else x
+        seen.add(x.data_ptr())
+    return plain
+
+
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """The place beside `path` to write to, for this process alone, swept before and after."""
     for parent in path.parents:
         if parent.exists() and not parent.is_dir():
             raise ValueError(f"{parent} is a file, so {path} cannot lie in it; name another place")
     path.parent.mkdir(parents=True, exist_ok=True)
+    partial, older = _beside(path, "partial"), _beside(path, "old")
+    with _locked(path):
+        _bring_back(path, older)
+        _remove(partial)
+        try:
+            with naming(path):
+                yield partial
+        finally:
+            _remove(partial)
+
+
+def _locked(path: Path):
+    busy = f"another process is writing {path}; wait for its end, or name another place"
+    return locked(_beside(path, "lock"), busy)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A hidden name in the same folder, so that a rename stays within one file system."""
+    return path.with_name(f".{path.name}.{ending}")
+
+
+def _bring_back(path: Path, older: Path) -> None:
+    if older.exists() and not path.exists():
+        os.rename(older, path)
+    _remove(older)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
     """Waits until a file or a folder's list of names is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folder, and keeps names safe by itself.
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _beside(path: Path) -> Path:
-    """A hidden name in the same folder, so that a rename stays within one file system."""
-    return path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
-
-
 def refuse_foreign(path: Path, owns: Sequence[str]) -> None:
+    """Raises where a path is a file, or a folder with other files in it than openset's own."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; name a new or an empty folder")
     found = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
-    foreign = [name for name in found if not any(fnmatch(name, pattern) for pattern in owns)]
+    ours = (*owns, *LEFTOVERS)
+    foreign = [name for name in found if not any(fnmatch(name, pattern) for pattern in ours)]
     if foreign:
         shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
         raise ValueError(f"{path} already holds {shown}; name a new or an empty folder")
@@ -102,11 +234,11 @@ def _take_place(partial: Path, path: Path) -> None:
     if not path.exists():
         os.rename(partial, path)
         return
-    older = _beside(path)
+    older = _beside(path, "old")
     os.rename(path, older)
     try:
         os.rename(partial, path)
     except BaseException:
         os.rename(older, path)
         raise
-    shutil.rmtree(older, ignore_errors=True)
+    _remove(older)

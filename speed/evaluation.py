@@ -16,10 +16,8 @@ from openset import networks
 from openset.data import load, load_images
 from openset.detectors import build
 from openset.evaluation.evaluate import evaluate
-from openset.extractors.tap import Tap
 from openset.model.fit import fit
 from openset.objectives import CrossEntropy
-from openset.scoring.views import layers_for
 from openset.training.loop import train
 
 DETECTORS = ("msp", "max-logit", "energy", "odin", "mahalanobis", "gemos")
@@ -52,16 +50,13 @@ def main(images: int = 10_000, turns: int = 3) -> None:
     data = load(f"ylecun/mnist,limit={images}")
     network = train(CrossEntropy(networks.cnn(classes=10, channels=1)), data, epochs=1, lr=0.05)
     models = fit(network, {name: build(name) for name in DETECTORS}, data.train, data.valid)
-    detectors = {name: model.detector for name, model in models.items()}
-    thresholds = {name: model.threshold for name, model in models.items()}
-    tap = Tap(network, layers_for(network, list(detectors.values())))
     unknown = load_images(f"tanganke/kmnist,limit={images // 2}", data.adapter)
     sets = [data.test, unknown]
     for each in sets:
         each.images  # noqa: B018  Decoded once, for both sides.
 
     def ours() -> None:
-        evaluate(tap, detectors, data.test, {"kmnist": unknown}, thresholds=thresholds)
+        evaluate(models, known=data.test, unknown={"kmnist": unknown})
 
     columns = [[timed(lambda: passes(network, sets)), timed(ours)] for _ in range(turns)]
     (bare, bare_cpu), (whole, whole_cpu) = (

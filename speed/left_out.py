@@ -13,9 +13,8 @@ import torch
 from openset.detectors import VMDLSb
 from openset.detectors.rows import known
 from openset.extractors.extract import extract
-from openset.extractors.tap import Tap
 from openset.runs.run import Run
-from openset.scoring.views import layers_for
+from openset.scoring.views import tap_for
 
 ACCEPT = 0.95
 
@@ -27,7 +26,7 @@ def scores(judge, batches):
 def main(folder: str) -> None:
     run = Run.load(folder)
     network, data, detector = run.load_network(), run.load_data(), VMDLSb()
-    tap = Tap(network, layers_for(network, [detector]))
+    tap = tap_for(network, [detector])
     train, new = extract(tap, data.train), {"held-out": extract(tap, data.valid)}
     new["test"] = extract(tap, data.test)
     detector.fit(train)

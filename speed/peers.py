@@ -23,10 +23,9 @@ from openset.data import load, load_images
 from openset.detectors import build
 from openset.evaluation.evaluate import evaluate
 from openset.extractors.extract import extract
-from openset.extractors.tap import Tap
 from openset.networks.external import import_library
 from openset.objectives import CrossEntropy
-from openset.scoring.views import layers_for
+from openset.scoring.views import tap_for
 from openset.training.loop import train
 
 UNKNOWN = ("tanganke/kmnist", "brendenlake/omniglot", "gaussian-noise")
@@ -99,7 +98,7 @@ def run_peers(network, known, test, unknown, without=()) -> dict[tuple[str, str]
 
 def run_ours(network, known, test, unknown, without=()) -> dict[tuple[str, str], float]:
     detectors = {name: build(spec) for name, spec in OURS.items() if name not in without}
-    tap = Tap(network, layers_for(network, list(detectors.values())))
+    tap = tap_for(network, detectors.values())
     train_set = extract(tap, known)
     for detector in detectors.values():
         detector.fit(train_set)

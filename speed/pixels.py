@@ -14,7 +14,9 @@ import torch
 from openset import OpenSet, Tap, networks
 from openset.activations import UNKNOWN
 from openset.detectors import build
-from openset.evaluation.pixel_metrics import PIXEL, PixelMetrics
+from openset.evaluation.pixels import Pixels
+from openset.scoring.answers import Answer
+from openset.scoring.scored import Scored
 
 NETWORKS = ("ladder-small", "ladder-densenet-121")
 DETECTORS = ("msp:temperature=10", "entropy:temperature=2", "energy")
@@ -50,10 +52,11 @@ def metrics(images: int = 100) -> None:
     score, predicted = torch.rand(1, *SIZE), torch.randint(CLASSES, (1, *SIZE))
     label = torch.randint(CLASSES, (1, *SIZE))
     label[:, :60, :60] = UNKNOWN
-    found, started = PixelMetrics(CLASSES), time.perf_counter()
+    answer = Answer("", torch.rand(1, 3, *SIZE), Scored(score, label, predicted), CLASSES)
+    found, started = Pixels(), time.perf_counter()
     for _ in range(images):
-        found.add(score, label, predicted)
-    found.measure(PIXEL)
+        found.add(answer)
+    found.close()
     print(f"all pixel metrics of {images} images: {time.perf_counter() - started:.1f} s")
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from command_line import call
 from PIL import Image
+from tiny_protocol import TINY
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +41,11 @@ def pictures(tmp_path):
     big = Image.fromarray((load_digits().images[4] * 15.9).astype(np.uint8)).convert("RGB")
     big.resize((40, 40)).save(folder / "4.jpg")
     return folder
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """The file of a protocol that takes seconds."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path

@@ -2,10 +2,21 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from openset.files import complete_file, complete_folder
+from openset.files import (
+    complete_file,
+    complete_folder,
+    locked,
+    recovered,
+    recovered_folders,
+    save_tensors,
+)
 
 
 @pytest.fixture
@@ -142,3 +153,127 @@ def test_a_file_cannot_take_a_folders_place_nor_lie_in_a_file(tmp_path):
     for made in (complete_file, complete_folder):
         with pytest.raises(ValueError, match="file is a file, so"), made(tmp_path / "file" / "x"):
             pass
+
+
+KILLED_BETWEEN_THE_RENAMES = """
+import os, sys
+from openset.files import complete_folder
+
+def dying(source, target, rename=os.rename):
+    if str(source).endswith(".partial"):
+        os._exit(9)
+    rename(source, target)
+
+os.rename = dying
+with complete_folder(sys.argv[1], owns=["*.csv"]) as partial:
+    (partial / "results.csv").write_text("new")
+"""
+
+
+@pytest.mark.parametrize("look", [recovered, lambda path: recovered_folders(path.parent)[0]])
+def test_a_kill_between_the_renames_leaves_the_old(older, look):
+    done = subprocess.run([sys.executable, "-c", KILLED_BETWEEN_THE_RENAMES, str(older)])
+    assert done.returncode == 9
+    assert not older.exists()
+    assert look(older) == older
+    assert contents(older) == {"results.csv": "old"}
+    assert recovered_folders(older.parent) == [older]
+    with complete_folder(older, owns=["*.csv"]) as partial:
+        (partial / "results.csv").write_text("new")
+    assert list(older.parent.iterdir()) == [older]
+
+
+def test_the_next_write_sweeps_what_a_kill_left(older):
+    for kind, make in (("partial", complete_folder), ("file", complete_file)):
+        target = older.with_name(kind)
+        left = older.with_name(f".{kind}.partial")
+        left.mkdir()
+        (left / "half").touch()
+        older.with_name(f".{kind}.lock").touch()
+        with make(target) as partial:
+            assert not (partial / "half").exists()
+    assert sorted(path.name for path in older.parent.iterdir()) == ["file", "partial", "run"]
+
+
+def test_what_a_kill_left_makes_no_folder_foreign(older):
+    for name in (".report.html.partial", ".report.html.lock", ".a.old"):
+        (older / name).touch()
+    with complete_folder(older, owns=["results.csv"]):
+        pass
+    assert contents(older) == {}
+
+
+@pytest.mark.parametrize("make", [complete_file, complete_folder])
+def test_one_process_at_a_time_writes_a_place(tmp_path, make):
+    with (
+        make(tmp_path / "a"),
+        pytest.raises(ValueError, match=r"another process is writing .*a; wait for its end"),
+        make(tmp_path / "a"),
+    ):
+        raise AssertionError("the work must not begin")
+
+
+def test_a_lock_is_free_again_after_an_error(tmp_path):
+    lock = tmp_path / ".lock"
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), locked(lock, "busy"):
+            raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_every_file_gets_the_mode_of_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with complete_folder(tmp_path / "model") as partial:
+            save_tensors({"x": torch.zeros(2)}, partial / "model.safetensors")
+            (partial / "model.json").touch()
+        with complete_file(tmp_path / "x.safetensors") as partial:
+            save_tensors({"x": torch.zeros(2)}, partial)
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 3
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
+
+
+def test_tensors_of_any_layout_are_saved(tmp_path):
+    x = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    save_tensors({"a": x, "b": x, "t": x[0, 0].T}, tmp_path / "x.safetensors", {"k": "v"})
+    loaded = load_file(tmp_path / "x.safetensors")
+    assert loaded["a"].equal(x)
+    assert loaded["b"].equal(x)
+    assert loaded["t"].equal(x[0, 0].T)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_what_safetensors_cannot_hold_is_named(tmp_path):
+    for odd in (torch.quantize_per_tensor(torch.rand(3), 0.1, 0, torch.qint8), (1, 2)):
+        with pytest.raises(ValueError, match=r"fc\._packed is quantised"):
+            save_tensors({"fc._packed": odd}, tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows limits no file's size")
+def test_a_file_that_finds_no_room_is_named(tmp_path):
+    import resource
+
+    def write(folder):
+        with complete_folder(folder) as partial:
+            save_tensors({"x": torch.zeros(10**6)}, partial / "x.safetensors")
+
+    def write_plainly(folder):
+        with complete_folder(folder) as partial, (partial / "x").open("wb") as file:
+            file.write(bytes(10**6))
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, before[1]))
+    try:
+        for work in (write, write_plainly):
+            with pytest.raises(OSError, match="File too large") as failure:
+                work(tmp_path / "full")
+            assert "full" in failure.value.filename
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())

@@ -214,7 +214,7 @@ def test_from_training_to_maps_on_the_command_line(tmp_path, capsys):
     how = ["--epochs", "6", "--batch-size", "4", "--optimizer", "adam", "--lr", "0.01"]
     how += ["--augment", "scale-crop-flip", "--unknown-classes", "3", "--network", network]
     main(["train", scenes, "--out", run, "--objective", "noise-outliers:weight=0.01", *how])
-    assert Run.load(run).known_classes == "not 3"
+    assert Run.load(run).recipe.known_classes == "not 3"
     assert Run.load(run).accuracy["test"] > 0.5
     main(["evaluate", run, "--detector", "msp", "energy", "--out", str(tmp_path / "found")])
     results = Results.load(tmp_path / "found")

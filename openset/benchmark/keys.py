@@ -1,117 +1,194 @@
-"""The keys of trained networks and evaluations: a hash of all that decides them."""
+"""Fingerprints of what decides weights and figures: files, code and plain values.
+
+Those of images are their own: `ImageSet.fingerprint`.
+"""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from openset.data import Data, ImageSet
-from openset.evaluation.stamp import versions
-from openset.runs.run import build_detector
+from openset import networks
+from openset.data import Adapter
+from openset.data.pixels import short_hash
+from openset.detectors import Detector
+from openset.objectives import Objective
+from openset.runs.recipe import Recipe
+from openset.spec import look_up
+
+INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+"""Folders of code that is not ours; the versions of the libraries stand for it."""
+
+FACTORIES = (
+    networks.NETWORKS
+    | networks.DENSE
+    | networks.LIBRARIES
+    | networks.HEADS
+    | networks.AUTOENCODERS
+    | networks.FLOWS
+)
+"""Every function that makes a network, by the name that a network's spec has for it."""
+
+BYSTANDERS = (
+    "openset.data.splits",
+    "openset.errors",
+    "openset.files",
+    "openset.spec",
+    "openset.training.checkpoints",
+    "openset.training.progress",
+)
+"""Modules whose code does not count: those of messages and files, and those whose outcome, such as
+settings and images, has fingerprints of its own."""
 
 
-class Fingerprints:
-    """Short hashes of image sets; the pixels of each data string are read once."""
-
-    def __init__(self):
-        self.pixels: dict[tuple[str, str], str] = {}
-
-    def of_data(self, data: Data, name: str) -> dict[str, str]:
-        """Of each part of the known data."""
-        parts = {"train": data.train, "valid": data.valid, "test": data.test}
-        return {part: self.of(part_set, name, part) for part, part_set in parts.items()}
-
-    def of(self, source: ImageSet, name: str, part: str = "") -> str:
-        """Of one set: which images in which order, with which labels, adapted how."""
-        if (name, part) not in self.pixels:
-            masks = source.masks.fingerprint if source.masks is not None else ""
-            self.pixels[name, part] = source.pixels.fingerprint + masks
-        labels = source.values if source.dense else source.labels
-        settings = source.adapter.settings()
-        chosen = [x.contiguous().numpy().tobytes() for x in (source.indices, labels)]
-        return key_of(self.pixels[name, part], settings, *(hashed(x) for x in chosen))
-
-
-def evaluation_key(
-    training: str,
-    weights: str,
-    unknown: dict[str, str],
-    detector: str,
-    network: nn.Module,
-    settings: dict[str, Any],
-    tuning: dict[str, str] | None = None,
-    companions: Mapping[str, nn.Module] | None = None,
-) -> str:
-    """The key of one detector's evaluation: all that decides its figures.
+def facts(
+    recipe: Recipe, classes: list[str], adapter: Adapter, objective: dict[str, Any] | None
+) -> dict[str, Any]:
+    """All in a run's description that decides its weights, as plain values.
 
     Args:
-        training: The network's `training_key`, which covers the known data.
-        weights: Digest of the trained weights' file.
-        unknown: Fingerprints of the unknown sets by name.
-        detector: The detector with its settings.
-        network: The network, for the code it runs.
-        settings: What else the figures depend on: metrics, accepted share, names.
-        tuning: Fingerprints of the unknown sets that it is tuned on; None if it is not tuned.
-        companions: Networks that the detector may take, for the code they run.
+        recipe: What the run is made from.
+        classes: Names of the known classes.
+        adapter: Turns an image into the network's input.
+        objective: The objective's spec, which holds the network's.
     """
-    parts = [build_detector(detector, **(companions or {})), network]
-    kinds = {type(module) for part in parts for module in part.modules()}
-    code = code_digest(kinds)
-    key = [training, weights, unknown, detector, settings, code, versions()]
-    return key_of(*key) if tuning is None else key_of(*key, tuning, _code("openset.model.tune"))
+    return plain(
+        {
+            "data": recipe.data,
+            "known_classes": recipe.known_classes,
+            "classes": classes,
+            "adapter": adapter.settings(),
+            "valid": recipe.valid,
+            "objective": objective,
+            "training": asdict(recipe.settings),
+        }
+    )
 
 
-def code_digest(kinds: Iterable[type]) -> str:
-    """A hash of openset's own code that these classes use, directly or not."""
+def training_code(objective: Objective, recipe: Recipe) -> str:
+    """A fingerprint of the code that a training runs: the loop, the objective and its network."""
+    augment = ["openset.data.augment"] if recipe.settings.augment else []
+    return code_of(["openset.runs.recipe", "openset.training.loop", *augment], [objective])
+
+
+def evaluation_code(detector: Detector, network: nn.Module, tuned: bool) -> str:
+    """A fingerprint of the code that decides a detector's figures.
+
+    Args:
+        detector: The detector, fitted or not.
+        network: The network that it reads.
+        tuned: Whether its settings are searched for.
+    """
+    tuning = ["openset.model.tune"] if tuned else []
+    modules = ["openset.evaluation.evaluate", "openset.model.fit", *tuning]
+    return code_of(modules, [detector, network])
+
+
+def code_of(modules: Iterable[str], parts: Iterable[nn.Module]) -> str:
+    """A fingerprint of the source of modules and networks, with all of ours that they use.
+
+    Comments, docstrings and the layout of lines are left out: none of them changes a figure, and
+    hours of training hang on it.
+
+    Args:
+        modules: Names of Python modules.
+        parts: Networks, detectors and objectives.
+    """
+    return short_hash(*(_source(name) for name in sorted(sources(modules, parts))))
+
+
+def sources(modules: Iterable[str], parts: Iterable[nn.Module]) -> set[str]:
+    """The names of our Python modules that decide what modules and networks compute.
+
+    Args:
+        modules: Names of Python modules.
+        parts: Networks, detectors and objectives: the classes of all that is in them count, and
+            the factories that networks were made by.
+    """
+    inner = [module for part in parts for module in part.modules()]
+    used = {base.__module__ for kind in {type(x) for x in inner} for base in kind.__mro__}
+    made = {place for x in inner for place in _factories(getattr(x, "spec", None))}
     found: set[str] = set()
-    for module in ("openset.evaluation.evaluate", "openset.model.fit"):
-        _collect(module, found)
-    for kind in kinds:
-        for base in kind.__mro__:
-            _collect(base.__module__, found)
-    return key_of(*(_code(name) for name in sorted(found)))
+    for name in (*modules, *used, *made):
+        _collect(name, found)
+    return found
+
+
+def _factories(spec: Any) -> Iterator[str]:
+    """The Python modules of the factories that a network's spec names."""
+    if not isinstance(spec, Mapping):
+        return
+    if "name" in spec:
+        yield look_up("network", FACTORIES, str(spec["name"])).__module__
+    for value in spec.values():
+        yield from _factories(value)
 
 
 def _collect(name: str, found: set[str]) -> None:
-    """Adds a module of openset and those that its functions and classes come from."""
-    if not name.startswith("openset.") or name in found:
+    """Adds a module of ours and those that its functions and classes come from."""
+    if name in found or name in BYSTANDERS or not _is_ours(name):
         return
     found.add(name)
-    for value in list(vars(sys.modules[name]).values()):
+    for value in list(vars(import_module(name)).values()):
         if not isinstance(value, ModuleType):
-            _collect(getattr(value, "__module__", None) or "", found)
+            _collect(str(getattr(value, "__module__", None)), found)
 
 
-def _code(name: str) -> str:
-    return hashed(Path(_file(name)).read_bytes())
+@cache
+def _is_ours(name: str) -> bool:
+    """Whether a module is openset's or the user's own, and no library's."""
+    if name.startswith("openset."):
+        return True
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is not None and file.endswith(".py") and not file.startswith(INSTALLED)
 
 
-def _file(name: str) -> str:
-    file = sys.modules[name].__file__
+@cache
+def _source(name: str) -> str:
+    """The code of a module without its comments and docstrings."""
+    file = import_module(name).__file__
     assert file is not None
-    return file
+    return bare(Path(file).read_text(encoding="utf-8"))
+
+
+def bare(source: str) -> str:
+    """Python code without its comments, its docstrings and its layout.
+
+    Example:
+        >>> bare("def f(x):\\n    '''Adds one.'''\\n    return x + 1  # One.\\n")
+        'def f(x):\\n    return x + 1'
+    """
+    return ast.unparse(_WithoutTexts().visit(ast.parse(source)))
+
+
+class _WithoutTexts(ast.NodeTransformer):
+    """Takes out the statements that are but a text, as docstrings are."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node
 
 
 def key_of(*parts: Any) -> str:
-    """A short hash of plain values."""
-    return hashed(json.dumps(parts, sort_keys=True).encode())
-
-
-def hashed(content: bytes) -> str:
-    """A short hash of bytes."""
-    return hashlib.blake2b(content, digest_size=6).hexdigest()
+    """A fingerprint of plain values."""
+    return short_hash(json.dumps(parts, sort_keys=True))
 
 
 def file_digest(path: Path) -> str:
-    """A hash of a file's content."""
+    """A fingerprint of a file's content."""
     if not path.is_file():
         raise ValueError(f"{path} is no file of weights; check the path")
     with path.open("rb") as file:
@@ -119,7 +196,7 @@ def file_digest(path: Path) -> str:
 
 
 def plain(value: Any) -> Any:
-    """As JSON gives it back: tuples become lists."""
+    """A value as JSON gives it back: tuples become lists."""
     return json.loads(json.dumps(value, default=str))
 
 

@@ -7,14 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from rich.table import Table
-
 from openset.benchmark.protocol import Figures, Protocol
 from openset.benchmark.protocol_file import KNOWN
 from openset.data.sources import DataName
-from openset.evaluation.results import Results
 from openset.evaluation.rows import Row
-from openset.evaluation.summary import MEAN, Summary
+from openset.evaluation.summary import MEAN
 
 
 def paper_rows(protocol: Protocol, rows: Sequence[Row]) -> list[Row]:
@@ -30,7 +27,7 @@ def paper_rows(protocol: Protocol, rows: Sequence[Row]) -> list[Row]:
 
 
 def group_name(group: str) -> str:
-    """How the results call the mean over a group of unknown sets."""
+    """The name, in the results, of the mean over a group of unknown sets."""
     return f"{MEAN} of {group}"
 
 
@@ -113,22 +110,15 @@ def _flat(figures: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], f
 
 
 def _bare(protocol: Protocol, unknown: str) -> str:
-    """What the protocol's figures call an unknown set: without settings such as a limit."""
+    """The name of an unknown set beside published figures: without settings such as a limit."""
     groups = {group_name(group): group for group in protocol.unknown}
     return groups.get(unknown) or (str(DataName.parse(unknown)) if unknown else "")
 
 
 def _full(protocol: Protocol, unknown: str) -> str:
-    """What the results call an unknown set, or a group, of the published figures."""
+    """The name, in the results, of an unknown set or a group of the published figures."""
     if unknown == KNOWN:
         return ""
     if unknown in protocol.unknown:
         return group_name(unknown)
     return next((x for x in protocol.unknown_sets if _bare(protocol, x) == unknown), unknown)
-
-
-def paper_table(results: Results) -> Table:
-    """The table of the paper for the screen, ours beside it."""
-    known = results.notes["Shown known"]
-    rows = [row for row in results.rows if row.known == known]
-    return Summary(rows, results.notes["Shown"].split()).table()

@@ -1,4 +1,4 @@
-"""Benchmark protocols: what is compared with what, on which data, beside which figures."""
+"""Benchmark protocols: the methods that are compared, their data and the published figures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Method:
         network: As `networks.build` takes it.
         objective: The training method with its settings, such as `cross-entropy`.
         detectors: As `detectors.build` takes them.
-        training: How to train; the seed is that of the trial.
+        training: The training settings; the seed is that of the trial.
         weights: A file of weights to start from.
         tune: By detector, the unknown sets that its settings are chosen on, none of them among
             those of the test; an empty list leaves the choice to known data.

@@ -1,11 +1,10 @@
-"""What a benchmark's results say of how they came about."""
+"""The facts that say how a benchmark's results came about."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 from openset.benchmark.keys import plain
-from openset.benchmark.paper_table import shown_known
 from openset.benchmark.protocol import Method, Protocol
 from openset.data import Data
 from openset.evaluation.stamp import machine, minutes
@@ -34,8 +33,6 @@ def notes(
         "Source": protocol.source,
         "Tier": protocol.tier,
         "Command": command,
-        "Shown": " ".join(protocol.metrics),
-        "Shown known": shown_known(protocol),
         "Images": f"{len(data.train):,} to train, {len(data.valid):,} held out for the "
         f"threshold, {len(data.test):,} to test",
         "Left out": "; ".join(f"{name}: not on this machine" for name in left_out),

@@ -1,9 +1,9 @@
-"""How long work will take: a guess from a timed forward pass, corrected as the work goes on."""
+"""The time that work will take: a guess from a forward pass, corrected as the work goes on."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,23 +18,23 @@ TIMED = 16
 
 
 BACKWARD = 3
-"""What a training step costs, in forward passes."""
+"""The cost of a training step, in forward passes."""
 
 
 class TimeLeft:
-    """The time that is left, from a guess for each step and how long those behind us took."""
+    """The time that is left, from a guess for each step and the time that finished ones took."""
 
     def __init__(self):
-        self.guesses: dict[str, float] = {}
+        self.guesses: dict[Hashable, float] = {}
         self.guessed = self.spent = 0.0
 
-    def add(self, step: str, seconds: float) -> None:
-        """A step that is ahead."""
+    def add(self, step: Hashable, seconds: float) -> None:
+        """Adds a step that is still to be done, with a guess at its seconds."""
         self.guesses[step] = seconds
 
     @contextmanager
-    def timing(self, step: str) -> Iterator[None]:
-        """Runs a step; its time corrects the guesses for the others."""
+    def timing(self, step: Hashable) -> Iterator[None]:
+        """Times a step while it runs; its time corrects the guesses for the others."""
         started = time.monotonic()
         yield
         guess = self.guesses.pop(step)
@@ -54,14 +54,14 @@ class TimeLeft:
 
 
 def training_passes(data: Data, epochs: int) -> float:
-    """What a training costs, in forward passes of one image."""
+    """The cost of a training, in forward passes of one image."""
     return epochs * len(data.train) * BACKWARD
 
 
 def evaluation_passes(
     data: Data, unknown: Mapping[str, ImageSet], detectors: Sequence[Detector]
 ) -> float:
-    """What these detectors cost, in forward passes of one image; their fits come on top."""
+    """The cost of evaluating detectors, in forward passes of one image; their fits come on top."""
     if not detectors:
         return 0
     scored = len(data.valid) + len(data.test) + sum(len(images) for images in unknown.values())

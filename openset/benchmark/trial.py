@@ -1,23 +1,16 @@
-"""One network of a benchmark: what it is trained on, where it is kept, and under which key."""
+"""One network of a benchmark: its recipe, and its names in results and in folders."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
-import torch
-
-from openset import data as images
-from openset import networks
-from openset.benchmark.keys import plain, slug
+from openset.benchmark.keys import slug
 from openset.benchmark.protocol import Method, Protocol
 from openset.benchmark.protocol_file import LEFT_OUT
 from openset.data import Data
 from openset.evaluation.rows import Case
-from openset.objectives import OBJECTIVES, Objective
-from openset.runs.train import fitting
-from openset.spec import build
-from openset.training.settings import Settings
+from openset.runs.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -25,10 +18,10 @@ class Trial:
     """A network to train and its detectors to evaluate: one method, split and seed.
 
     Args:
-        protocol: What it is part of.
+        protocol: The protocol that it is part of.
         method: The network, its training and its detectors.
         split: Which of the protocol's splits, from 0.
-        seed: Of the training and of what is held out.
+        seed: Of the training and of the images that are held out.
     """
 
     protocol: Protocol
@@ -37,9 +30,21 @@ class Trial:
     seed: int
 
     @property
-    def known_classes(self) -> str | None:
-        """As `data.load` takes them; None for all."""
-        return self.protocol.splits[self.split]
+    def recipe(self) -> Recipe:
+        """The recipe of its run; weights that are a companion's are not known yet."""
+        protocol, method = self.protocol, self.method
+        weights = None if method.weights in method.companions else method.weights
+        return Recipe(
+            data=protocol.data,
+            known_classes=protocol.splits[self.split],
+            size=protocol.size,
+            channels=protocol.channels,
+            valid=protocol.valid,
+            network=method.network,
+            objective=method.objective,
+            weights=Path(weights) if weights else None,
+            settings=method.training.changed({"seed": self.seed}),
+        )
 
     @property
     def known(self) -> str:
@@ -48,20 +53,14 @@ class Trial:
         return f"{self.protocol.data} split {self.split + 1}" if several else self.protocol.data
 
     @property
-    def settings(self) -> Settings:
-        """How to train, with the trial's seed."""
-        return self.method.training.changed({"seed": self.seed})
-
-    @property
     def case(self) -> Case:
-        """What the results say of the trial."""
+        """The trial as the rows of the results name it."""
         return Case(
-            self.protocol.name,
-            self.seed,
-            self.method.network,
-            self.method.objective,
-            "",
-            self.known,
+            protocol=self.protocol.name,
+            seed=self.seed,
+            network=self.method.network,
+            objective=self.method.objective,
+            known=self.known,
         )
 
     def __str__(self) -> str:
@@ -78,38 +77,9 @@ class Trial:
 
     def load_data(self) -> Data:
         """The data, under the names that the results use."""
-        protocol = self.protocol
-        loaded = images.load(
-            protocol.data,
-            self.known_classes,
-            size=protocol.size,
-            channels=protocol.channels,
-            valid=protocol.valid,
-            seed=self.seed,
-        )
+        loaded = self.recipe.load_data()
         loaded.test.name, loaded.unknown.name = self.known, LEFT_OUT
         return loaded
-
-    def build_objective(self, data: Data) -> Objective:
-        """The training method around a new network, whose weights mean nothing yet."""
-        with torch.random.fork_rng(devices=[]):
-            network = networks.build(self.method.network, **fitting(data))
-            return build("objective", OBJECTIVES, self.method.objective, network=network)
-
-    def describe(self, data: Data, objective: Objective) -> dict[str, Any]:
-        """What `run.json` says of a run that was trained as this trial asks."""
-        return plain(
-            {
-                "data": self.protocol.data,
-                "known_classes": self.known_classes,
-                "classes": data.classes,
-                "adapter": data.adapter.settings(),
-                "objective": objective.spec(),
-                "training": vars(self.settings),
-                "seed": self.seed,
-                "valid": self.protocol.valid,
-            }
-        )
 
     def folder_name(self, key: str) -> str:
         """The run's folder: readable, and unique by its key."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from openset.evaluation.evaluate import pictured
 from openset.evaluation.results import Results
+from openset.files import complete_folder, locked
 from openset.runs.evaluate import write_results
 
 PARTIAL = ".results-"
-"""How the folder begins in which results are written before they take their place."""
+"""The first letters of the folder in which results are written before they take their place."""
 
 
 def write_beside(results: Results, out: Path) -> None:
@@ -23,21 +21,19 @@ def write_beside(results: Results, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for left in out.glob(PARTIAL + "*"):
         shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(dir=out, prefix=PARTIAL) as partial:
-        write_results(results, Path(partial))
-        for file in sorted(Path(partial).iterdir()):
-            os.replace(file, out / file.name)
+    fresh = out / f"{PARTIAL}new"
+    with complete_folder(fresh) as partial:
+        write_results(results, partial)
+    for file in sorted(fresh.iterdir()):
+        os.replace(file, out / file.name)
+    fresh.rmdir()
 
 
 @contextmanager
-def locked(work: Path) -> Iterator[None]:
+def at_work(work: Path) -> Iterator[None]:
     """Keeps a second benchmark out of the work folder, and sweeps what a killed one left."""
     work.mkdir(parents=True, exist_ok=True)
-    with open(work / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another benchmark is at work in {work}; wait for its end") from None
+    with locked(work / ".lock", f"another benchmark is at work in {work}; wait for its end"):
         for left in (*work.glob(".activations-*"), *work.glob("evaluations/*/.*.partial")):
             shutil.rmtree(left, ignore_errors=True)
         yield
@@ -50,10 +46,11 @@ def part_of(results: Results, detector: str) -> Results:
         part.scored[case] = results.scored[case]
         if case in results.thresholds:
             part.thresholds[case] = results.thresholds[case]
+        if case in results.pictures:
+            part.pictures[case] = results.pictures[case]
         part.classes[case.run] = results.classes[case.run]
         kept = results.images.get(case.run, {})
         for name, indices in part.wanted_images(case.run).items():
             there = {i: kept[name][i] for i in indices if i in kept.get(name, {})}
             part.keep_images(case.run, name, there)
-    part.figures = pictured(results.figures, detector)
     return part

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import io
+import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App
+from rich.text import Text
 
 from openset.commands.screen import say, screen
-from openset.errors import Paused, one_line
+from openset.errors import TRACEBACK, Paused, foreseen, one_line
+from openset.files import naming
 
 app = App(
     name="openset",
@@ -19,71 +27,80 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-
-Device = Annotated[str | None, Parameter(help="`cpu`, `cuda:1`, …; by default an accelerator.")]
-
 COMMANDS = {
-    "demo": (
-        "openset.commands.demo:demo",
-        "Do the whole job on embedded digits: six classes are known, the other four unknown.",
-    ),
-    "train": (
-        "openset.commands.train:train",
-        "Train a network on the known classes of a data set.",
-    ),
-    "fit": (
-        "openset.commands.fit:fit",
-        "Fit detectors to a trained network and set their thresholds from known data alone.",
-    ),
-    "tune": (
-        "openset.commands.tune:tune",
-        "Choose a detector's settings, such as ODIN's temperature and ε, on validation data.",
-    ),
-    "predict": (
-        "openset.commands.predict:predict",
-        "Label image files, or call them unknown.",
-    ),
-    "export": (
-        "openset.commands.export:export",
-        "Write network, detector and threshold as one ONNX file, checked against the model.",
-    ),
-    "evaluate": (
-        "openset.commands.evaluate:evaluate",
-        "Measure detectors on the known test images and on unknown ones.",
-    ),
-    "benchmark": (
-        "openset.commands.benchmark:benchmark",
-        "Run a protocol: the paper's table with ours beside it.",
-    ),
-    "build-set": (
-        "openset.commands.build_set:build_set",
-        "Make a segmentation set from your own copies of what may not be passed on.",
-    ),
-    "report": (
-        "openset.commands.report:report",
-        "Write `report.html` again from the results in a folder.",
-    ),
-    "list": (
-        "openset.commands.list:list_names",
-        "List detectors, densities, objectives, networks, metrics, protocols or data.",
-    ),
+    "demo": "demo:demo",
+    "train": "train:train",
+    "fit": "fit:fit",
+    "tune": "tune:tune",
+    "predict": "predict:predict",
+    "export": "export:export",
+    "evaluate": "evaluate:evaluate",
+    "benchmark": "benchmark:benchmark",
+    "build-set": "build_set:build_set",
+    "report": "report:report",
+    "list": "list:list_names",
 }
-"""Each command with its function, imported when it is called, and its line in the help."""
+"""Each command with its file and its function, which is imported when it is called."""
 
-for _name, (_place, _help) in COMMANDS.items():
-    app.command(_place, name=_name, help=_help)
+
+def sentence(file: str, function: str) -> str:
+    """The first sentence of a command's docstring, read without importing its file."""
+    tree = ast.parse(Path(__file__).with_name(f"{file}.py").read_text(encoding="utf-8"))
+    (found,) = (x for x in tree.body if isinstance(x, ast.FunctionDef) and x.name == function)
+    return (ast.get_docstring(found) or "").partition("\n\n")[0]
+
+
+for _name, _place in COMMANDS.items():
+    app.command(f"openset.commands.{_place}", name=_name, help=sentence(*_place.split(":")))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line; bad input ends in one sentence and exit code 2."""
+    """Runs the command line; an error ends in one sentence.
+
+    Exit codes: 0 done, or paused by `--max-minutes`; 1 a bug in openset; 2 what was given cannot be
+    used, or the machine does not suffice; 130 stopped by Ctrl-C; 141 nobody reads the output any
+    more, as after `| head`; 143 stopped by SIGTERM, which counts as Ctrl-C: nothing half-written
+    stays, and training goes on from its last checkpoint with `--resume`.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Its encoding may lack a class's letters.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        with _terminable(), naming("the output"):
+            app(arguments, exit_on_error=False, print_error=False)
+            sys.stdout.flush()
     except Paused as pause:
         say(str(pause))
         sys.exit(0)
-    except KeyboardInterrupt:
-        screen.print("[bold]stopped[/]; nothing half-written is left behind")
-        sys.exit(130)
-    except (ValueError, ArithmeticError, OSError, CycloptsError) as error:
-        screen.print(f"[bold red]error:[/] {one_line(error)}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        say("stopped; nothing half-written is left behind")
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
+    except BrokenPipeError:
+        # For what Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        screen.print(Text.assemble(("error:", "bold red"), " ", one_line(error)))
+        sys.exit(2 if foreseen(error) else 1)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, from `kill`, a batch system or a container's end."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets SIGTERM end the block as Ctrl-C does, so that files are cleaned up."""
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

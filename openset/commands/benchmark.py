@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openset.commands.app import Device
-from openset.commands.options import Places
+from openset.commands.options import Device, Places
 from openset.commands.screen import say, show, show_results
 
 
@@ -38,15 +37,16 @@ def benchmark(
         cache: Folder for trained networks and evaluations; `work` in `out` by default.
     """
     from openset.benchmark import protocol as protocols
-    from openset.benchmark import runner as job
-    from openset.benchmark.paper_table import paper_table
+    from openset.benchmark.plan import Plan
+    from openset.benchmark.runner import benchmark as run_benchmark
     from openset.evaluation.stamp import command
 
     tier = protocols.load(protocol, "quick" if quick else "paper")
     if dry_run:
-        show(job.Benchmark(tier, cache or out / "work", seeds, only, skip_missing, device).plan())
+        work = cache or out / "work"
+        show(Plan(tier, work, seeds=seeds, only=only, skip_missing=skip_missing).table())
         return
-    results = job.benchmark(
+    results = run_benchmark(
         tier,
         out,
         cache=cache,
@@ -58,4 +58,4 @@ def benchmark(
         say=say,
         device=device,
     )
-    show_results(paper_table(results), out)
+    show_results(results.table(), out)

@@ -1,23 +1,20 @@
-"""The whole job on data that comes with scikit-learn, in about a minute."""
+"""`openset demo`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-
-from openset.commands.screen import show
+from openset.commands.options import Device
+from openset.commands.screen import show_results
 from openset.evaluation.results import FILES
 from openset.files import complete_folder
 from openset.runs.evaluate import evaluate_run, write_results
+from openset.runs.recipe import Recipe
 from openset.runs.train import train_run
 from openset.training.settings import Settings
 
-DETECTORS = ("msp", "energy", "mahalanobis", "odin", "gemos:components=1")
 
-
-def demo(out: Path = Path("demo"), *, seed: int = 0, device: str | None = None) -> None:
+def demo(out: Path = Path("demo"), *, seed: int = 0, device: Device = None) -> None:
     """Do the whole job on embedded digits: six classes are known, the other four unknown.
 
     Trains a small network, fits and calibrates detectors, evaluates them and writes a report. The
@@ -26,16 +23,15 @@ def demo(out: Path = Path("demo"), *, seed: int = 0, device: str | None = None) 
     Args:
         out: Folder for the run, `results.csv` and `report.html`.
         seed: Of the split and the training.
-        device: Where the network runs, such as `cpu` or `cuda:1`; an accelerator by default.
     """
     settings = Settings(
         epochs=40, batch_size=64, optimizer="adam", lr=0.002, weight_decay=1e-4, seed=seed
     )
+    recipe = Recipe("digits", known_classes="0-5", valid=0.2, settings=settings)
+    detectors = ("msp", "energy", "mahalanobis", "odin", "gemos:components=1")
     with complete_folder(out, owns=("run", *FILES)) as partial:
         run = partial / "run"
-        how: dict[str, Any] = {"settings": settings, "device": device}
-        train_run("digits", run, known_classes="0-5", valid=0.2, **how)
-        results = evaluate_run(run, [], DETECTORS, device=device)
+        train_run(recipe, run, device=device)
+        results = evaluate_run(run, [], detectors, device=device)
         write_results(results, partial)
-    show(results.table())
-    Console(stderr=True).print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    show_results(results.table(), out)

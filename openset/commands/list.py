@@ -1,4 +1,4 @@
-"""What there is to name on the command line."""
+"""`openset list`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from openset.benchmark import protocol
 from openset.commands.screen import show
-from openset.data.sources import known_names
+from openset.data.places import known_names
 from openset.densities import DENSITIES
 from openset.detectors import DETECTORS
 from openset.errors import unknown_name
@@ -26,8 +26,6 @@ def list_names(what: str) -> None:
     Args:
         what: One of those words.
     """
-    from openset.commands.list import listing
-
     show(listing(what))
 
 

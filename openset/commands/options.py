@@ -8,6 +8,11 @@ from cyclopts import Parameter
 
 from openset.training.settings import Settings
 
+Device = Annotated[
+    str | None, Parameter(help="`cpu`, `cuda:1`, …; by default an accelerator if there is one.")
+]
+
+
 Training = Annotated[Settings, Parameter(name="*", group="Training")]
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from openset.commands.app import Device
-from openset.commands.options import Trust
+from openset.commands.options import Device, Trust
 from openset.commands.screen import say
 
 
@@ -33,7 +32,8 @@ def predict(
         detector: Which model of a run.
         out: File to write (.csv, .jsonl or .parquet); by default CSV goes to the screen. For a
             model that labels pixels, the folder for its maps.
-        skip_bad: Leave out files that are no images, and count them.
+        skip_bad: Do without files that cannot be read, and count them. Otherwise the others are
+            answered too, and the command then ends with an error that names them.
         probabilities: Add each known class's probability.
     """
     from openset.model.predict import predict_files

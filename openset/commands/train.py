@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openset.commands.app import Device
-from openset.commands.options import Training
+from openset.commands.options import Device, Training
 from openset.commands.screen import say
 from openset.training.settings import Settings
 
@@ -22,6 +21,7 @@ def train(
     channels: int | None = None,
     valid: float = 0.1,
     weights: Path | None = None,
+    skip_bad: bool = False,
     resume: bool = False,
     max_minutes: float | None = None,
     device: Device = None,
@@ -40,30 +40,30 @@ def train(
         channels: 1 or 3; as stored by default.
         valid: Share of the training images held out for the threshold.
         weights: Weights to start from (safetensors or a state dict); `--epochs 0` keeps them.
+        skip_bad: Leave out images that cannot be read; the report counts and names them.
         resume: Go on where an interrupted run stopped.
         max_minutes: Stop at a checkpoint after so long; `--resume` goes on.
-        settings: How to train.
+        settings: The training settings.
     """
+    from openset.runs.recipe import Recipe
     from openset.runs.train import train_run
 
     if unknown_classes is not None:
         if known_classes is not None:
             raise ValueError("give --known-classes or --unknown-classes, not both")
         known_classes = f"not {unknown_classes}"
-    run = train_run(
-        data,
-        out,
-        network=network,
-        objective=objective,
+    recipe = Recipe(
+        data=data,
         known_classes=known_classes,
         size=size,
         channels=channels,
         valid=valid,
+        network=network,
+        objective=objective,
         weights=weights,
-        resume=resume,
-        max_minutes=max_minutes,
+        skip_bad=skip_bad,
         settings=settings,
-        device=device,
     )
+    run = train_run(recipe, out, resume=resume, max_minutes=max_minutes, device=device)
     shares = [f"accuracy: {split} {share:.2%}" for split, share in run.accuracy.items()]
     say("; ".join([*shares, f"run: {out}"]))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openset.commands.app import Device
-from openset.commands.options import Places, Trust
+from openset.commands.options import Device, Places, Trust
 from openset.commands.screen import say, show
 
 

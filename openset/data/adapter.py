@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
+
+from openset.data.decode import open_picture, shown
+from openset.data.modes import DEPTHS, plain, to_pil
 
 Picture = Image.Image | np.ndarray | Tensor
 
@@ -21,7 +23,7 @@ class Adapter:
 
     A run declares it once; it is stored with the model and applied to every image scored later.
     Grey becomes RGB by repeating and RGB becomes grey by ITU-R 601 weights. Transparent pictures
-    are laid on white. 16-bit pixels keep their upper 8 bits.
+    are laid on white. Pixels of more than 8 bits keep the upper 8 of `bits`.
 
     Args:
         size: Height and width.
@@ -30,6 +32,8 @@ class Adapter:
             compared with light-on-dark ones.
         resample: Filter used where the size differs, antialiased: `"bilinear"`, `"bicubic"`,
             `"lanczos"`, `"box"` or `"nearest"`.
+        bits: Bits per pixel of pictures stored in 16, of which cameras and scanners often use 10,
+            12 or 14. Where it is None, a picture that seems to use fewer than 16 is refused.
 
     Example:
         >>> adapter = Adapter(size=(28, 28), channels=1)
@@ -41,6 +45,7 @@ class Adapter:
     channels: int = 3
     invert: bool = False
     resample: str = "bilinear"
+    bits: int | None = None
 
     def __post_init__(self):
         if len(self.size) != 2 or min(self.size) < 1:
@@ -54,6 +59,8 @@ class Adapter:
                 f"resample is {self.resample!r}; give one of "
                 f"{', '.join(name.lower() for name in Image.Resampling.__members__)}"
             )
+        if self.bits not in (None, *DEPTHS):
+            raise ValueError(f"bits is {self.bits!r}; give one of {', '.join(map(str, DEPTHS))}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -62,7 +69,8 @@ class Adapter:
 
     def settings(self) -> dict[str, Any]:
         """The settings as JSON can hold them; `from_settings` reads them back."""
-        return {**asdict(self), "size": list(self.size)}
+        settings = {**asdict(self), "size": list(self.size)}
+        return {key: value for key, value in settings.items() if key != "bits" or value is not None}
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
@@ -75,8 +83,8 @@ class Adapter:
         Raises:
             ValueError: For shapes or types that are no picture, and for NaN or infinite pixels.
         """
-        image = picture if isinstance(picture, Image.Image) else to_pil(picture)
-        image = _plain(image, "L" if self.channels == 1 else "RGB")
+        image = picture if isinstance(picture, Image.Image) else to_pil(picture, self.bits)
+        image = plain(image, "L" if self.channels == 1 else "RGB", self.bits)
         if self.invert:
             image = ImageOps.invert(image)
         if image.size != (self.size[1], self.size[0]):
@@ -91,7 +99,14 @@ class Adapter:
         Raises:
             ValueError: Naming the file that is missing, empty, corrupt or no image.
         """
-        return self(open_picture(file, name))
+        name = name or (
+            f"an image of {len(file)} bytes" if isinstance(file, bytes) else shown(file)
+        )
+        image = open_picture(file, name)
+        try:
+            return self(image)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
 
     def mask(self, picture: Image.Image) -> Tensor:
         """A uint8 tensor `[H, W]` of a mask whose pixel values are classes; resized by nearest."""
@@ -102,76 +117,3 @@ class Adapter:
         if picture.size != (self.size[1], self.size[0]):
             picture = picture.resize((self.size[1], self.size[0]), Image.Resampling.NEAREST)
         return torch.from_numpy(np.array(picture, dtype=np.uint8))
-
-
-def open_picture(file: str | Path | bytes, name: str = "") -> Image.Image:
-    """A picture read wholly, upright as its EXIF says; `name` stands for bytes in errors."""
-    name = name or (f"an image of {len(file)} bytes" if isinstance(file, bytes) else str(file))
-    data = b""
-    try:
-        data = file if isinstance(file, bytes) else Path(file).read_bytes()
-        image = Image.open(io.BytesIO(data))
-        image.load()
-        return ImageOps.exif_transpose(image) if "exif" in image.info else image
-    except FileNotFoundError:
-        raise ValueError(f"no such image: {name}") from None
-    except Exception as error:  # decoders raise whatever they stumble on
-        reason = str(error) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            reason = "it is no image that Pillow knows" if data else "the file is empty"
-        raise ValueError(
-            f"cannot read {name}: {reason}; repair or remove it (predict --skip-bad leaves it out)"
-        ) from error
-
-
-def to_pil(array: np.ndarray | Tensor) -> Image.Image:
-    """A PIL image of an array `[H, W]` or `[H, W, C]`, or of a tensor `[H, W]` or `[C, H, W]`."""
-    if isinstance(array, Tensor):
-        array = array.detach().cpu()
-        array = (array.permute(1, 2, 0) if array.dim() == 3 else array).numpy()
-        expected = "a tensor [C, H, W]"
-    else:
-        expected = "an array [H, W, C]"
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ValueError(
-            f"a picture has shape {array.shape}; give {expected} or [H, W] with 1, 3 or 4 channels"
-        )
-    return Image.fromarray(to_uint8(array))
-
-
-def to_uint8(array: np.ndarray, name: str = "a picture") -> np.ndarray:
-    """Pixels as uint8: floats in 0…1 are scaled, 16-bit ones keep their upper bits."""
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * 255
-    if array.dtype == np.uint16:
-        return (array >> 8).astype(np.uint8)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"{name} holds {array.dtype}; give uint8 in 0…255 or floats in 0…1")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds NaN or infinite pixels; give floats in 0…1")
-    if array.size and (array.min() < 0 or array.max() > 1):
-        raise ValueError(
-            f"{name} holds pixels in {array.min():g}…{array.max():g}; give floats in 0…1 or "
-            "uint8 in 0…255"
-        )
-    return np.rint(array * 255).astype(np.uint8)
-
-
-def _plain(image: Image.Image, mode: str) -> Image.Image:
-    """The picture in mode L or RGB, from whatever mode it was stored in."""
-    if image.mode == mode:
-        if "transparency" not in image.info:
-            return image
-    elif image.mode.startswith(("I", "F")):
-        array = np.asarray(image)
-        if image.mode != "F":
-            array = array.clip(0, 65535).astype(np.uint16)
-        image = Image.fromarray(to_uint8(array))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)

@@ -1,7 +1,8 @@
-"""Which classes are known, and a share of each held out."""
+"""Which classes are known, in which order, and a share of each held out."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -35,13 +36,26 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
 
 
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """A key that sorts names with the numbers in them by value: 2 comes before 10.
+
+    Example:
+        >>> sorted(["10", "b2", "9", "b10"], key=natural)
+        ['9', '10', 'b2', 'b10']
+    """
+    parts = [part for part in re.split(r"(\d+)", name) if part]
+    keyed = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+    return [*keyed, (-1, 0, name)]
+
+
 def choose_classes(known: str | Iterable[int | str] | None, names: Sequence[str]) -> list[int]:
     """The known classes as indices, in the order given; all of them for None.
 
     Args:
         known: Indices or names, or one string such as `"0-5"`, `"0,1,4"` or `"cat,dog"`. A word
-            is first looked up among the names, then read as an index. `"not cat,dog"` takes all
-            but these.
+            is first looked up among the names, then read as an index, unless names are numbers
+            themselves; a range of such names goes by their value. `"not cat,dog"` takes all but
+            these.
         names: The names of all classes.
 
     Raises:
@@ -53,6 +67,8 @@ def choose_classes(known: str | Iterable[int | str] | None, names: Sequence[str]
         [0, 1, 2, 4]
         >>> choose_classes("not cat,dog", ["ant", "bee", "cat", "cow", "dog"])
         [0, 1, 3]
+        >>> choose_classes("8-10", ["1", "10", "8", "9"])
+        [2, 3, 1]
     """
     if known is None:
         return list(range(len(names)))
@@ -78,22 +94,38 @@ def _indices(word: int | str, names: Sequence[str]) -> list[int]:
     text = str(word).strip()
     first, dash, last = text.partition("-")
     if isinstance(word, str) and dash and text not in names:
-        start, end = _index(first, names), _index(last, names)
-        if start is not None and end is not None and start <= end:
-            return list(range(start, end + 1))
+        found = _range(first.strip(), last.strip(), names)
+        if found:
+            return found
     index = _index(text, names) if isinstance(word, str) else _in_range(int(word), names)
     if index is None:
-        raise ValueError(
-            f"{unknown_name('class', text, names)} Indices go from 0 to {len(names) - 1}"
-        )
+        hint = "" if _numbered(names) else f" Indices go from 0 to {len(names) - 1}"
+        raise ValueError(f"{unknown_name('class', text, names)}{hint}")
     return [index]
 
 
+def _range(first: str, last: str, names: Sequence[str]) -> list[int]:
+    """The classes from one to another: by value where names are numbers, else by index."""
+    start, end = _index(first, names), _index(last, names)
+    if start is None or end is None:
+        return []
+    if first.isdecimal() and last.isdecimal() and _numbered(names):
+        values = {int(name): c for c, name in enumerate(names) if name.isdecimal()}
+        return [values[v] for v in sorted(values) if int(first) <= v <= int(last)]
+    return list(range(start, end + 1))
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    """Whether classes are called by numbers, which could be mistaken for indices."""
+    return any(name.isdecimal() for name in names)
+
+
 def _index(word: str, names: Sequence[str]) -> int | None:
-    word = word.strip()
     if word in names:
         return list(names).index(word)
-    return _in_range(int(word), names) if word.isdecimal() else None
+    if _numbered(names) or not word.isdecimal():
+        return None
+    return _in_range(int(word), names)
 
 
 def _in_range(index: int, names: Sequence[str]) -> int | None:

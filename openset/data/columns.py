@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-LABEL_NAMES = ("label", "labels", "class", "target")
+LABEL_NAMES = ("label", "labels", "class", "target", "class_name", "label_name", "category")
 """Columns taken as labels where no column has the type `ClassLabel`."""
+
+
+MASK_NAMES = ("mask", "label", "annotation", "segmentation_mask")
+"""Columns taken as masks before others that hold images."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ def image_column(dataset: Dataset, name: str) -> str:
 def mask_column(dataset: Dataset, image: str) -> str | None:
     """The second column of images, which holds the masks of a segmentation set."""
     columns = [c for c in dataset.column_names if c != image and is_image(dataset.features[c])]
-    named = [c for c in columns if c in ("mask", "label", "annotation", "segmentation_mask")]
+    named = [c for c in columns if c in MASK_NAMES]
     return (named or columns or [None])[0]
 
 
@@ -153,32 +157,13 @@ def label_column(dataset: Dataset, image: str) -> str | None:
     counted = {c: count for c, count in named.items() if count}
     if counted:
         return max(counted, key=lambda c: counted[c])
-    return next((c for c in LABEL_NAMES if c in dataset.column_names), None)
+    return named_column(dataset.column_names, LABEL_NAMES)
 
 
-def read_labels(dataset: Dataset, column: str, name: str) -> tuple[Tensor | None, list[str]]:
-    """Labels `[N]`, None where publishers hide them as −1, and the names of the classes.
-
-    Raises:
-        ValueError: For labels outside the classes.
-    """
-    values = dataset.with_format("arrow")[:][column].to_pylist() if len(dataset) else []
-    names = getattr(dataset.features[column], "names", None)
-    if names is None:
-        found = sorted({value for value in values if value is not None})
-        names = [str(value) for value in found]
-        place = {value: i for i, value in enumerate(found)}
-        values = [place.get(value) for value in values]
-    labels = torch.tensor([-1 if value is None else value for value in values], dtype=torch.long)
-    if len(labels) and bool((labels == -1).all()):
-        return None, list(names)
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
-        bad = labels[(labels < 0) | (labels >= len(names))]
-        raise ValueError(
-            f"{name}: {len(bad)} labels of column {column!r} are outside 0…{len(names) - 1} "
-            f"(such as {int(bad[0])}); give each image one of the {len(names)} classes"
-        )
-    return labels, list(names)
+def named_column(columns: Iterable[str], wanted: Sequence[str]) -> str | None:
+    """The column that has the first of the `wanted` names that there is, in any case."""
+    called = {str(column).strip().lower(): column for column in reversed(list(columns))}
+    return next((called[name] for name in wanted if name in called), None)
 
 
 @contextmanager

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from openset.data.classes import natural
+from openset.data.decode import check_file, shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,7 +26,11 @@ SPLIT_FOLDERS = frozenset({"train", "training", "valid", "val", "validation", "t
 
 def image_files(folder: Path) -> list[Path]:
     """The image files below a folder, hidden ones left out, in the order of their names."""
-    return sorted(
+    return sorted(_images_in(folder))
+
+
+def _images_in(folder: Path) -> Iterator[Path]:
+    return (
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in SUFFIXES
@@ -35,53 +43,86 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """The image files that paths, folders and globs name, in their order.
 
     Raises:
-        ValueError: For a path that does not exist, and for folders and globs without images.
+        ValueError: For a path that does not exist or is no file to read, and for folders and globs
+            without images.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
+    for name in paths:
+        path = Path(name)
+        if name != "" and path.is_dir():
             files = image_files(path)
-        elif path.exists():
-            files = [path]
+        elif name != "" and not path.exists():
+            files = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         else:
-            files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+            check_file(name)
+            files = [path]
         if not files:
-            raise ValueError(f"no image at {path}; give image files, folders of them, or globs")
+            raise ValueError(
+                f"no image at {shown(path)}; give image files, folders of them, or globs"
+            )
         found += files
     if not found:
         raise ValueError("no images given; give image files, folders of them, or globs")
     return found
 
 
-def file_table(files: Iterable[Path]) -> Dataset:
+def file_table(files: Iterable[Path], column: str = "image") -> Dataset:
     """Image files as a table of paths; none is opened."""
-    from datasets import Dataset, Features, Image
+    from datasets import Dataset, Features, Value
 
-    return Dataset.from_dict({"image": [str(f) for f in files]}, Features({"image": Image()}))
+    # As bytes, since a name need not be UTF-8, which Arrow's strings must.
+    cells = [{"bytes": None, "path": os.fsencode(file)} for file in files]
+    features = Features({column: {"bytes": Value("binary"), "path": Value("binary")}})
+    return Dataset.from_dict({column: cells}, features)
 
 
 def read_image_folder(folder: Path) -> dict[str, Dataset]:
     """A folder of images, of class folders, or of split folders with either, as tables.
 
-    Files are listed, not opened. Classes are the names of the folders in alphabetical order.
+    Files are listed, not opened. Classes are the names of the folders in natural order: 2 comes
+    before 10.
 
     Raises:
         ValueError: If there is no image.
     """
-    splits = {path.name: path for path in _folders(folder) if path.name.lower() in SPLIT_FOLDERS}
-    splits = splits or {"train": folder}
-    classes = sorted({c.name for split in splits.values() for c in _folders(split)})
-    tables = {name.lower(): _table(path, classes) for name, path in splits.items()}
+    splits = _split_folders(folder) or {"train": folder}
+    names = {c.name for split in splits.values() for c in _folders_with_images(split)}
+    classes = sorted(names, key=natural)
+    tables = {name: _table(path, classes) for name, path in splits.items()}
     if not any(len(table) for table in tables.values()):
         raise ValueError(
-            f"no images in {folder}; expected image files ({', '.join(sorted(SUFFIXES))}), one "
-            "folder of them per class, or parquet files"
+            f"no images in {shown(folder)}; expected image files ({', '.join(sorted(SUFFIXES))}), "
+            "one folder of them per class, a table of their paths and labels, or parquet files"
         )
     return tables
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """The folders of splits by name; none where one called `train` or `test` is a class.
+
+    It is a class where others than splits lie beside it and its images lie directly in it.
+
+    Raises:
+        ValueError: Where that cannot be told.
+    """
+    folders = _folders_with_images(folder)
+    splits = {path.name.lower(): path for path in folders if path.name.lower() in SPLIT_FOLDERS}
+    others = [path.name for path in folders if path.name.lower() not in SPLIT_FOLDERS]
+    if not splits or not others:
+        return splits
+    nested = [path.name for path in splits.values() if _folders_with_images(path)]
+    if not nested:
+        return {}
+    raise ValueError(
+        f"{shown(folder)} holds {', '.join(nested)} with folders of images inside, as splits have, "
+        f"beside {', '.join(others[:3])}; move away what is no split, or, if these are classes, "
+        "put the images of each directly into its folder"
+    )
+
+
+def _folders_with_images(folder: Path) -> list[Path]:
+    found = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    return sorted(path for path in found if any(_images_in(path)))
 
 
 def _table(folder: Path, classes: list[str]) -> Dataset:
@@ -92,7 +133,8 @@ def _table(folder: Path, classes: list[str]) -> Dataset:
     stray = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
     if stray:
         raise ValueError(
-            f"{stray[0]} lies beside the class folders of {folder}; move it into one of them"
+            f"{shown(stray[0])} lies beside the class folders of {shown(folder)}; move it into one "
+            "of them"
         )
     rows = [
         (path, c)
@@ -102,4 +144,4 @@ def _table(folder: Path, classes: list[str]) -> Dataset:
     ]
     labels = [c for _, c in rows]
     table = file_table(path for path, _ in rows)
-    return table.add_column("label", labels, feature=ClassLabel(names=classes))
+    return table.add_column("label", labels, feature=ClassLabel(names=[*map(shown, classes)]))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from openset.data.adapter import Adapter, open_picture, to_uint8
+from openset.data.adapter import Adapter
+from openset.data.decode import check_file, open_picture, shown
+from openset.data.modes import highest_deep, to_uint8
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -94,7 +97,8 @@ class Encoded:
 
     Args:
         dataset: The memory-mapped table.
-        column: Its column of feature type `Image`.
+        column: Its column of feature type `Image`, or of bytes and paths; a path may be bytes too,
+            as names that are no UTF-8 must be.
         name: What error messages call the set.
     """
 
@@ -103,7 +107,9 @@ class Encoded:
 
         self.name = name
         self.column = column
-        raw = dataset.select_columns(column).cast_column(column, ImageFeature(decode=False))
+        raw = dataset.select_columns(column)
+        if isinstance(raw.features[column], ImageFeature):
+            raw = raw.cast_column(column, ImageFeature(decode=False))
         self.table: Any = raw.with_format("arrow")
         self._fingerprint: str | None = None
 
@@ -121,7 +127,16 @@ class Encoded:
         self, indices: Sequence[int], shape: tuple[int, ...], adapt: Callable[[Any], Tensor]
     ) -> Tensor:
         cells = self._cells(indices)
-        return _filled(len(cells), shape, lambda i: adapt(self._picture(cells[i], int(indices[i]))))
+
+        def one(i: int) -> Tensor:
+            index = int(indices[i])
+            picture = self._picture(cells[i], index)
+            try:
+                return adapt(picture)
+            except ValueError as error:
+                raise ValueError(f"{self._named(cells[i], index)}: {error}") from error
+
+        return _filled(len(cells), shape, one)
 
     def shape(self, index: int) -> tuple[int, int, int]:
         picture = self._picture(self._cells([index])[0], index)
@@ -146,13 +161,18 @@ class Encoded:
                 digest.update(content)
         return digest.hexdigest()
 
+    def pictures(self, rows: Sequence[int] | None = None) -> Iterator[Image.Image]:
+        """Images, decoded one after another; those that cannot be read are passed over."""
+        for i in range(len(self)) if rows is None else rows:
+            try:
+                yield self._picture(self._cells([i])[0], i)
+            except ValueError:
+                continue
+
     def highest(self) -> int:
         """The largest pixel value below 255 of all images read as masks."""
-        found = 0
-        for i in range(len(self)):
-            mask = np.asarray(self._picture(self._cells([i])[0], i))
-            found = max(found, int(mask[mask < 255].max(initial=0)))
-        return found
+        arrays = map(np.asarray, self.pictures())
+        return max((int(mask[mask < 255].max(initial=0)) for mask in arrays), default=0)
 
     def _cells(self, indices: Sequence[int]) -> list[dict[str, Any] | None]:
         return self.table[list(indices)].column(0).to_pylist()
@@ -162,23 +182,23 @@ class Encoded:
             raise ValueError(f"{self.name}[{index}] holds no image; remove the row")
         if cell["bytes"] is not None:
             return open_picture(cell["bytes"], self._named(cell, index))
-        return open_picture(cell["path"])
+        return open_picture(os.fsdecode(cell["path"]))
 
     def _named(self, cell: dict[str, Any] | None, index: int) -> str:
-        if cell is None:
-            return f"{self.name}[{index}]"
-        if cell["bytes"] is None and cell["path"] is not None:
-            return cell["path"]
-        return f"{self.name}[{index}]" + (f" ({cell['path']})" if cell["path"] else "")
+        path = shown(os.fsdecode(cell["path"])) if cell and cell["path"] else ""
+        if cell is not None and cell["bytes"] is None and path:
+            return path
+        return f"{self.name}[{index}]" + (f" ({path})" if path else "")
 
 
 def _content(cell: dict[str, Any] | None) -> bytes:
-    if cell is None:
+    if cell is None or cell["bytes"] is None is cell["path"]:
         return b""
     if cell["bytes"] is not None:
         return cell["bytes"]
-    with open(cell["path"], "rb") as file:
-        return file.read()
+    path = os.fsdecode(cell["path"])
+    check_file(path)
+    return Path(path).read_bytes()
 
 
 def _filled(count: int, shape: tuple[int, ...], read: Callable[[int], Tensor]) -> Tensor:
@@ -201,6 +221,10 @@ def _filled(count: int, shape: tuple[int, ...], read: Callable[[int], Tensor]) -
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(fill, starts))
     return out
+
+
+PROBED = 16
+"""Images that are looked at to judge a whole set by."""
 
 
 def adapter_of(pixels: Pixels, size: Any = None, channels: int | None = None) -> Adapter:
@@ -226,7 +250,7 @@ def _shapes(pixels: Pixels) -> set[tuple[int, int, int]]:
         raise ValueError("no images: the folder or the chosen part of the data set is empty")
     shapes: set[tuple[int, int, int]] = set()
     failure: ValueError | None = None
-    for i in range(0, len(pixels), max(1, len(pixels) // 16)):
+    for i in range(0, len(pixels), max(1, len(pixels) // PROBED)):
         try:
             shapes.add(pixels.shape(i))
         except ValueError as error:
@@ -234,6 +258,18 @@ def _shapes(pixels: Pixels) -> set[tuple[int, int, int]]:
     if failure is not None and not shapes:
         raise failure
     return shapes
+
+
+def highest_pixel(pixels: Pixels, rows: Sequence[int]) -> int | None:
+    """The largest pixel of images stored in 16 bits, all of which are read; None for other sets."""
+    stored = getattr(pixels, "pixels", pixels)  # Noise may have been added.
+    if not isinstance(stored, Encoded):
+        return None
+    probe = rows[:: max(1, len(rows) // PROBED)]
+    if all(highest_deep(picture) is None for picture in stored.pictures(probe)):
+        return None
+    found = (highest_deep(picture) for picture in stored.pictures(rows))
+    return max(highest for highest in found if highest is not None)
 
 
 def short_hash(*parts: Any) -> str:

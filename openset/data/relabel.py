@@ -10,7 +10,7 @@ from torch import Tensor
 from openset.activations import UNKNOWN
 from openset.data.adapter import Adapter
 from openset.data.columns import MaskClasses
-from openset.data.sources import Split
+from openset.data.source import Split
 
 LEAST_LEFT = 0.25
 """Share of the training images that must be free of the classes left out for the others to go."""

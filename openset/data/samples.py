@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from openset.activations import VOID
+from openset.data.batch import (
+    as_labels,
+    as_tensor,
+    check_images,
+    check_shape,
+    collate,
+    image_and_label,
+)
+from openset.data.loaders import is_pair, of_table
 
 HELD_BYTES = 4 * 2**30
 """Images that take more than this as uint8 are read batch by batch instead of kept."""
@@ -46,9 +56,14 @@ class Samples:
         """The samples at these indices, or all in their order; may be iterated again."""
         return Batches(self, torch.arange(len(self)) if indices is None else indices, batch_size)
 
-    def fingerprint(self) -> dict[str, int]:
-        """What tells one training set from another when a run is resumed."""
-        return {"images": len(self), "labels": zlib.crc32(self.labels.numpy().tobytes())}
+    def summary(self) -> dict[str, int]:
+        """The number of images and a checksum of the labels: all that is cheap to know of them."""
+        return summary(self.labels)
+
+
+def summary(labels: Tensor) -> dict[str, int]:
+    """As `Samples.summary`, of labels alone."""
+    return {"images": len(labels), "labels": zlib.crc32(labels.numpy().tobytes())}
 
 
 class Batches:
@@ -75,32 +90,31 @@ def samples(source: Any, device: torch.device) -> Samples:
     Raises:
         ValueError: If there are no samples, or if they cannot be read by index.
     """
-    collate: Callable = default_collate
+    put: Callable = collate
+    if type(source).__module__.startswith("datasets."):
+        source = of_table(source)
     if isinstance(source, DataLoader):
-        source, collate = source.dataset, source.collate_fn
+        put = collate if source.collate_fn is default_collate else source.collate_fn
+        source = source.dataset
     if isinstance(source, Sized) and not len(source):
         raise ValueError("the training set is empty; check the data set's name, split and classes")
-    if collate is not default_collate:
-        return _by_item(source, device, collate)
+    if put is not collate:
+        return _by_item(source, device, put)
     if hasattr(source, "take") and hasattr(source, "images"):
         return _of_image_set(source, device)
     if isinstance(source, TensorDataset):
-        images, labels = source.tensors[:2]
-        return _held(images, labels, device)
+        return _held([source.tensors], device)
+    if is_pair(source):
+        return _held([source], device)
     if isinstance(source, list | tuple):
-        images, labels = zip(*source, strict=True)
-        return _held(torch.cat(images), torch.cat(labels), device)
-    return _by_item(source, device, default_collate)
+        return _held(source, device)
+    return _by_item(source, device, put)
 
 
-def _held(images: Tensor, labels: Tensor, device: torch.device) -> Samples:
-    if images.dim() != 4 or len(images) != len(labels):
-        raise ValueError(
-            f"training images have shape {tuple(images.shape)} and labels {tuple(labels.shape)}; "
-            "give [N, C, H, W], and one label or label map for each image"
-        )
-    if images.is_floating_point() and not images.isfinite().all():
-        raise ValueError("training images hold NaN or infinite pixels; give floats in 0…1")
+def _held(batches: Sequence[Any], device: torch.device) -> Samples:
+    """Batches that are in memory, put together; uint8 images stay so."""
+    found = [_labelled(batch, f"training batch {i}") for i, batch in enumerate(batches)]
+    images, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
     images, on_device = images.to(device), labels.to(device)
 
     def read(indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,16 +124,28 @@ def _held(images: Tensor, labels: Tensor, device: torch.device) -> Samples:
     return Samples(_per_image(labels), read, device)
 
 
+def _labelled(batch: Any, name: str) -> tuple[Tensor, Tensor]:
+    image, label = image_and_label(batch, name)
+    if label is None:
+        raise ValueError(f"{name} has no labels; give pairs (image, label) to train on")
+    image = as_tensor(image, f"{name} has images that are")
+    (check_shape if image.dtype == torch.uint8 else check_images)(image, name)
+    label = as_labels(label, name)
+    if len(image) != len(label):
+        raise ValueError(f"{name} has {len(image)} images but {len(label)} labels")
+    return image, label
+
+
 def _of_image_set(source: Any, device: torch.device) -> Samples:
     if source.dense:
         # A map of labels says nothing of the order, and all maps together are large.
         return Samples(torch.full((len(source),), VOID), source.take, device)
     if source.fits and source.nbytes <= HELD_BYTES:
-        return _held(source.images, source.labels, device)
+        return _held([(source.images, source.labels)], device)
     return Samples(source.labels, source.take, device)
 
 
-def _by_item(source: Any, device: torch.device, collate: Callable) -> Samples:
+def _by_item(source: Any, device: torch.device, put: Callable) -> Samples:
     if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
         raise ValueError(
             f"cannot train on {type(source).__name__}: it cannot be read by index; give an "
@@ -127,8 +153,7 @@ def _by_item(source: Any, device: torch.device, collate: Callable) -> Samples:
         )
 
     def read(indices: Tensor) -> tuple[Tensor, Tensor]:
-        image, label, *_ = collate([source[i] for i in indices.tolist()])
-        return image, label
+        return _labelled(put([source[i] for i in indices.tolist()]), "a training batch")
 
     return Samples(_per_image(_labels(source)), read, device)
 
@@ -139,9 +164,18 @@ def _labels(source: Any) -> Tensor:
         listed = getattr(source, name, None)
         changed = getattr(source, "target_transform", None) is not None
         if listed is not None and len(listed) == len(source) and not changed:
-            return torch.as_tensor(listed)
-    labels = [torch.as_tensor(source[i][1]) for i in range(len(source))]
-    return torch.stack([x if x.dim() == 0 else torch.tensor(VOID) for x in labels])
+            return as_labels(listed, "the training set")
+    labels = [_label_of(source[i], f"training sample {i}") for i in range(len(source))]
+    return torch.stack(labels)
+
+
+def _label_of(sample: Any, name: str) -> Tensor:
+    """The label of one sample as a number; `VOID` for a map of them."""
+    label = image_and_label(sample, name)[1]
+    if label is None:
+        raise ValueError(f"{name} has no label; give pairs (image, label) to train on")
+    labels = as_labels(np.asarray(label)[None], name)
+    return labels[0] if labels.dim() == 1 else torch.tensor(VOID)
 
 
 def _per_image(labels: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,10 +14,14 @@ from openset.data.adapter import Adapter
 from openset.data.classes import choose_classes
 from openset.data.folders import file_table, find_images
 from openset.data.images import ImageSet
+from openset.data.modes import depth_of
 from openset.data.noise import NOISES, Noise
-from openset.data.pixels import Encoded, adapter_of
+from openset.data.pixels import Encoded, adapter_of, highest_pixel
+from openset.data.places import same_set
 from openset.data.relabel import without_left_out
-from openset.data.sources import INVERTED, DataName, Source, Split, open_source, same_set
+from openset.data.source import Source, Split
+from openset.data.sources import INVERTED, DataName, from_tables, open_source
+from openset.data.tables import given_tables
 from openset.errors import unknown_name
 
 Size = int | tuple[int, int]
@@ -50,7 +55,7 @@ class Data:
 
 
 def load(
-    spec: str,
+    spec: Any,
     known_classes: str | Iterable[int | str] | None = None,
     *,
     size: Size | None = None,
@@ -62,7 +67,8 @@ def load(
     """A labelled data set, split into known and unknown classes.
 
     Args:
-        spec: A data string: `digits`, a hub id, a folder; settings follow after commas.
+        spec: A data string: `digits`, a hub id, a folder, a file; settings follow after commas. Or
+            a `datasets.Dataset`, or several by split.
         known_classes: The classes to know, such as `range(6)`, `"0-5"` or `"cat,dog"`; all by
             default. Their order is that of the labels. `"not cat,dog"` knows all but these.
         size: Height and width that every image is brought to; as stored by default.
@@ -80,17 +86,18 @@ def load(
         >>> len(data.train), len(data.valid), len(data.test), len(data.unknown)
         (650, 72, 361, 238)
     """
-    name = DataName.parse(spec)
-    if name.name in NOISES or name.split:
+    name, source = opened(spec)
+    if source is None or name.split:
         raise ValueError(
             f"{spec!r} cannot be trained on; give a data set of labelled images, without :split"
         )
-    source = open_source(name)
     known = choose_classes(known_classes, source.classes)
+    classes = check_classes([source.classes[c] for c in known], source)
     notes: list[str] = []
     parts = arrange(source, valid, seed, notes)
     adapter = adapter_of(parts["train"].pixels, size, channels)
-    adapter = replace(adapter, invert=inverted(name, adapter))
+    bits = name.bits or used_bits(parts["train"], notes)
+    adapter = replace(adapter, invert=inverted(name, adapter), bits=bits)
     if source.masks and len(known) < len(source.classes):
         labels = class_labels(source, known)
         parts, note = without_left_out(parts, source.masks, labels, adapter)
@@ -102,21 +109,25 @@ def load(
     if skip_bad:
         sets = {key: images.without_bad() for key, images in sets.items()}
     skipped = [reason for images in sets.values() for reason in images.skipped]
+    if skipped:
+        named = [reason.partition(";")[0] for reason in skipped[:10]]
+        more = ["…"] if len(skipped) > len(named) else []
+        notes.append(f"Unreadable images left out: {len(skipped)} ({'; '.join(named + more)}).")
     train, held, test = (known_part(sets[key]) for key in ("train", "valid", "test"))
     unknown = unknown_part(sets["test"])
-    classes = [source.classes[c] for c in known]
     need_every_class(train, classes)
     return Data(source.name, classes, train, held, test, unknown, adapter, skipped, notes)
 
 
-def load_images(spec: str, adapter: Adapter, *, seed: int = 0, skip_bad: bool = False) -> ImageSet:
+def load_images(spec: Any, adapter: Adapter, *, seed: int = 0, skip_bad: bool = False) -> ImageSet:
     """One split of any data set, adapted to a run's size and channels, as unknown images.
 
     The split is the one named after a colon, otherwise the first there is of test, validation and
     train. Labels are `UNKNOWN`; those of masks are what the set's table says.
 
     Args:
-        spec: A data string: `digits`, a hub id, a folder, a noise; `:split` and settings follow.
+        spec: A data string: `digits`, a hub id, a folder, a noise; `:split` and settings follow. Or
+            a `datasets.Dataset`, or several by split.
         adapter: The run's. Its `invert` is replaced where the set's polarity is known, or by the
             setting `invert=…`.
         seed: Seed of noise, where the string has none.
@@ -126,13 +137,12 @@ def load_images(spec: str, adapter: Adapter, *, seed: int = 0, skip_bad: bool = 
         >>> load_images("gaussian-noise,limit=100", Adapter((8, 8), channels=1))
         ImageSet('gaussian-noise', 100 images of (1, 8, 8))
     """
-    name = DataName.parse(spec)
-    adapter = replace(adapter, invert=inverted(name, adapter))
-    if name.name in NOISES:
+    name, source = opened(spec)
+    adapter = replace(adapter, invert=inverted(name, adapter), bits=name.bits or adapter.bits)
+    if source is None:
         seed = seed if name.seed is None else name.seed
         noise = Noise(name.name, name.limit or 10_000, seed)
         return ImageSet(noise, None, adapter, name=name.name)
-    source = open_source(name)
     split = source.find(name.split) if name.split else source.find("test", "valid", "train")
     if split is None:
         raise ValueError(unknown_name(f"split of {name.name}", str(name.split), source.splits))
@@ -141,19 +151,58 @@ def load_images(spec: str, adapter: Adapter, *, seed: int = 0, skip_bad: bool = 
     return images.without_bad() if skip_bad else images
 
 
-def load_files(
-    paths: Iterable[str | Path], adapter: Adapter, *, skip_bad: bool = False
-) -> ImageSet:
+def load_files(paths: Iterable[str | Path], adapter: Adapter) -> ImageSet:
     """Image files, folders of them and globs, unlabelled, as a model's adapter wants them.
 
     Args:
         paths: What to read, in this order; `ImageSet.paths` says what was found.
         adapter: The model's.
-        skip_bad: Leave out files that cannot be read; `ImageSet.skipped` names them.
     """
-    pixels = Encoded(file_table(find_images(paths)), "image")
-    images = ImageSet(pixels, None, adapter)
-    return images.without_bad() if skip_bad else images
+    return ImageSet(Encoded(file_table(find_images(paths)), "image"), None, adapter)
+
+
+def opened(spec: Any) -> tuple[DataName, Source | None]:
+    """The parts of a data string, and the source that it names, None for noise.
+
+    Args:
+        spec: A data string, a path, or what `given_tables` takes.
+    """
+    if not isinstance(spec, str | Path):
+        return DataName("the data set"), from_tables("the data set", given_tables(spec))
+    name = DataName.parse(str(spec))
+    return name, None if name.name in NOISES else open_source(name)
+
+
+def check_classes(known: list[str], source: Source) -> list[str]:
+    """The names of the known classes, if they can be told apart from one another and "unknown".
+
+    Raises:
+        ValueError: If a known class is called unknown, or if the set has a single class.
+    """
+    refused = [name for name in known if name.casefold() == "unknown"]
+    if refused:
+        raise ValueError(
+            f"{source.name} has a class called {refused[0]!r}, as the answer for what is no known "
+            f"class is; rename it, or leave it out: known_classes='not {refused[0]}'"
+        )
+    if len(source.classes) == 1 and source.masks is None:
+        raise ValueError(
+            f"{source.name} has a single class, {source.classes[0]!r}, so there is nothing to tell "
+            "apart; give a folder for each class, or a table with the columns path and label"
+        )
+    return known
+
+
+def used_bits(train: Split, notes: list[str]) -> int | None:
+    """Bits per pixel that training images stored in 16 use, judged by the largest of all pixels."""
+    highest = highest_pixel(train.pixels, train.rows.tolist())
+    if highest is None:
+        return None
+    bits = depth_of(highest)
+    notes.append(
+        f"Images are stored in 16 bits and use {bits}: the largest pixel to train on is {highest}."
+    )
+    return bits
 
 
 def inverted(name: DataName, adapter: Adapter) -> bool:
@@ -176,7 +225,9 @@ def arrange(source: Source, valid: float, seed: int, notes: list[str]) -> dict[s
     parts = {key: source.splits[name] for key, name in names.items() if name}
     labelled = {key for key, part in parts.items() if part.labelled}
     if "train" not in labelled:
-        raise ValueError(f"{source.name} has no labels; give class folders or a column of labels")
+        raise ValueError(
+            f"{source.name} has no labels; give class folders, or a column called label"
+        )
     parts = {key: part for key, part in parts.items() if key in labelled}
     if "test" not in parts and "valid" in parts:
         parts["test"] = parts.pop("valid")
@@ -242,5 +293,6 @@ def need_every_class(train: ImageSet, classes: list[str]) -> None:
     missing = [name for name, n in zip(classes, count.tolist(), strict=True) if not n]
     if missing:
         raise ValueError(
-            f"{train.name} has no training image of {', '.join(missing)}; leave these classes out"
+            f"{train.name} has no training image of {', '.join(missing)}; leave these classes out: "
+            f"known_classes='not {','.join(missing)}'"
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from openset.activations import Activations
 from openset.extractors.base import Extractor
+from openset.extractors.extract import finite
 from openset.extractors.tap import Tap
 from openset.fitted import Fitted
 
@@ -91,6 +92,7 @@ class Detector(Fitted):
         """Scores `[N, *grid]` of a batch."""
         parts = pieces(activations.beside(self))
         score = torch.cat([self.score(rows) for rows in parts])
+        finite(score, f"the scores of {self.name}")
         return score.view(len(activations), *activations.grid)
 
     def answer(self, activations: Activations) -> tuple[Tensor, Tensor]:
@@ -98,7 +100,7 @@ class Detector(Fitted):
         parts = pieces(activations.beside(self))
         answers = [(best(self.class_scores(rows)), self.score(rows)) for rows in parts]
         labels, scores = zip(*answers, strict=True)
-        return torch.cat(labels), torch.cat(scores)
+        return torch.cat(labels), finite(torch.cat(scores), f"the scores of {self.name}")
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -1,92 +1,218 @@
-"""All detectors on known and unknown images, with nothing computed twice."""
+"""From models to results: all detectors on known and unknown data, with nothing computed twice."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
-from openset.data.loaders import per_pixel
+from openset.data import ImageSet
+from openset.data.loaders import images_at_once, per_pixel
 from openset.detectors import Detector
-from openset.evaluation.metrics import METRICS, STANDARD
-from openset.evaluation.pixel_metrics import PIXEL
-from openset.evaluation.pixel_scores import same_images, see
+from openset.evaluation.pixels import Pixels, PixelSample
 from openset.evaluation.results import Results
-from openset.evaluation.rows import Case, Row
+from openset.evaluation.rows import Case
+from openset.evaluation.seen import Images, Seen
 from openset.extractors.tap import Tap
-from openset.pictures import stack_of
-from openset.scoring.answers import Detectors, by_name, score
-from openset.scoring.threshold import Threshold
+from openset.scoring.answers import answers
+from openset.scoring.threshold import Threshold, ThresholdRecord
+from openset.scoring.views import tap_for
+
+Detectors = Sequence[Detector] | Mapping[str, Detector]
+
+
+class Model(Protocol):
+    """A detector with all that it is measured by; an `OpenSet` is one."""
+
+    @property
+    def tap(self) -> Tap:
+        """Reads the network."""
+        ...
+
+    @property
+    def detector(self) -> Detector:
+        """Fitted."""
+        ...
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """For the metrics that need one."""
+        ...
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """Names of the known classes."""
+        ...
+
+
+@dataclass
+class Candidate:
+    """One detector that is measured, with what figures and report take from its model."""
+
+    tap: Tap
+    detector: Detector
+    threshold: ThresholdRecord | None
+    classes: Sequence[str] | None
 
 
 def evaluate(
-    tap: Tap,
-    detectors: Detectors,
-    known: Any,
-    unknown: Any,
+    models: Tap | Model | Mapping[str, Model],
+    detectors: Detectors | None = None,
+    known: Any = None,
+    unknown: Any = None,
     *,
     thresholds: Mapping[str, Threshold] | None = None,
-    metrics: Sequence[str] = STANDARD,
+    metrics: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     run: Case | None = None,
     paper: Mapping[str, Mapping[tuple[str, str], float]] | None = None,
     batch_size: int = 256,
 ) -> Results:
-    """Measures how well each detector tells known test images from unknown ones.
+    """Measures how well each detector tells known test data from unknown.
+
+    Give a tap and the detectors that read it, `evaluate(tap, detectors, known=…, unknown=…)`, or
+    finished models, `evaluate({"gemos": model}, known=…, unknown=…)`. Models of one network share
+    its passes. The network runs where it lies; move it, or the models, to another device before.
 
     Where pixels are labelled, each set is measured by itself, on its own known and unknown pixels,
-    with the metrics of `openset.evaluation.pixel_metrics.PIXEL`.
+    with the metrics of `openset.evaluation.metrics.PIXEL`.
 
     Args:
-        tap: Reads the network; its layers must cover those of the detectors.
-        detectors: Fitted detectors, by name or in a list.
+        models: A tap, whose layers must cover those of the detectors; or models by name, or one.
+        detectors: With a tap, fitted detectors, by name or in a list.
         known: Test images of the known classes, with labels.
         unknown: Images of no known class, or several such sets by name.
-        thresholds: By detector, for the metrics and pictures that need one; without it the
-            threshold-free metrics are measured.
-        metrics: Names of `openset.evaluation.metrics.METRICS`.
-        classes: Names of the known classes, for the report.
+        thresholds: By name, for the metrics and pictures that need one, instead of the models' own;
+            without any the threshold-free metrics are measured.
+        metrics: Names of `openset.evaluation.metrics.METRICS`; None measures all that are usual.
+        classes: Names of the known classes, for the report, instead of the models' own.
         run: What the results say of the run: protocol, seed, network, objective.
         paper: By detector, published figures by (unknown set, metric).
         batch_size: Images per pass.
 
     Returns:
-        One long table, with all scores and the most wrongly judged images.
-    """
-    named = by_name(detectors)
-    thresholds, paper = thresholds or {}, paper or {}
-    known_name = name_of(known, "known")
-    sets = dict(unknown) if isinstance(unknown, Mapping) else {name_of(unknown, "unknown"): unknown}
-    if per_pixel(known):
-        from openset.evaluation.evaluate import evaluate_pixels  # Here, because it draws pictures.
+        One long table, with the scores and the most wrongly judged images.
 
-        run = replace(run or Case(), known=known_name)
-        return evaluate_pixels(
-            tap, named, known, sets, run, thresholds, metrics, classes=classes, paper=paper
-        )
-    for name, images in sets.items():
-        if per_pixel(images):
-            raise ValueError(
-                f"{name} labels pixels and the known data whole images; name images of one kind"
-            )
-    seen = score(tap, named, known, batch_size=batch_size)
-    others = {name: score(tap, named, s, batch_size=batch_size) for name, s in sets.items()}
+    Raises:
+        ValueError: If data are missing, or some are labelled by pixels and others by images.
+    """
+    if known is None or unknown is None:
+        raise ValueError("name the data to measure on: evaluate(models, known=…, unknown=…)")
+    sets = dict(unknown) if isinstance(unknown, Mapping) else {name_of(unknown, "unknown"): unknown}
+    check_one_kind(known, sets)
+    run = replace(run or Case(), known=name_of(known, "known"))
+    candidates = candidates_of(models, detectors, thresholds or {}, classes)
+    seen = look(candidates, run.known, known, batch_size)
+    others = {
+        name: seen if same_set(known, images) else look(candidates, name, images, batch_size)
+        for name, images in sets.items()
+    }
     results = Results()
-    run = replace(run or Case(), known=known_name)
-    for name in named:
+    for name, each in candidates.items():
         results.add(
-            replace(run, detector=name, tuned_on=" + ".join(named[name].tuned_on)),
+            replace(run, detector=name, tuned_on=" + ".join(each.detector.tuned_on)),
             seen[name],
-            {other: scored[name] for other, scored in others.items()},
-            thresholds[name].record() if name in thresholds else None,
-            classes=classes,
+            {other: its[name] for other, its in others.items()},
+            each.threshold,
+            classes=each.classes,
             metrics=metrics,
-            paper=paper.get(name),
+            paper=(paper or {}).get(name),
         )
-    keep_examples(results, run, {known_name: known, **sets})
+    if not per_pixel(known):
+        keep_examples(results, run, {run.known: known, **sets})
     return results
+
+
+def candidates_of(
+    models: Tap | Model | Mapping[str, Model],
+    detectors: Detectors | None,
+    thresholds: Mapping[str, Threshold],
+    classes: Sequence[str] | None,
+) -> dict[str, Candidate]:
+    """Collects by name all that is measured, whichever way it was given; see `evaluate`."""
+    if isinstance(models, Tap):
+        named = by_name(detectors or ())
+        given = {name: (models, detector, None, None) for name, detector in named.items()}
+    elif detectors is not None:
+        raise ValueError("models bring their detectors; give the data as known=…, unknown=…")
+    else:
+        named = models if isinstance(models, Mapping) else {models.detector.name: models}
+        given = {n: (m.tap, m.detector, m.threshold, m.classes) for n, m in named.items()}
+    found = {}
+    for name, (tap, detector, own, names) in given.items():
+        threshold = thresholds.get(name, own)
+        record = None if threshold is None else threshold.record()
+        found[name] = Candidate(tap, detector, record, classes or names)
+    return found
+
+
+def by_name(detectors: Detectors) -> dict[str, Detector]:
+    """Names detectors; those of one kind are told apart by their settings."""
+    if isinstance(detectors, Mapping):
+        return dict(detectors)
+    kinds = [detector.name for detector in detectors]
+    named = {d.name if kinds.count(d.name) == 1 else repr(d): d for d in detectors}
+    if len(named) < len(detectors):
+        raise ValueError("two detectors are the same; give each a name: evaluate(tap, {name: …})")
+    return named
+
+
+def look(
+    candidates: Mapping[str, Candidate], name: str, images: Any, batch_size: int
+) -> dict[str, Seen]:
+    """Shows one data set to all detectors, and returns what each made of it."""
+    seen: dict[str, Seen] = {}
+    if per_pixel(images):
+        sample, batch_size = PixelSample.of(images), images_at_once(images, batch_size)
+        seen |= {n: Pixels(name, each.threshold, sample) for n, each in candidates.items()}
+    else:
+        seen |= {n: Images() for n in candidates}
+    for tap, detectors in shared_taps(candidates):
+        for answer in answers(tap, detectors, images, batch_size):
+            seen[answer.detector].add(answer)
+    for each in seen.values():
+        each.close()
+    return seen
+
+
+def shared_taps(
+    candidates: Mapping[str, Candidate],
+) -> Iterator[tuple[Tap, dict[str, Detector]]]:
+    """One tap for each network, with the detectors that read it."""
+    groups: dict[tuple[nn.Module, str | None], dict[str, Candidate]] = {}
+    for name, each in candidates.items():
+        groups.setdefault((each.tap.network, each.tap.head), {})[name] = each
+    for (network, head), group in groups.items():
+        detectors = {name: each.detector for name, each in group.items()}
+        first, *others = (each.tap for each in group.values())
+        one = all(tap is first for tap in others)
+        yield first if one else tap_for(network, detectors.values(), head=head), detectors
+
+
+def check_one_kind(known: Any, unknown: Mapping[str, Any]) -> None:
+    """Raises a ValueError where some data label pixels and others whole images."""
+    kinds = ("whole images", "pixels")
+    expected = per_pixel(known)
+    for name, images in unknown.items():
+        if per_pixel(images) != expected:
+            raise ValueError(
+                f"{name} labels {kinds[not expected]} and the known data {kinds[expected]}; "
+                "name images of one kind"
+            )
+
+
+def same_set(one: Any, other: Any) -> bool:
+    """Whether two sets are the same images with the same labels, whatever their names."""
+    if not isinstance(one, ImageSet) or not isinstance(other, ImageSet):
+        return one is other
+    return (
+        one.pixels is other.pixels
+        and torch.equal(one.indices, other.indices)
+        and torch.equal(one.values, other.values)
+    )
 
 
 def keep_examples(results: Results, run: Case, sources: Mapping[str, Any]) -> None:
@@ -101,67 +227,3 @@ def keep_examples(results: Results, run: Case, sources: Mapping[str, Any]) -> No
 def name_of(images: Any, otherwise: str) -> str:
     """The name of a data set, if it has one."""
     return str(getattr(images, "name", otherwise))
-
-
-def evaluate_pixels(
-    tap: Tap,
-    detectors: Mapping[str, Detector],
-    known: Any,
-    sets: Mapping[str, Any],
-    run: Case,
-    thresholds: Mapping[str, Threshold],
-    metrics: Sequence[str] = STANDARD,
-    *,
-    classes: Sequence[str] | None = None,
-    paper: Mapping[str, Mapping[tuple[str, str], float]] | None = None,
-) -> Results:
-    """As `openset.evaluation.evaluate.evaluate`, for sets whose labels are maps.
-
-    Each unknown set is measured on its own pixels, known and unknown; mIoU is that of `known`.
-    Scores of at most `SHOWN` pixels of a kind and set are kept for the report.
-    """
-    wanted = PIXEL if set(STANDARD) <= set(metrics) else [m for m in metrics if m in PIXEL]
-    seen = see(tap, detectors, known, thresholds)
-    others = {
-        name: seen if same_images(known, images) else see(tap, detectors, images, thresholds)
-        for name, images in sets.items()
-    }
-    results = Results()
-    for name in detectors:
-        case = replace(run, detector=name, tuned_on=" + ".join(detectors[name].tuned_on))
-        figures = (paper or {}).get(name, {})
-        found = {("", m): v for m, v in seen[name].measured.items() if alone(m)}
-        for other, its in others.items():
-            if "auroc" not in its[name].measured:
-                raise ValueError(f"{other} has no pixels of both kinds, known and unknown")
-            found |= {(other, m): v for m, v in its[name].measured.items() if not alone(m)}
-        for (other, metric), value in found.items():
-            if metric in wanted:
-                row = Row(**vars(case), unknown=other, metric=metric, value=value)
-                results.rows.append(replace(row, paper=figures.get((other, metric))))
-        results.scored[case] = {run.known: seen[name].sample(unknown=False)}
-        results.scored[case] |= {k: its[name].sample(unknown=True) for k, its in others.items()}
-        if name in thresholds:
-            results.thresholds[case] = thresholds[name].record()
-        if classes is not None:
-            results.classes[case.run] = list(classes)
-        for other, its in others.items():
-            if its[name].strips:
-                title = picture_title(case, other)
-                results.figures[title] = stack_of(its[name].strips)
-    return results
-
-
-def picture_title(case: Case, unknown: str) -> str:
-    """What the report calls the pictures of a detector on a set; it begins with the detector."""
-    return f"{case.detector} · {case.objective} · {unknown}: image, answer, score, truth"
-
-
-def alone(metric: str) -> bool:
-    """Whether a metric needs no unknown set."""
-    return not METRICS[metric].needs_unknown
-
-
-def pictured(figures: Mapping[str, bytes], detector: str) -> dict[str, bytes]:
-    """Of pictures by title, those of one detector."""
-    return {title: png for title, png in figures.items() if title.startswith(f"{detector} · ")}

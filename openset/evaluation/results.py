@@ -1,25 +1,28 @@
-"""What an evaluation found: figures, and the scores, thresholds and images behind them."""
+"""The results of an evaluation: figures, and the scores, thresholds and images behind them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor
 from torch.nn import functional as F
 
-from openset.evaluation.metrics import METRICS, STANDARD, measure
+from openset.evaluation.metrics import METRICS
 from openset.evaluation.rows import Case, Row, read_csv, write_csv
+from openset.evaluation.seen import Seen
 from openset.evaluation.stamp import stamp
 from openset.evaluation.summary import Cell, Summary, mean_over_seeds
-from openset.files import complete_folder
+from openset.files import complete_folder, recovered, save_tensors
 from openset.scoring.scored import Scored
 from openset.scoring.threshold import ThresholdRecord
 
@@ -27,11 +30,15 @@ __all__ = ["Case", "Results", "Row", "Scored", "ThresholdRecord"]
 
 
 FILES = ("results.csv", "results.json", "scores.safetensors", "figure-*.png", "report.html")
-"""What a folder of results may hold; `Results.save` replaces a folder of these and no other."""
+"""All that a folder of results may hold; `Results.save` replaces a folder of these and no other."""
 
 
 EXAMPLES = 8
 """Images shown per detector and data set: the most wrongly accepted or rejected."""
+
+
+USUAL = ("accuracy", "auroc", "fpr_at_95_tpr", "macro_f1")
+"""Metrics that tables show unless others are named."""
 
 
 THUMBNAIL = 96
@@ -40,21 +47,26 @@ THUMBNAIL = 96
 
 @dataclass
 class Results:
-    """One long table, and what the report draws.
+    """One long table, and all that the report draws.
 
     Args:
-        rows: One figure each; what `results.csv` holds.
+        rows: One figure each, as `results.csv` holds them.
         scored: Per case and data set, the scores of its images; `case.known` names the known data.
         thresholds: Per case, its `ThresholdRecord`.
         classes: Per run (`case.run`), the names of the known classes.
         images: Per run and data set, a few images `[C, H, W]` in uint8 by their index.
-        figures: Further pictures by title, as PNG bytes.
+        pictures: Per case and unknown set, a picture of a few images with their answers, as PNG.
+        figures: Further pictures by title, as PNG.
         notes: More on what was run, shown at the top of the report; starts with date and versions.
+        shown: The metrics that tables show, in this order; empty for the usual ones.
+        shown_known: The known data that tables are about; empty for all.
+        seconds: How long it took to measure.
 
     Example:
         >>> from torch import tensor
-        >>> known = Scored(tensor([0.1, 0.4]), tensor([0, 1]), tensor([0, 1]))
-        >>> unknown = Scored(tensor([0.3, 0.9]), tensor([-1, -1]), tensor([1, 0]))
+        >>> from openset.evaluation.seen import Images
+        >>> known = Images(Scored(tensor([0.1, 0.4]), tensor([0, 1]), tensor([0, 1])))
+        >>> unknown = Images(Scored(tensor([0.3, 0.9]), tensor([-1, -1]), tensor([1, 0])))
         >>> results = Results()
         >>> results.add(Case(detector="energy", known="digits"), known, {"noise": unknown})
         >>> [row.value for row in results.rows if row.metric == "auroc"]
@@ -66,44 +78,48 @@ class Results:
     thresholds: dict[Case, ThresholdRecord] = field(default_factory=dict)
     classes: dict[Case, list[str]] = field(default_factory=dict)
     images: dict[Case, dict[str, dict[int, Tensor]]] = field(default_factory=dict)
+    pictures: dict[Case, dict[str, bytes]] = field(default_factory=dict)
     figures: dict[str, bytes] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=stamp)
+    shown: list[str] = field(default_factory=list)
+    shown_known: str = ""
+    seconds: float = 0.0
 
     def add(
         self,
         case: Case,
-        known: Scored,
-        unknown: Mapping[str, Scored],
+        known: Seen,
+        unknown: Mapping[str, Seen],
         threshold: ThresholdRecord | None = None,
         *,
         classes: Sequence[str] | None = None,
-        metrics: Iterable[str] = STANDARD,
+        metrics: Sequence[str] | None = None,
         paper: Mapping[tuple[str, str], float] | None = None,
     ) -> None:
         """Measures one detector on all unknown sets and keeps its scores.
 
         Args:
             case: Which detector of which run.
-            known: Scores of the known test data.
-            unknown: Name of each unknown set to its scores.
+            known: The known test data, as the detector saw it.
+            unknown: The unknown sets by name.
             threshold: The threshold, with how it came about.
             classes: Names of the known classes.
-            metrics: What to measure.
+            metrics: Metrics to measure; None for all that are usual.
             paper: Published figures by (unknown set, metric); the set is "" for the accuracy.
         """
-        metrics, paper = list(metrics), paper or {}
-        _check(case, known, unknown, classes)
-        cut = threshold["value"] if threshold and "value" in threshold else None
-        training = threshold.get("training") if threshold else None
+        kept = {name: its.scored(unknown=True) for name, its in unknown.items()}
+        scores = known.scored(unknown=False)
+        _check(case, scores, kept, classes)
         found: dict[tuple[str, str], float] = {}
-        for name, scored in unknown.items():
-            measured = measure(known, scored, cut, metrics, training=training)
-            for metric, value in measured.items():
+        for name, its in unknown.items():
+            for metric, value in its.measure(known, metrics, threshold).items():
                 found[name if METRICS[metric].needs_unknown else "", metric] = value
         for (name, metric), value in found.items():
             row = Row(**asdict(case), unknown=name, metric=metric, value=value)
-            self.rows.append(replace(row, paper=paper.get((name, metric))))
-        self.scored[case] = {case.known: known, **unknown}
+            self.rows.append(replace(row, paper=(paper or {}).get((name, metric))))
+        self.scored[case] = {case.known: scores, **kept}
+        if pictures := {name: its.picture for name, its in unknown.items() if its.picture}:
+            self.pictures[case] = pictures
         if threshold is not None:
             self.thresholds[case] = threshold
         if classes is not None:
@@ -136,10 +152,15 @@ class Results:
         return mean_over_seeds(self.rows)
 
     def summary(self, metrics: Sequence[str] | None = None) -> Summary:
-        """Detectors down, unknown sets and metrics across, averaged over seeds."""
-        measured = {row.metric for row in self.rows}
-        first = ("accuracy", "auroc", "fpr_at_95_tpr", "macro_f1")
-        return Summary(self.rows, metrics or [name for name in first if name in measured])
+        """Sets detectors down, unknown sets and metrics across, averaged over seeds.
+
+        Args:
+            metrics: Metrics to show; None for those of `shown`, or else the usual ones.
+        """
+        rows = [row for row in self.rows if self.shown_known in ("", row.known)]
+        measured = {row.metric for row in rows}
+        usual = [name for name in USUAL if name in measured]
+        return Summary(rows, metrics or self.shown or usual)
 
     def table(self, metrics: Sequence[str] | None = None) -> Table:
         """The summary for the screen, as a rich table."""
@@ -159,8 +180,11 @@ class Results:
                 key = replace(row, value=0.0, paper=None)
                 if repr(seen.setdefault(key, row)) != repr(row):
                     raise ValueError(f"two values for one figure: {seen[key]} and {row}")
-            for name in ("scored", "thresholds", "classes", "figures", "notes"):
+            for name in ("scored", "thresholds", "classes", "pictures", "figures", "notes"):
                 getattr(merged, name).update(getattr(part, name))
+            merged.shown = part.shown or merged.shown
+            merged.shown_known = part.shown_known or merged.shown_known
+            merged.seconds += part.seconds
             for run, sets in part.images.items():
                 for data, images in sets.items():
                     merged.keep_images(run, data, images)
@@ -181,24 +205,27 @@ class Results:
     def write(self, folder: Path) -> None:
         """Writes the files of `save` into an existing folder."""
         write_csv(self.rows, folder / "results.csv")
-        shelf = _Shelf()
-        cases = [self._case_record(case, shelf) for case in self.scored]
+        shelf, album = _Shelf(), _Album(folder)
+        figures = {album.put(png): title for title, png in self.figures.items()}
+        cases = [self._case_record(case, shelf, album) for case in self.scored]
         runs = [self._run_record(run, shelf) for run in {**self.classes, **self.images}]
-        figures = {f"figure-{i}.png": title for i, title in enumerate(self.figures, start=1)}
-        for file, title in figures.items():
-            (folder / file).write_bytes(self.figures[title])
-        save_file(shelf.tensors, folder / "scores.safetensors")
-        record = {"notes": self.notes, "runs": runs, "cases": cases, "figures": figures}
+        save_tensors(shelf.tensors, folder / "scores.safetensors")
+        record = {
+            name: getattr(self, name) for name in ("notes", "shown", "shown_known", "seconds")
+        }
+        record |= {"runs": runs, "cases": cases, "figures": figures}
         text = json.dumps(record, indent=1, ensure_ascii=False)
         (folder / "results.json").write_text(text, encoding="utf-8")
 
-    def _case_record(self, case: Case, shelf: _Shelf) -> dict[str, Any]:
-        """A case for results.json; its tensors go on the shelf under the keys that it names."""
+    def _case_record(self, case: Case, shelf: _Shelf, album: _Album) -> dict[str, Any]:
+        """A case for results.json, with the keys of its tensors and the files of its pictures."""
         keys = {
             data: {name: shelf.put(x) for name, x in vars(scored).items()}
             for data, scored in self.scored[case].items()
         }
-        return {"case": asdict(case), "threshold": self.thresholds.get(case), "scored": keys}
+        pictures = {data: album.put(png) for data, png in self.pictures.get(case, {}).items()}
+        record = {"case": asdict(case), "threshold": self.thresholds.get(case), "scored": keys}
+        return record | {"pictures": pictures}
 
     def _run_record(self, run: Case, shelf: _Shelf) -> dict[str, Any]:
         keys = {
@@ -209,28 +236,48 @@ class Results:
 
     @classmethod
     def load(cls, folder: str | Path) -> Results:
-        """Reads what `save` wrote; never runs code from the files.
+        """Reads a folder that `save` wrote; never runs code from the files.
 
         Raises:
             ValueError: If a file is missing or damaged, naming it.
         """
-        folder = Path(folder)
-        try:
-            record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-            tensors = load((folder / "scores.safetensors").read_bytes())
-            results = cls(read_csv(folder / "results.csv"), notes=record["notes"])
-            for file, title in record["figures"].items():
-                results.figures[title] = (folder / Path(file).name).read_bytes()
-            results._fill(record, tensors)
-        except FileNotFoundError as error:
-            raise ValueError(
-                f"{error.filename} is missing; name a folder that `openset evaluate` wrote"
-            ) from error
-        except (ValueError, SafetensorError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{folder} is damaged ({error}); evaluate again") from error
+        with _reading(recovered(folder)) as folder:
+            results, record = cls._table(folder)
+            results._fill(record, load((folder / "scores.safetensors").read_bytes()), folder)
         return results
 
-    def _fill(self, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    @classmethod
+    def load_table(cls, folder: str | Path) -> Results:
+        """Reads the rows and the notes alone, of a folder that may lack all else.
+
+        Raises:
+            ValueError: If a file is missing or damaged, naming it.
+        """
+        with _reading(recovered(folder)) as folder:
+            return cls._table(folder)[0]
+
+    @classmethod
+    def _table(cls, folder: Path) -> tuple[Results, dict[str, Any]]:
+        record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        notes = dict(record["notes"])
+        # Before they had fields of their own, these were notes.
+        shown, known = notes.pop("Shown", "").split(), notes.pop("Shown known", "")
+        seconds = float(notes.pop("seconds", 0))
+        results = cls(
+            read_csv(folder / "results.csv"),
+            notes=notes,
+            shown=record.get("shown", shown),
+            shown_known=record.get("shown_known", known),
+            seconds=record.get("seconds", seconds),
+        )
+        return results, record
+
+    def _fill(self, record: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> None:
+        def picture(file: str) -> bytes:
+            return (folder / Path(file).name).read_bytes()
+
+        for file, title in record["figures"].items():
+            self.figures[title] = picture(file)
         for entry in record["cases"]:
             case = Case(**entry["case"])
             self.scored[case] = {
@@ -239,6 +286,8 @@ class Results:
             }
             if entry["threshold"] is not None:
                 self.thresholds[case] = entry["threshold"]
+            if files := entry.get("pictures"):
+                self.pictures[case] = {data: picture(file) for data, file in files.items()}
         for entry in record["runs"]:
             run = Case(**entry["run"])
             if entry["classes"] is not None:
@@ -246,6 +295,19 @@ class Results:
             for data, keys in entry["images"].items():
                 kept = {int(index): tensors[key] for index, key in keys.items()}
                 self.images.setdefault(run, {})[data] = kept
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[Path]:
+    """Turns what reading a damaged folder raises into one sentence."""
+    try:
+        yield folder
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{error.filename} is missing; name a folder that `openset evaluate` wrote"
+        ) from error
+    except (ValueError, SafetensorError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder} is damaged ({error}); evaluate again") from error
 
 
 def _check(
@@ -265,19 +327,34 @@ def _check(
 
 
 class _Shelf:
-    """Tensors under numbered keys; one that several records share, such as labels, lies once."""
+    """Tensors under numbered keys; equal ones, such as labels of several records, lie once."""
 
     def __init__(self):
         self.tensors: dict[str, Tensor] = {}
-        self._keys: dict[int, str] = {}
+        self._keys: dict[tuple[Any, ...], str] = {}
 
     def put(self, x: Tensor) -> str:
-        """The key of a tensor, under which it is saved."""
-        key = self._keys.setdefault(id(x), str(len(self._keys)))
-        if key not in self.tensors:
-            # A copy, because safetensors refuses tensors that are views of one memory.
-            self.tensors[key] = x.detach().cpu().clone(memory_format=torch.contiguous_format)
+        """Returns the key under which a tensor is saved."""
+        # A copy, because safetensors refuses tensors that are views of one memory.
+        x = x.detach().cpu().clone(memory_format=torch.contiguous_format)
+        digest = sha256(x.flatten().view(torch.uint8).numpy().data).digest()
+        key = self._keys.setdefault((digest, x.dtype, x.shape), str(len(self._keys)))
+        self.tensors[key] = x
         return key
+
+
+class _Album:
+    """Pictures as numbered files of a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.count = folder, 0
+
+    def put(self, png: bytes) -> str:
+        """Writes a picture and returns the name of its file."""
+        self.count += 1
+        file = self.folder / f"figure-{self.count}.png"
+        file.write_bytes(png)
+        return file.name
 
 
 def thumbnail(image: Tensor) -> Tensor:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+
+from openset.text import csv_line, plain_cell
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,8 @@ def write_csv(rows: Iterable[Row], path: str | Path) -> None:
     rows = list(rows)
     columns = COLUMNS if any(row.tuned_on for row in rows) else COLUMNS[:-1]
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        file.write(csv_line(columns))
+        file.writelines(csv_line(getattr(row, name) for name in columns) for row in rows)
 
 
 def read_csv(path: str | Path) -> list[Row]:
@@ -84,4 +85,5 @@ def _row(record: dict[str, str], where: str) -> Row:
         paper = float(record["paper"]) if record["paper"] else None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: seed, value and paper must be numbers; {error}") from error
-    return Row(**{**record, **number, "paper": paper})  # pyright: ignore[reportArgumentType]
+    texts = {name: plain_cell(text) for name, text in record.items()}
+    return Row(**{**texts, **number, "paper": paper})  # pyright: ignore[reportArgumentType]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from openset.activations import Activations
 from openset.extractors.base import Extractor
+from openset.extractors.extract import finite
 
 
 class Perturb(Extractor):
@@ -65,6 +66,7 @@ class Perturb(Extractor):
         with torch.inference_mode(False), torch.enable_grad():
             image = image.detach().clone().requires_grad_()
             plain = self.extractor(image)
+            finite(plain.logits.detach(), "the network's logits")
             score = self.score(plain.beside(self.score))
             gradient = _gradient(score.sum(), image)
         sign = torch.where(gradient >= 0, 1.0, -1.0).to(image.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from openset.activations import Activations
 from openset.extractors.base import Extractor
 from openset.extractors.tap import Tap, reduce
-from openset.networks.device import device_of, in_precision_of
+from openset.networks.device import device_of, dtype_of
 from openset.networks.layers import resolve
 from openset.networks.trial import widths
 from openset.networks.watch import evaluating, output_of
@@ -66,7 +66,7 @@ class Reconstruct(Extractor):
         if device_of(self.autoencoder) != image.device:
             self.autoencoder.to(image.device)
         with evaluating(self.autoencoder):
-            again = self.autoencoder(in_precision_of(self.autoencoder, image))
+            again = self.autoencoder(image.to(dtype_of(self.autoencoder)))
         if again.shape != image.shape:
             raise ValueError(
                 f"the autoencoder gave {list(again.shape)} for images {list(image.shape)}; "
@@ -77,6 +77,6 @@ class Reconstruct(Extractor):
     def _pooled(self, image: Tensor, activations: Activations) -> Tensor:
         network = self.tap.network
         with evaluating(network):
-            x = output_of(network, self.path, in_precision_of(network, image))
+            x = output_of(network, self.path, image.to(dtype_of(network)))
         x = widths(network, network.get_submodule(self.path)).channels_first(x)
         return reduce(x, activations.logits)

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from openset.activations import Activations
+from openset.files import complete_file, save_tensors
 
 
 class Store:
@@ -45,9 +45,8 @@ class Store:
         for i, batch in enumerate(activations):
             _save(batch, self.folder / f"{i:05d}.safetensors")
             counts.append(len(batch))
-        partial = self.folder / "index.json.partial"
-        partial.write_text(json.dumps({"counts": counts}))
-        partial.replace(self.folder / "index.json")
+        with complete_file(self.folder / "index.json") as partial:
+            partial.write_text(json.dumps({"counts": counts}))
         return self
 
     @property
@@ -82,19 +81,7 @@ def _save(batch: Activations, path: Path) -> None:
         tensors["head.weight"], tensors["head.bias"] = batch.head
     # safetensors sorts its keys, but the layers' order decides how they are stacked.
     order = {"order": json.dumps(list(tensors))}
-    # One layer under two names, such as "stage4" and "mean", is one tensor.
-    save_file(unshared({key: x.contiguous() for key, x in tensors.items()}), path, metadata=order)
-
-
-def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of tensors that share memory, which safetensors refuses to write."""
-    seen: set[int] = set()
-    out = {}
-    for name, x in tensors.items():
-        shared = x.data_ptr() in seen and x.numel() > 0
-        out[name] = x.clone() if shared else x
-        seen.add(x.data_ptr())
-    return out
+    save_tensors(tensors, path, order)
 
 
 def _load(path: Path) -> Activations:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from openset.activations import Activations
 from openset.extractors.base import Extractor
 from openset.networks.anatomy import equal
-from openset.networks.device import in_precision_of
+from openset.networks.device import dtype_of
 from openset.networks.layers import find_head, resolve
 from openset.networks.trial import copied, seen_modules, widths
 from openset.networks.watch import Listener, bare, evaluating, listening, run
@@ -63,7 +63,7 @@ class Tap(Extractor):
             for layer in self.layers
             if layer != "penultimate"
         }
-        self._head = resolve(self.network, head) if head else head
+        self._named_head = self._head = resolve(self.network, head) if head else head
         self._check_heard()
         self._widths = {
             layer: widths(self.network, self.network.get_submodule(path))
@@ -80,7 +80,7 @@ class Tap(Extractor):
 
     @property
     def key(self) -> Hashable:
-        return self.network, tuple(self.paths.items()), self.layers, self._head
+        return self.network, tuple(self.paths.items()), self.layers, self._named_head
 
     def settings(self) -> dict[str, Any]:
         """The arguments beside the network that make this tap again, with what was found."""
@@ -122,7 +122,7 @@ class Tap(Extractor):
                 f"images are {image.dtype}, not floats in 0…1; "
                 "if they hold 0…255, divide them by 255"
             )
-        return in_precision_of(self.network, image)
+        return image.to(dtype_of(self.network))
 
     def _check_heard(self) -> None:
         """Raises for layers inside TorchScript, which runs them out of Python's sight."""

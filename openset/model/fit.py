@@ -19,10 +19,9 @@ from openset.detectors.rows import known
 from openset.extractors.extract import stream
 from openset.extractors.pixel_rows import HELD_OUT, PER_CLASS, pixel_rows
 from openset.extractors.store import Store
-from openset.extractors.tap import Tap
 from openset.model.open_set import OpenSet
 from openset.scoring.threshold import training_quantile
-from openset.scoring.views import layers_for, views
+from openset.scoring.views import tap_for, views
 
 SAMPLED = 10_000
 """At most so many training images, evenly drawn, say which score accepts a share of them all."""
@@ -65,7 +64,7 @@ def fit(
     Returns:
         A calibrated model for each detector.
     """
-    tap = Tap(network, layers_for(network, detectors.values(), refit=True))
+    tap = tap_for(network, detectors.values(), refit=True)
     models = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(store or temporary)
@@ -78,7 +77,7 @@ def fit(
         for i, (view, names) in enumerate(views(tap, detectors)):
             seen = activations(view, held_out, folder / f"held-out-{i}", batch_size)
             for name in names:
-                own = Tap(network, layers_for(network, [detectors[name]]))
+                own = tap_for(network, [detectors[name]])
                 models[name] = OpenSet(own, detectors[name])
                 models[name].calibrate_on(seen, accept, per_class=per_class)
             if training:

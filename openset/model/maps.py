@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import csv
+import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,19 @@ from torch import Tensor
 from openset.activations import UNKNOWN
 from openset.data import ImageSet
 from openset.data.adapter import open_picture
-from openset.data.loaders import images_at_once
+from openset.data.readable import Readable
 from openset.files import complete_folder
 from openset.model.open_set import OpenSet
 from openset.networks.device import device_of
 from openset.pictures import enlarged, image_picture, label_picture, limits, palette, score_picture
+from openset.text import csv_line
 
 FILES = ("*.labels.png", "*.score.npy", "*.score.png", "*.overlay.png", "index.csv", "classes.json")
 """What a folder of maps holds."""
+
+
+INDEX = ("path", "name", "unknown", "highest_score")
+"""The columns of `index.csv`."""
 
 
 def labels_pixels(model: OpenSet) -> bool:
@@ -34,7 +40,7 @@ def labels_pixels(model: OpenSet) -> bool:
         return bool(model.tap(image).grid)
 
 
-def write_maps(model: OpenSet, images: ImageSet, folder: str | Path | None) -> int:
+def write_maps(model: OpenSet, images: Readable, folder: str | Path | None) -> int:
     """Writes three maps of each image, as large as the image's file, and returns their number.
 
     `NAME.labels.png` holds classes as palette indices, with one more for unknown; `classes.json`
@@ -44,7 +50,7 @@ def write_maps(model: OpenSet, images: ImageSet, folder: str | Path | None) -> i
 
     Args:
         model: A calibrated model that labels pixels.
-        images: From `openset.model.predict.open_images`.
+        images: From `openset.model.predict.open_images`; those that cannot be read get no maps.
         folder: Complete or absent; earlier maps in it are replaced.
 
     Raises:
@@ -52,23 +58,19 @@ def write_maps(model: OpenSet, images: ImageSet, folder: str | Path | None) -> i
     """
     if folder is None:
         raise ValueError("this model labels pixels; name a folder for its maps: --out FOLDER")
-    names, described = names_of(images.paths), legend(model)
+    paths, described = images.images.paths, legend(model)
+    names, index = names_of(paths), [csv_line(INDEX)]
     with complete_folder(folder, owns=FILES) as partial:
-        records, done = [], 0
-        for image, _ in images.batches(images_at_once(images)):
-            label, score = model(image.to(device_of(model)))
-            for i in range(len(image)):
-                place = partial / names[done]
-                original = original_of(images, done)
-                write_image_maps(original, label[i].cpu(), score[i].cpu(), place, len(described))
-                records.append(record(images.paths[done], names[done], label[i], score[i]))
-                done += 1
-        with (partial / "index.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(records)
+        for image, positions in images:
+            label, score = (x.cpu() for x in model(image.to(device_of(model))))
+            for i, position in enumerate(positions.tolist()):
+                original, place = original_of(images.images, position), partial / names[position]
+                write_image_maps(original, label[i], score[i], place, len(described))
+                record = (paths[position], names[position], *figures(label[i], score[i]))
+                index.append(csv_line(record))
+        (partial / "index.csv").write_text("".join(index), encoding="utf-8", newline="")
         (partial / "classes.json").write_text(json.dumps(described, indent=2) + "\n")
-    return done
+    return len(index) - 1
 
 
 def write_image_maps(
@@ -79,21 +81,18 @@ def write_image_maps(
     nearest = label_picture(label, classes).resize(picture.size, Image.Resampling.NEAREST)
     nearest.save(place.with_name(f"{place.name}.labels.png"))
     full = enlarged(score.float(), size)
-    np.save(place.with_name(f"{place.name}.score.npy"), full.numpy())
+    buffer = io.BytesIO()  # Into a file, numpy would not say that the disk is full.
+    np.save(buffer, full.numpy())
+    place.with_name(f"{place.name}.score.npy").write_bytes(buffer.getbuffer())
     score_picture(full, *limits(full)).save(place.with_name(f"{place.name}.score.png"))
     shown = Image.blend(picture, nearest.convert("RGB"), 0.5)
     shown.save(place.with_name(f"{place.name}.overlay.png"))
 
 
-def record(path: str, name: str, label: Tensor, score: Tensor) -> dict[str, Any]:
-    """What the index says of an image."""
+def figures(label: Tensor, score: Tensor) -> tuple[str, str]:
+    """The share of unknown pixels and the highest score of an image, as the index gives them."""
     share = float((label == UNKNOWN).double().mean())
-    return {
-        "path": path,
-        "name": name,
-        "unknown": f"{share:.6f}",
-        "highest_score": f"{float(score.max()):.6g}",
-    }
+    return f"{share:.6f}", f"{float(score.max()):.6g}"
 
 
 def original_of(images: ImageSet, index: int) -> Image.Image:
@@ -103,12 +102,27 @@ def original_of(images: ImageSet, index: int) -> Image.Image:
 
 
 def names_of(paths: list[str]) -> list[str]:
-    """A name for each image by its file's; those of one name are numbered."""
+    """A name for each image by its file's; those of one name are numbered, and none is twice.
+
+    Example:
+        >>> names_of(["x/a.png", "y/a.png", "a-1.png", "A-2.png", "b.png"])
+        ['a-3', 'a-4', 'a-1', 'A-2', 'b']
+    """
     stems = [Path(path).stem for path in paths]
+    # Some file systems take a for A.
+    counts = Counter(stem.lower() for stem in stems)
+    numbers: Counter[str] = Counter()
     return [
-        stem if stems.count(stem) == 1 else f"{stem}-{stems[:i].count(stem) + 1}"
-        for i, stem in enumerate(stems)
+        _numbered(stem, counts, numbers) if counts[stem.lower()] > 1 else stem for stem in stems
     ]
+
+
+def _numbered(stem: str, taken: Counter[str], numbers: Counter[str]) -> str:
+    while True:
+        numbers[stem.lower()] += 1
+        name = f"{stem}-{numbers[stem.lower()]}"
+        if name.lower() not in taken:
+            return name
 
 
 def legend(model: OpenSet) -> list[dict[str, Any]]:

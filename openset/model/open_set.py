@@ -10,22 +10,24 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from openset import networks
 from openset.activations import UNKNOWN, Activations, EveryNth
 from openset.data import Adapter
+from openset.data.batch import check_images
 from openset.data.loaders import per_pixel
 from openset.detectors import Detector
 from openset.extractors.base import Extractor
 from openset.extractors.extract import stream
 from openset.extractors.pixel_rows import HELD_OUT, pixel_rows
-from openset.extractors.store import Store, unshared
+from openset.extractors.store import Store
 from openset.extractors.tap import Tap
-from openset.files import complete_folder
+from openset.files import complete_folder, save_tensors
 from openset.model.saved import DESCRIPTION, TENSORS, _digest, _read, restore
-from openset.scoring.answers import Answers
+from openset.scoring.answers import ask
+from openset.scoring.scored import joined
 from openset.scoring.threshold import Threshold
 
 
@@ -38,6 +40,7 @@ class OpenSet(nn.Module):
         threshold: The score above which a sample is unknown; `calibrate` finds it.
         classes: Names of the known classes, in the order of the labels.
         adapter: How an image file becomes the network's input; stored with the model.
+        name: What results call the model, such as `gemos:components=1`.
 
     Example:
         >>> from openset.detectors import Energy
@@ -56,10 +59,11 @@ class OpenSet(nn.Module):
         threshold: Threshold | None = None,
         classes: Sequence[str] | None = None,
         adapter: Adapter | None = None,
+        name: str | None = None,
     ):
         super().__init__()
         self.tap, self.detector = tap, detector
-        self.classes, self.adapter = classes, adapter
+        self.classes, self.adapter, self.name = classes, adapter, name
         self.set_threshold(threshold)
 
     def set_threshold(self, threshold: Threshold | None) -> Self:
@@ -78,14 +82,14 @@ class OpenSet(nn.Module):
         """Labels and scores of a batch.
 
         Args:
-            image: `[N, C, H, W]` in 0…1.
+            image: `[N, C, H, W]` of floats in 0…1.
 
         Returns:
             The label `[N, *grid]`, `UNKNOWN` where the score is above the threshold, and the score
             `[N, *grid]`, higher = more unknown.
         """
         with torch.no_grad():
-            return self.decide(self.extractor(image))
+            return self.decide(self.extractor(check_images(image)))
 
     def decide(
         self, activations: Activations, limit: Tensor | None = None
@@ -165,11 +169,11 @@ class OpenSet(nn.Module):
         if adjust and self.detector.held_out:
             self.detector.adjust(EveryNth(seen, 2))
             seen = EveryNth(seen, 2, start=1)
-        answers, classes = Answers({"": self.detector}), None
+        parts, classes = [], None
         for batch in seen:
-            answers.add(batch, [""])
+            parts.append(ask(self.detector, batch).rows())
             classes = batch.logits.shape[1] if per_class else None
-        return self.set_threshold(Threshold.of(answers.scored()[""], accept, classes))
+        return self.set_threshold(Threshold.of(joined(parts), accept, classes))
 
     def _activations(self, images: Any) -> Iterable[Activations]:
         if not isinstance(images, torch.utils.data.Dataset) and isinstance(
@@ -190,6 +194,7 @@ class OpenSet(nn.Module):
         spec = getattr(self.tap.network, "spec", None)
         return {
             "format": 1,
+            "name": self.name,
             "network": spec,
             "tap": self.tap.settings(),
             "detector": self.detector.spec(),
@@ -206,10 +211,9 @@ class OpenSet(nn.Module):
         or absent; an earlier model in it is replaced, anything else is refused.
         """
         description = self.describe()
-        tensors = {name: x.contiguous() for name, x in self.state_dict().items()}
         with complete_folder(folder, owns=(TENSORS, DESCRIPTION)) as partial:
             text = json.dumps(description)
-            save_file(unshared(tensors), partial / TENSORS, metadata={"openset": text})
+            save_tensors(self.state_dict(), partial / TENSORS, {"openset": text})
             readable = {**description, "sha256": _digest(partial / TENSORS)}
             (partial / DESCRIPTION).write_text(json.dumps(readable, indent=2) + "\n")
 
@@ -248,6 +252,7 @@ class OpenSet(nn.Module):
             None if threshold is None else Threshold.from_settings(threshold),
             description["classes"],
             None if adapter is None else Adapter.from_settings(adapter),
+            description.get("name"),
         )
         try:
             # Assigned, so that the network keeps the precision that it was saved in.

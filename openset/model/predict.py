@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,10 +12,13 @@ from typing import Any, TextIO
 import torch
 
 from openset.activations import UNKNOWN
-from openset.data import ImageSet, load_files
+from openset.data import load_files
+from openset.data.loaders import images_at_once
+from openset.data.readable import Readable
 from openset.extractors.extract import stream
 from openset.files import complete_file
 from openset.model.open_set import OpenSet
+from openset.text import csv_line, encodable, printable
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 
@@ -25,48 +27,50 @@ COLUMNS = ("path", "label", "score", "threshold")
 """What is said of every image."""
 
 
-def open_images(
-    model: OpenSet, places: Iterable[str | Path], *, skip_bad: bool = False
-) -> ImageSet:
+NAMED = 3
+"""At most so many broken files are named in an error."""
+
+
+def open_images(model: OpenSet, places: Iterable[str | Path], batch_size: int = 256) -> Readable:
     """The images that files, folders and globs name, brought to what the model takes.
 
     Raises:
-        ValueError: For a place without images, a file that is none (unless `skip_bad`), or a model
-            that does not say what it takes.
+        ValueError: For a place without images, or a model that does not say what it takes.
     """
     if model.adapter is None:
         raise ValueError(
             "this model does not say how an image file becomes its input; "
             "save it with OpenSet(…, adapter=Adapter(size, channels))"
         )
-    return load_files(places, model.adapter, skip_bad=skip_bad)
+    return Readable(load_files(places, model.adapter), batch_size)
 
 
 def predict(
-    model: OpenSet, images: ImageSet, *, probabilities: bool = False, batch_size: int = 256
+    model: OpenSet, images: Readable, *, probabilities: bool = False
 ) -> Iterator[dict[str, Any]]:
     """One record an image: path, label or "unknown", score and the threshold that applied.
 
-    A detector whose paper shows a confidence, such as VIB, adds it.
+    Images that cannot be read have none; `images.skipped` says why. A detector whose paper shows a
+    confidence, such as VIB, adds it.
 
     Args:
         model: A calibrated model.
         images: From `open_images`.
         probabilities: Whether to add the softmax probability of each known class, as `p_NAME`.
-        batch_size: Images per pass.
     """
-    paths = iter(images.paths)
-    for seen in stream(model.extractor, images, batch_size):
+    paths = images.images.paths
+    for seen in stream(model.extractor, images):
         if seen.grid:
             raise ValueError("this model labels pixels; take openset.model.maps.write_maps")
+        assert seen.labels is not None
         with torch.no_grad():
             label, score, limits = (x.cpu() for x in model.judge(seen))
         shown = model.detector.confidence(score)
         shares = seen.logits.softmax(1)
         names = model.classes or [str(c) for c in range(shares.shape[1])]
-        for i in range(len(label)):
+        for i, position in enumerate(seen.labels.tolist()):
             record = {
-                "path": next(paths),
+                "path": paths[position],
                 "label": "unknown" if label[i] == UNKNOWN else names[int(label[i])],
                 "score": float(score[i]),
                 "threshold": float(limits[i]),
@@ -90,48 +94,76 @@ def predict_files(
 
     Returns:
         What to say on the screen, in lines; the records themselves go to `out` or to stdout.
+
+    Raises:
+        ValueError: If files cannot be read, unless `skip_bad`; the others are answered before.
     """
     from openset.model.maps import (
         labels_pixels,  # Which takes long to import.
         write_maps,
     )
 
-    found = open_images(model, places, skip_bad=skip_bad)
-    records = predict(model, found, probabilities=probabilities)
-    said = []
+    found = open_images(model, places)
     if labels_pixels(model):
-        said.append(f"maps of {write_maps(model, found, out)} images: {out}")
-    elif out is None:
-        write_csv(records, sys.stdout)
+        found.batch_size = images_at_once(found.images)
+        count = write_maps(model, found, out)
     else:
-        said.append(f"{write(records, out)} images: {out}")
+        records = predict(model, found, probabilities=probabilities)
+        count = print_csv(records) if out is None else write(records, out)
+    if found.skipped and not skip_bad:
+        raise ValueError(_unread(found, count, out))
+    said = [] if out is None else [f"{count} images: {out}"]
     said += [f"skipped: {reason}" for reason in found.skipped]
     return said + [f"{len(found.skipped)} files skipped"] * bool(found.skipped)
 
 
-def write(records: Iterable[dict[str, Any]], path: Path) -> int:
-    """Writes records as CSV, JSON lines or Parquet, by the file's ending; returns their number.
+def _unread(found: Readable, count: int, out: Path | None) -> str:
+    bad = len(found.skipped)
+    reasons = [reason.partition(";")[0] for reason in found.skipped[:NAMED]]
+    more = f"; and {bad - NAMED} more" if bad > NAMED else ""
+    place = "" if out is None else f" in {out}"
+    return (
+        f"{bad} of {len(found)} files have no answer: {'; '.join(reasons)}{more}; "
+        f"the other {count} are answered{place}; --skip-bad does without the bad ones"
+    )
 
-    The file is complete or absent, and names its columns even where there is no record.
+
+def write(records: Iterable[dict[str, Any]], path: Path) -> int:
+    r"""Writes records as CSV, JSON lines or Parquet, by the file's ending; returns their number.
+
+    The file is complete or absent, and names its columns even where there is no record. Bytes of a
+    file's name that are not UTF-8 are written as `\xff`.
     """
     if path.suffix not in FORMATS:
         raise ValueError(f"cannot write {path.name}; end the name in {', '.join(FORMATS)}")
+    records = spelled(records, encodable)
     with complete_file(path) as partial:
         if path.suffix == ".parquet":
             return _write_parquet(records, partial)
         with partial.open("w", newline="", encoding="utf-8") as file:
-            return (write_csv if path.suffix == ".csv" else _write_lines)(records, file)
+            return (_write_csv if path.suffix == ".csv" else _write_lines)(records, file)
 
 
-def write_csv(records: Iterable[dict[str, Any]], file: TextIO) -> int:
-    """Writes records as CSV to an open text file; returns their number."""
-    records = iter(records)
+def print_csv(records: Iterable[dict[str, Any]]) -> int:
+    """Prints records as CSV as they come; a terminal gets no escape sequence of a file's name."""
+    spell = printable if sys.stdout.isatty() else encodable
+    return _write_csv(spelled(records, spell), sys.stdout)
+
+
+def spelled(
+    records: Iterable[dict[str, Any]], spell: Callable[[str], str]
+) -> Iterator[dict[str, Any]]:
+    """Records whose texts, and names of columns, are spelled otherwise."""
+    for record in records:
+        yield {spell(key): spell(x) if isinstance(x, str) else x for key, x in record.items()}
+
+
+def _write_csv(records: Iterator[dict[str, Any]], file: TextIO) -> int:
     first = next(records, None)
-    writer = csv.DictWriter(file, first or COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    file.write(csv_line(first or COLUMNS))
     count = 0
     for record in chain([first] if first else [], records):
-        writer.writerow(record)
+        file.write(csv_line(record.values()))
         count += 1
     return count
 

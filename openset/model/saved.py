@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from openset import networks
 from openset.densities import DENSITIES
 from openset.detectors import DETECTORS
+from openset.files import recovered
 from openset.spec import check_trust, look_up
 
 TENSORS, DESCRIPTION = "model.safetensors", "model.json"
@@ -40,6 +41,7 @@ def _digest(path: Path) -> str:
 
 def _read(path: Path) -> tuple[Path, dict[str, Any]]:
     """The tensors' file and the description, checked against each other."""
+    path = recovered(path)
     file = path / TENSORS if path.is_dir() else path
     if not file.exists():
         raise ValueError(f"{path} holds no {TENSORS}; give a folder that `openset fit` has written")
@@ -51,6 +53,16 @@ def _read(path: Path) -> tuple[Path, dict[str, Any]]:
     if path.is_dir():
         _check_description(path / DESCRIPTION, file, description)
     return file, description
+
+
+def saved_name(folder: Path) -> str | None:
+    """The name that a saved model says it was given; None for one that says none."""
+    try:
+        told = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError):
+        return None
+    name = told.get("name") if isinstance(told, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _check_description(readable: Path, file: Path, description: dict[str, Any]) -> None:

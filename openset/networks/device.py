@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:
@@ -37,16 +37,14 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     return device
 
 
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The type of number that a module's parameters have; float32 if none is a float."""
+    floats = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return next(floats, torch.float32)
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's parameters lie; the CPU if it has none."""
     for parameter in module.parameters():
         return parameter.device
     return torch.device("cpu")
-
-
-def in_precision_of(module: nn.Module, image: Tensor) -> Tensor:
-    """Images in the precision of a module's parameters; as they are if it has none."""
-    for parameter in module.parameters():
-        if parameter.is_floating_point():
-            return image.to(parameter.dtype)
-    return image

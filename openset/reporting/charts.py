@@ -14,11 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import roc_curve
 
 from openset.activations import UNKNOWN
-from openset.evaluation.metrics import auroc
-from openset.scoring.scored import Cut, Scored
+from openset.evaluation.ranking import Ranking
+from openset.scoring.scored import Scored, Thresholds
 
 KNOWN, SERIES = "#3f7cbf", ("#d9752b", "#1f9e89", "#b0559f", "#b8931f", "#7268d6", "#cf4f5c")
 """Colours of known and of the unknown sets, told apart on light and dark and by the colour-blind"""
@@ -57,7 +56,7 @@ NUMBERED, NAMED = 16, 60
 """The most classes whose cells of the confusion matrix are numbered, and whose names are shown."""
 
 
-def histogram(known: Scored, unknown: Scored, threshold: Cut | None) -> str:
+def histogram(known: Scored, unknown: Scored, threshold: Thresholds | None) -> str:
     """The scores of known and of one unknown set, with the threshold, as SVG."""
 
     def draw() -> Figure:
@@ -70,28 +69,30 @@ def histogram(known: Scored, unknown: Scored, threshold: Cut | None) -> str:
     return _svg(draw)
 
 
-def _draw_histogram(axes: Axes, known: Scored, unknown: Scored, threshold: Cut | None) -> None:
+def _draw_histogram(
+    axes: Axes, known: Scored, unknown: Scored, threshold: Thresholds | None
+) -> None:
     pair = [np.asarray(scored.score.detach().cpu().double()) for scored in (known, unknown)]
-    cuts = np.atleast_1d(np.asarray([] if threshold is None else threshold, dtype=float))
-    cuts = cuts[np.isfinite(cuts)]
-    edges = _scale(axes, pair, cuts)
+    lines = np.atleast_1d(np.asarray([] if threshold is None else threshold, dtype=float))
+    lines = lines[np.isfinite(lines)]
+    edges = _scale(axes, pair, lines)
     for scores, colour in zip(pair, (KNOWN, SERIES[0]), strict=True):
         share = np.histogram(scores.clip(edges[0], edges[-1]), edges)[0] / len(scores)
         axes.stairs(share, edges, fill=True, color=colour, alpha=0.35)
         axes.stairs(share, edges, color=colour, linewidth=1.1)
-    if len(cuts):
+    if len(lines):
         # Thresholds per class appear as the band that they span.
-        axes.axvspan(cuts.min(), cuts.max(), color=INK, alpha=0.12, linewidth=0)
-        axes.axvline(float(np.median(cuts)), color=INK, linewidth=1, dashes=(4, 2))
+        axes.axvspan(lines.min(), lines.max(), color=INK, alpha=0.12, linewidth=0)
+        axes.axvline(float(np.median(lines)), color=INK, linewidth=1, dashes=(4, 2))
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(3))
     axes.set_xlabel("score →")
 
 
-def _scale(axes: Axes, pair: Sequence[np.ndarray], cuts: np.ndarray) -> np.ndarray:
+def _scale(axes: Axes, pair: Sequence[np.ndarray], lines: np.ndarray) -> np.ndarray:
     """Edges of the bars, equally wide on the axis, whose far ends are compressed if need be."""
-    low, high = _span(pair, cuts)
+    low, high = _span(pair, lines)
     centre, width = _bulk(pair[0])
     if high - low <= 30 * width:
         return np.linspace(low, high, BINS + 1)
@@ -104,10 +105,10 @@ def _scale(axes: Axes, pair: Sequence[np.ndarray], cuts: np.ndarray) -> np.ndarr
     return edges
 
 
-def _span(pair: Sequence[np.ndarray], cuts: np.ndarray) -> tuple[float, float]:
-    """Where to begin and end: all but the outermost half per cent of each side, and the cuts."""
+def _span(pair: Sequence[np.ndarray], lines: np.ndarray) -> tuple[float, float]:
+    """Finds the ends: all but the outermost half per cent of each side, and the thresholds."""
     ends = [np.quantile(x[np.isfinite(x)], (0.005, 0.995)) for x in pair if np.isfinite(x).any()]
-    ends = np.concatenate([*ends, cuts, [] if ends else [0.0]])
+    ends = np.concatenate([*ends, lines, [] if ends else [0.0]])
     margin = 0.02 * (ends.max() - ends.min()) or 0.5
     return float(ends.min() - margin), float(ends.max() + margin)
 
@@ -127,7 +128,7 @@ def _compressing(centre: float, width: float) -> tuple[Callable, Callable]:
     )
 
 
-def curves(known: Scored, unknown: Mapping[str, Scored], threshold: Cut | None) -> str:
+def curves(known: Scored, unknown: Mapping[str, Scored], threshold: Thresholds | None) -> str:
     """ROC of every unknown set, known positive, with the threshold's point, as SVG."""
 
     def draw() -> Figure:
@@ -139,8 +140,9 @@ def curves(known: Scored, unknown: Mapping[str, Scored], threshold: Cut | None) 
         axes.text(1, 0.94, "95 %", ha="right", va="top", fontsize=8, alpha=0.7)
         for i, (name, scored) in enumerate(unknown.items()):
             colour, dashes = SERIES[i % len(SERIES)], ["-", "--", ":", "-."][i // len(SERIES) % 4]
-            area = f"{name}  {auroc(known.score, scored.score):.3f}"
-            axes.plot(*_roc(known, scored), color=colour, linestyle=dashes, label=area)
+            ranking = Ranking.of(known.score, scored.score)
+            area = f"{name}  {ranking.auroc():.3f}"
+            axes.plot(*_curve(ranking), color=colour, linestyle=dashes, label=area)
             if threshold is not None:
                 point = _point(known, scored, threshold)
                 axes.plot(*point, "o", color=colour, markersize=5, clip_on=False)
@@ -152,23 +154,20 @@ def curves(known: Scored, unknown: Mapping[str, Scored], threshold: Cut | None) 
     return _svg(draw)
 
 
-def _roc(known: Scored, unknown: Scored) -> tuple[np.ndarray, np.ndarray]:
+def _curve(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
     """Shares of unknown and known accepted, at no more than `POINTS` thresholds."""
-    score = np.concatenate([np.asarray(s.score.detach().cpu()) for s in (known, unknown)])
-    rank = np.unique(score, return_inverse=True)[1]
-    is_known = np.repeat([1, 0], [len(known), len(unknown)])
-    fpr, tpr, _ = roc_curve(is_known, -rank)
-    length = np.concatenate([[0], np.cumsum(np.diff(fpr) + np.diff(tpr))])
+    unknown, known = ranking.curve()
+    length = np.concatenate([[0], np.cumsum(np.diff(unknown) + np.diff(known))])
     chosen = np.unique(np.searchsorted(length, np.linspace(0, length[-1], POINTS)))
-    return fpr[chosen], tpr[chosen]
+    return unknown[chosen], known[chosen]
 
 
-def _point(known: Scored, unknown: Scored, threshold: Cut) -> list[list[float]]:
+def _point(known: Scored, unknown: Scored, threshold: Thresholds) -> list[list[float]]:
     return [[1 - float(s.rejected(threshold).double().mean())] for s in (unknown, known)]
 
 
 def confusion_counts(
-    known: Scored, unknown: Mapping[str, Scored], classes: int, threshold: Cut
+    known: Scored, unknown: Mapping[str, Scored], classes: int, threshold: Thresholds
 ) -> np.ndarray:
     """Images `[K + sets, K + 1]`: true class, or unknown set, by answer; the last is unknown."""
     counts = np.zeros((classes + len(unknown), classes + 1), dtype=int)

@@ -1,9 +1,9 @@
-"""Pictures of what a network makes of known and unknown images."""
+"""Pictures of the features that a network gives known and unknown images."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.axes import Axes
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from openset.activations import Activations, concatenate
 from openset.data import ImageSet
-from openset.detectors import Detector, VMDLSb
+from openset.detectors import VMDLSb
+from openset.evaluation.evaluate import Model
 from openset.extractors.extract import stream
 from openset.extractors.tap import Tap
 
@@ -22,32 +23,34 @@ DRAWN = 500
 
 
 def pictures(
-    tap: Tap,
-    detectors: Iterable[Detector],
+    models: Mapping[str, Model],
     known: ImageSet,
     unknown: Mapping[str, ImageSet],
     classes: Sequence[str] | None = None,
     network: str = "the network",
 ) -> dict[str, bytes]:
-    """What the report shows of a network that is scored by the Gaussians of its layers (VMDLS).
+    """Draws for the report a network that is scored by the Gaussians of its layers (VMDLS).
 
     Figures 1 and 4 of the paper: t-SNE of the ensemble of layers with each unknown set, and the
     latent space itself if it has two dimensions.
 
     Args:
-        tap: Reads the network.
-        detectors: Fitted detectors; without a `VMDLSb` among them there is nothing to draw.
+        models: Fitted models of one network; without a `VMDLSb` among their detectors there is
+            nothing to draw.
         known: Known test images.
         unknown: Unknown images by name.
-        classes: Names of the known classes.
-        network: What the titles call the network.
+        classes: Names of the known classes, instead of the model's own.
+        network: The name of the network in the titles.
 
     Returns:
         PNG files by their titles.
     """
-    layers = next((d.layers_read for d in detectors if isinstance(d, VMDLSb)), None)
-    if layers is None:
+    model = next((each for each in models.values() if isinstance(each.detector, VMDLSb)), None)
+    if model is None:
         return {}
+    layers, classes = model.detector.layers_read, classes or model.classes
+    mean = ["mean"] if "mean" in getattr(model.tap.network, "stages", ()) else []
+    tap = Tap(model.tap.network, [*(layers or ()), *mean], model.tap.head)
     seen = _seen(tap, known)
     drawn: dict[str, bytes] = {}
     for name, images in unknown.items():

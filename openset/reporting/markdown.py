@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from openset.evaluation.metrics import METRICS
-from openset.evaluation.rows import Case, Row, read_csv
+from openset.evaluation.results import Results
+from openset.evaluation.rows import Case, Row
 from openset.evaluation.summary import Cell, Summary
 from openset.files import complete_file
 
@@ -27,7 +27,7 @@ FACTS = ("Command", "Tier", "Date", "Machine", "Wall time", "Versions")
 
 
 def results_page(folder: Path) -> str:
-    """The page for all folders of results below a folder, as Markdown.
+    """Writes the page for all folders of results below a folder, as Markdown.
 
     Raises:
         ValueError: If there are none.
@@ -39,11 +39,9 @@ def results_page(folder: Path) -> str:
 
 
 def _section(folder: Path, home: Path) -> Iterator[str]:
-    notes = json.loads((folder / "results.json").read_text(encoding="utf-8"))["notes"]
-    rows = read_csv(folder / "results.csv")
-    known = notes.get("Shown known")
-    if known:
-        rows = [row for row in rows if row.known == known]
+    results = Results.load_table(folder)
+    notes, known = results.notes, results.shown_known
+    rows = [row for row in results.rows if known in ("", row.known)]
     yield f"## {folder.relative_to(home)}\n"
     if "Benchmark" in notes:
         yield f"{notes['Benchmark']} {notes.get('Source', '')}\n".replace(" \n", "\n")
@@ -55,7 +53,7 @@ def _section(folder: Path, home: Path) -> Iterator[str]:
         if fact in notes:
             yield f"- {fact}: {notes[fact]}"
     yield ""
-    yield from markdown_tables(rows, notes.get("Shown", "auroc").split())
+    yield from markdown_tables(rows, results.shown or ["auroc"])
 
 
 def markdown_tables(rows: list[Row], metrics: list[str]) -> Iterator[str]:

@@ -1,10 +1,10 @@
-"""Puts the page together: what each section says, from the results."""
+"""The report as one HTML page, put together from results."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -13,14 +13,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
-import openset.evaluation.metrics
 from openset.activations import UNKNOWN
 from openset.evaluation.metrics import METRICS
 from openset.evaluation.results import Results
 from openset.evaluation.rows import Case, Row
 from openset.files import complete_file
 from openset.reporting import charts as figures
-from openset.scoring.scored import Cut, Scored
+from openset.scoring.scored import Scored, Thresholds
 
 SMALL = 48
 """Images up to this side are kept lossless; they are enlarged without smoothing."""
@@ -49,7 +48,7 @@ class Thumbnail:
 
 @dataclass
 class Section:
-    """What the page says of one detector."""
+    """All that the page says of one detector."""
 
     anchor: str
     title: str
@@ -72,11 +71,11 @@ def report(
     Of several seeds the tables show mean and deviation, the details the first seed.
 
     Args:
-        results: What `evaluate` returned or `Results.load` read.
+        results: From `evaluate` or `Results.load`.
         path: The file to write; it is replaced at once, and only when the page is complete.
         title: The page's heading.
-        metrics: The summary's metrics; None for accuracy, AUROC, FPR95 and macro-F1. Each
-            detector's own table has all.
+        metrics: The summary's metrics; None for those that the results name (`Results.shown`), or
+            else accuracy, AUROC, FPR95 and macro-F1. Each detector's own table has all.
 
     Returns:
         The path.
@@ -152,21 +151,16 @@ def _definitions(results: Results) -> list[tuple[str, str]]:
     """Title and first sentence of every metric that was measured."""
     used = {row.metric for row in results.rows}
     return [
-        (metric.title, (_function(name).__doc__ or "").partition("\n")[0])
+        (metric.title, (metric.function.__doc__ or "").partition("\n")[0])
         for name, metric in METRICS.items()
         if name in used
     ]
 
 
-def _function(metric: str) -> Callable[..., float]:
-    """The function that says what a metric is."""
-    return getattr(openset.evaluation.metrics, metric.removesuffix("_per_image"))
-
-
 def _section(results: Results, case: Case, number: int, cases: list[Case]) -> Section:
     sets = dict(results.scored[case])
     known = sets.pop(case.known)
-    cut = results.thresholds.get(case, {}).get("value")
+    threshold = results.thresholds.get(case, {}).get("value")
     section = Section(f"detector-{number}", _title(case, cases))
     section.facts = _threshold_facts(results, case, known)
     for row in results.rows:
@@ -176,16 +170,20 @@ def _section(results: Results, case: Case, number: int, cases: list[Case]) -> Se
     section.metrics = [name for name in METRICS if name in used]
     section.histograms = [
         _svg_picture(
-            figures.histogram(known, scored, cut),
+            figures.histogram(known, scored, threshold),
             name,
             f"Histogram of the scores of {case.known} (known) and {name} (unknown)",
         )
         for name, scored in sets.items()
     ]
     if sets:
-        section.pictures = list(_pictures(results, case, known, sets, cut))
+        section.pictures = list(_pictures(results, case, known, sets, threshold))
+    section.pictures += [
+        Picture(_uri(png, "image/png"), f"{name}: image, answer, score, truth", f"Images of {name}")
+        for name, png in results.pictures.get(case, {}).items()
+    ]
     for data in (*sets, case.known):
-        if strip := list(_strip(results, case, data, cut)):
+        if strip := list(_strip(results, case, data, threshold)):
             section.strips[data] = strip
     return section
 
@@ -203,7 +201,7 @@ def _title(case: Case, cases: list[Case]) -> str:
 
 
 def _threshold_facts(results: Results, case: Case, known: Scored) -> list[tuple[str, str]]:
-    """How the threshold came about, what it promises, and what it did on the test data."""
+    """Tells where the threshold comes from, its promise, and its effect on the test data."""
     threshold = results.thresholds.get(case)
     if not threshold or "value" not in threshold:
         return []
@@ -237,14 +235,18 @@ def _percent(share: float) -> str:
 
 
 def _pictures(
-    results: Results, case: Case, known: Scored, sets: dict[str, Scored], cut: Cut | None
+    results: Results,
+    case: Case,
+    known: Scored,
+    sets: dict[str, Scored],
+    threshold: Thresholds | None,
 ) -> Iterator[Picture]:
-    svg = figures.curves(known, sets, cut)
+    svg = figures.curves(known, sets, threshold)
     alt = f"Share of known accepted against share of unknown accepted, for {', '.join(sets)}"
     yield _svg_picture(svg, "ROC", alt)
-    if cut is not None:
+    if threshold is not None:
         classes = _classes(results, case)
-        counts = figures.confusion_counts(known, sets, len(classes), cut)
+        counts = figures.confusion_counts(known, sets, len(classes), threshold)
         svg = figures.confusion(counts, classes, list(sets))
         alt = "Confusion matrix: true class or unknown set by answer, at the threshold"
         yield _svg_picture(svg, "Truth (down) and answer (across)", alt)
@@ -259,12 +261,14 @@ def _classes(results: Results, case: Case) -> list[str]:
     return [str(c) for c in range(max(count, 1 + int(sets[case.known].label.max())))]
 
 
-def _strip(results: Results, case: Case, data: str, cut: Cut | None) -> Iterator[Thumbnail]:
+def _strip(
+    results: Results, case: Case, data: str, threshold: Thresholds | None
+) -> Iterator[Thumbnail]:
     """The images of one data set that the detector gets most wrong, worst first."""
     scored, is_known = results.scored[case][data], data == case.known
     classes = _classes(results, case)
     images = results.images.get(case.run, {}).get(data, {})
-    rejected = None if cut is None else scored.rejected(cut)
+    rejected = None if threshold is None else scored.rejected(threshold)
     for i in results.examples(case, data):
         if i not in images:
             continue

@@ -14,19 +14,17 @@ from openset.data import Data, ImageSet
 from openset.data.loaders import per_pixel
 from openset.data.sources import same_images
 from openset.evaluation.evaluate import evaluate
-from openset.evaluation.metrics import STANDARD, find
+from openset.evaluation.metrics import find
 from openset.evaluation.results import Results
 from openset.evaluation.stamp import machine, minutes
-from openset.extractors.tap import Tap
 from openset.model.open_set import OpenSet
 from openset.model.tune import refuse_leak
 from openset.networks.device import choose_device
 from openset.runs.run import Run
-from openset.scoring.views import layers_for
 from openset.training.checkpoints import read_pictures
 
-DETECTORS = ("msp", "energy", "mahalanobis", "gemos")
-"""What is evaluated when no detector is named and none is fitted yet."""
+DEFAULT_DETECTORS = ("msp", "energy", "mahalanobis", "gemos")
+"""The detectors to evaluate when none is named and none is fitted yet."""
 
 
 def evaluate_run(
@@ -49,35 +47,25 @@ def evaluate_run(
         find(name)
     run = Run.load(folder)
     network, data = run.load_network(trust).to(choose_device(device)), run.load_data()
-    sets = unknown_sets(unknown, run.data, data)
-    names = list(detectors or run.models or DETECTORS)
-    models = {name: run.load_model(name, trust) for name in names if name in run.models}
-    for model in models.values():
+    sets = unknown_sets(unknown, run.recipe.data, data)
+    names = list(detectors or run.models or DEFAULT_DETECTORS)
+    fitted = {n: run.load_model(n, trust, network) for n in names if n in run.models}
+    for model in fitted.values():
         if not allow_leak:
             refuse_leak(model.detector.tuned_on, sets)
-    missing = [name for name in names if name not in models]
     if accept is not None:
-        refuse_other_share(models, accept)
-    if missing:
-        models |= run.fit(missing, data, network, accept=0.95 if accept is None else accept)
-    fitted = {name: models[name].detector for name in names}
-    tap = Tap(network, layers_for(network, list(fitted.values())))
-    results = evaluate(
-        tap,
-        fitted,
-        data.test,
-        sets,
-        thresholds={name: t for name in names if (t := models[name].threshold) is not None},
-        metrics=metrics or STANDARD,
-        classes=run.classes,
-        run=run.case,
-    )
+        check_share(fitted, accept)
+    if missing := [name for name in names if name not in fitted]:
+        fitted |= run.fit(missing, data, network, accept=0.95 if accept is None else accept)
+    models = {name: fitted[name] for name in names}
+    results = evaluate(models, known=data.test, unknown=sets, metrics=metrics, run=run.case)
+    results.shown = list(metrics or ())
     results.notes |= run_notes(run, data, sets)
-    results.notes |= {"Shown": " ".join(metrics)} if metrics else {}
     results.notes |= {"Command": command} if command else {}
     results.figures |= read_pictures(run.folder)
-    results.figures |= pictures(tap, fitted.values(), data.test, sets, run.classes)
-    results.notes["Wall time"] = minutes(perf_counter() - started)
+    results.figures |= pictures(models, data.test, sets)
+    results.seconds = perf_counter() - started
+    results.notes["Wall time"] = minutes(results.seconds)
     return results
 
 
@@ -85,15 +73,15 @@ def unknown_sets(names: Sequence[str], source: str, data: Data) -> dict[str, Ima
     """The unknown data that is named, or else the classes that the run left out of its source."""
     if names:
         for name in names:
-            refuse_own(name, source, data)
+            check_strange(name, source, data)
         return {name: images.load_images(name, data.adapter) for name in names}
     if not len(data.unknown):
         raise ValueError("this run left no class out; name unknown data: --unknown DATA…")
     return {data.unknown.name: data.unknown}
 
 
-def refuse_other_share(models: Mapping[str, OpenSet], accept: float) -> None:
-    """Raises where a model was fitted to accept another share of known images than is asked."""
+def check_share(models: Mapping[str, OpenSet], accept: float) -> None:
+    """Raises a ValueError where a model was fitted to accept another share than is asked for."""
     for name, model in models.items():
         if model.threshold is not None and model.threshold.accept != accept:
             raise ValueError(
@@ -102,8 +90,8 @@ def refuse_other_share(models: Mapping[str, OpenSet], accept: float) -> None:
             )
 
 
-def refuse_own(name: str, source: str, data: Data) -> None:
-    """Raises where unknown data are the run's own, in which its known classes are."""
+def check_strange(name: str, source: str, data: Data) -> None:
+    """Raises a ValueError where unknown data are the run's own, in which its known classes are."""
     if per_pixel(data.test) or not same_images(name, source):
         return
     left_out = "for the classes that it left out, name no unknown data; " * bool(len(data.unknown))
@@ -114,15 +102,15 @@ def refuse_own(name: str, source: str, data: Data) -> None:
 
 
 def run_notes(run: Run, data: Data, sets: Mapping[str, ImageSet]) -> dict[str, str]:
-    """What the report says of the run at its top."""
+    """The facts about the run that stand at the top of the report."""
     counts = ", ".join(f"{name} ({len(unknown):,})" for name, unknown in sets.items())
     shares = ", ".join(f"{share:.2%} on {split}" for split, share in run.accuracy.items())
     found = {
-        "Known": f"{run.data}, {len(run.classes)} classes: {', '.join(run.classes)}",
+        "Known": f"{run.recipe.data}, {len(run.classes)} classes: {', '.join(run.classes)}",
         "Images": f"{len(data.train):,} to train, {len(data.valid):,} held out for the "
         f"threshold, {len(data.test):,} to test",
         "Unknown": counts,
-        "Network": f"{run.network['name']}, trained with {run.objective['name']}, seed {run.seed}",
+        "Network": f"{run.network['name']}, {run.origin}",
         "Accuracy": shares,
         "Notes": " ".join(data.notes),
         "Machine": machine(),

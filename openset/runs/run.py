@@ -6,49 +6,48 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import nn
 
-from openset import data, networks
+from openset import networks
 from openset.data import Adapter, Data
 from openset.detectors import Detector, build
 from openset.evaluation.rows import Case
+from openset.files import complete_file, recovered_folders
 from openset.model.fit import fit
 from openset.model.open_set import OpenSet
+from openset.model.saved import DESCRIPTION, saved_name
+from openset.runs.recipe import Recipe
+
+IMPORTED = "imported"
+"""Stands for the objective of a network that was trained elsewhere."""
 
 
 @dataclass
 class Run:
-    """What `openset train` leaves behind, read back.
+    """A folder that `openset train` wrote, read back.
 
     Args:
         folder: Where it is.
-        data: The data string it was trained on.
-        known_classes: As `data.load` takes them.
+        recipe: What it was made from.
         classes: Names of the known classes.
-        adapter: How an image becomes the network's input, as `Adapter.settings` gives it.
+        adapter: Turns an image into the network's input.
         network: The network's spec.
-        objective: The objective's spec.
-        training: The training settings.
-        seed: Of the split and the training.
-        valid: The share of the training images that was held out.
+        objective: The objective's spec; None if the network was trained elsewhere.
         accuracy: Share of known images classified correctly, by split.
     """
 
     folder: Path
-    data: str
-    known_classes: str | None
+    recipe: Recipe
     classes: list[str]
-    adapter: dict[str, Any]
+    adapter: Adapter
     network: dict[str, Any]
-    objective: dict[str, Any]
-    training: dict[str, Any]
-    seed: int
-    valid: float
+    objective: dict[str, Any] | None = None
     accuracy: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -59,32 +58,41 @@ class Run:
             ValueError: If the folder holds no complete run.
         """
         folder = Path(folder)
+        file = folder / "run.json"
         try:
-            description = json.loads((folder / "run.json").read_text())
-            return cls(folder, **description)
+            told = json.loads(file.read_text(encoding="utf-8"))
+            told = told if "recipe" in told else _with_recipe(told)
+            recipe, adapter = Recipe.from_plain(told["recipe"]), Adapter(**told["adapter"])
+            return cls(folder, **{**told, "recipe": recipe, "adapter": adapter})
         except FileNotFoundError as error:
             raise ValueError(
                 f"{folder} holds no run (no run.json); give a folder that `openset train` wrote"
             ) from error
-        except (TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{folder / 'run.json'} is damaged: {error}") from error
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise ValueError(f"{file} is damaged ({error}); train the run again") from error
 
     def save(self) -> None:
         """Writes the description into the folder."""
-        description = {key: value for key, value in asdict(self).items() if key != "folder"}
-        (self.folder / "run.json").write_text(json.dumps(description, indent=2) + "\n")
+        told = {one.name: getattr(self, one.name) for one in fields(self)[1:]}
+        told |= {"recipe": self.recipe.to_plain(), "adapter": self.adapter.settings()}
+        with complete_file(self.folder / "run.json") as partial:
+            partial.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
     def load_data(self) -> Data:
-        """The data of the run, split as it was."""
-        adapter = Adapter.from_settings(self.adapter)
-        return data.load(
-            self.data,
-            self.known_classes,
-            size=adapter.size,
-            channels=adapter.channels,
-            valid=self.valid,
-            seed=self.seed,
-        )
+        """The data of the run, split and adapted as they were.
+
+        Raises:
+            ValueError: If their classes are no longer those that the run was trained on.
+        """
+        adapter = self.adapter
+        found = replace(self.recipe, size=adapter.size, channels=adapter.channels).load_data()
+        if found.classes != self.classes:
+            raise ValueError(
+                f"{self.recipe.data} has the classes {', '.join(found.classes[:5])}… in this "
+                f"order, but {self.folder} was trained on {', '.join(self.classes[:5])}…; train "
+                "again, or give the data as they were"
+            )
+        return found
 
     def load_network(self, trust: Sequence[str] = ()) -> nn.Module:
         """The trained network."""
@@ -94,27 +102,50 @@ class Run:
         return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @property
+    def origin(self) -> str:
+        """Where the weights come from, for people."""
+        if self.objective is None:
+            return IMPORTED
+        return f"trained with {self.objective['name']}, seed {self.recipe.seed}"
+
+    @property
     def case(self) -> Case:
-        """What the results say of the run."""
+        """The run as the rows of the results name it."""
         return Case(
-            seed=self.seed,
+            seed=self.recipe.seed,
             network=str(self.network["name"]),
-            objective=self.objective["name"],
-            known=self.data,
+            objective=self.objective["name"] if self.objective else IMPORTED,
+            known=self.recipe.data,
         )
 
     @property
     def models(self) -> list[str]:
         """The detectors fitted so far, as they were named."""
-        found = sorted((self.folder / "models").glob("*/model.json"))
-        return [file.parent.name for file in found]
+        return sorted(self._named_folders())
 
     def model_folder(self, detector: str) -> Path:
-        """Where the model of a detector is kept."""
-        return self.folder / "models" / re.sub(r"[^\w.=+,:-]", "_", detector)
+        """Where the model of a detector is kept, or will be, under a name that Windows takes too.
 
-    def load_model(self, detector: str, trust: Sequence[str] = ()) -> OpenSet:
-        """A fitted model, by the name it was fitted under."""
+        Each model says inside as which detector it was fitted. Earlier ones do not: they lie under
+        the detector's name itself.
+        """
+        found = self._named_folders()
+        earlier = re.sub(r"[^\w.=+,:-]", "_", detector)
+        return (
+            found.get(detector)
+            or found.get(earlier)
+            or self.folder / "models" / plain_name(detector)
+        )
+
+    def _named_folders(self) -> dict[str, Path]:
+        """The folders of the models, by the names of their detectors."""
+        folders = recovered_folders(self.folder / "models")
+        return {saved_name(f) or f.name: f for f in folders if (f / DESCRIPTION).exists()}
+
+    def load_model(
+        self, detector: str, trust: Sequence[str] = (), network: nn.Module | None = None
+    ) -> OpenSet:
+        """Loads a model by the name it was fitted under, around the run's network if given."""
         folder = self.model_folder(detector)
         if not folder.exists():
             have = ", ".join(self.models) or "none yet"
@@ -122,7 +153,7 @@ class Run:
                 f"no model {detector!r} in {self.folder} (there are: {have}); "
                 f"run: openset fit {self.folder} --detector {detector}"
             )
-        return OpenSet.load(folder, trust=trust)
+        return OpenSet.load(folder, network, trust)
 
     def fit(
         self,
@@ -136,20 +167,55 @@ class Run:
         """Fits detectors by their names on the run's training images and saves each model."""
         named: dict[str, Detector] = {name: build_detector(name) for name in detectors}
         for name, detector in named.items():
-            self._refuse_stranger(name, detector.objectives)
+            self._check_objective(name, detector.objectives)
         models = fit(network, named, known.train, known.valid, accept=accept, per_class=per_class)
         for name, model in models.items():
-            model.classes, model.adapter = self.classes, Adapter.from_settings(self.adapter)
+            model.classes, model.adapter = self.classes, self.adapter
+            model.name = name
             model.save(self.model_folder(name))
         return models
 
-    def _refuse_stranger(self, detector: str, objectives: Sequence[str]) -> None:
-        trained = self.objective["name"]
-        if objectives and trained not in objectives:
+    def _check_objective(self, detector: str, objectives: Sequence[str]) -> None:
+        """Raises for a detector that reads what only other objectives teach a network."""
+        trained = self.case.objective
+        if objectives and trained not in (*objectives, IMPORTED):
             raise ValueError(
                 f"{detector} is for a network trained with --objective {' or '.join(objectives)}; "
                 f"{self.folder} was trained with {trained}"
             )
+
+
+def plain_name(detector: str) -> str:
+    """A detector's name as that of a folder on any system.
+
+    Example:
+        >>> plain_name("gemos:components=1")
+        'gemos@components=1'
+        >>> plain_name("vmdls:autoencoder=runs/a")
+        'vmdls@autoencoder=runs_a-29f013'
+    """
+    readable = re.sub(r"[^\w.=+,@-]|\.$", "_", detector.replace(":", "@"))[:100]
+    if readable == detector.replace(":", "@"):
+        return readable
+    return f"{readable}-{sha256(os.fsencode(detector)).hexdigest()[:6]}"  # Another may look alike.
+
+
+def _with_recipe(told: dict[str, Any]) -> dict[str, Any]:
+    """The description of a run that was saved when its facts had no recipe around them."""
+    adapter, network, objective = told["adapter"], told["network"], told["objective"]
+    recipe = {
+        "data": told["data"],
+        "known_classes": told["known_classes"],
+        "size": adapter["size"],
+        "channels": adapter["channels"],
+        "valid": told["valid"],
+        "network": network["name"],
+        "objective": objective["name"],
+        "weights": None,
+        "settings": told["training"],
+    }
+    kept = ("classes", "adapter", "network", "objective", "accuracy")
+    return {"recipe": recipe, **{key: told[key] for key in kept}}
 
 
 def build_detector(spec: str, **given: Any) -> Detector:

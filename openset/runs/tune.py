@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from openset.data import Adapter, Data
+from openset.data import Data
 from openset.detectors import Detector
-from openset.extractors.tap import Tap
 from openset.model.fit import fit
 from openset.model.open_set import OpenSet
 from openset.model.tune import Tuned, refuse_leak, tune_model
 from openset.networks.device import choose_device
 from openset.runs.evaluate import unknown_sets
 from openset.runs.run import Run, build_detector
-from openset.scoring.views import layers_for
+from openset.scoring.views import tap_for
 from openset.spec import parse
 
 
@@ -45,7 +44,7 @@ def tune_run(
     if not allow_leak:
         refuse_leak(unknown, tested_on)
     network, data = run.load_network(trust).to(choose_device(device)), run.load_data()
-    sets = unknown_sets(unknown, run.data, data) if unknown else {}
+    sets = unknown_sets(unknown, run.recipe.data, data) if unknown else {}
     if detector in run.models:
         model = run.load_model(detector, trust)
         model.tap.to(choose_device(device))
@@ -54,6 +53,7 @@ def tune_run(
     settings = {"accept": accept, "allow_leak": True, "limit": limit, "seed": seed}
     model, tuned = tune_model(model, data.valid, sets, parse_grid(grid), **settings)
     name = changed_spec(detector, tuned.settings)
+    model.name = name
     model.save(run.model_folder(name))
     return name, model, tuned
 
@@ -62,15 +62,15 @@ def untuned(run: Run, name: str, data: Data, network: nn.Module) -> OpenSet:
     """A model to tune, fitted if its detector learns anything."""
     detector = build_detector(name)
     if type(detector).fit is Detector.fit:
-        model = OpenSet(Tap(network, layers_for(network, [detector])), detector)
+        model = OpenSet(tap_for(network, [detector]), detector)
     else:
         model = fit(network, {name: detector}, data.train, data.valid)[name]
-    model.classes, model.adapter = run.classes, Adapter.from_settings(run.adapter)
+    model.classes, model.adapter = run.classes, run.adapter
     return model
 
 
 def parse_grid(text: str | None) -> dict[str, Sequence[Any]] | None:
-    """The values of each setting from `temperature=1+10,epsilon=0+0.002`; None for the default."""
+    """Reads the values of each setting from `temperature=1+10,epsilon=0+0.002`; None stays None."""
     if text is None:
         return None
     _, bare, keyed = parse(f"grid:{text}")

@@ -1,12 +1,13 @@
-"""Scores and predicted classes of every detector from one pass for each view."""
+"""Answers of every detector about images, from one pass for each view."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from openset.activations import UNKNOWN, Activations
 from openset.detectors import Detector
@@ -14,69 +15,70 @@ from openset.extractors.tap import Tap
 from openset.scoring.scored import Scored
 from openset.scoring.views import Views
 
-Detectors = Sequence[Detector] | Mapping[str, Detector]
+
+class Answer(NamedTuple):
+    """The answer of one detector about one batch of images.
+
+    Args:
+        detector: The detector's name.
+        image: `[N, C, H, W]`.
+        scored: Scores, labels and predicted classes `[N, *grid]`.
+        classes: The number of classes that the network knows.
+    """
+
+    detector: str
+    image: Tensor
+    scored: Scored
+    classes: int
 
 
-def score(
-    tap: Tap, detectors: Detectors, images: Any, *, batch_size: int = 256
-) -> dict[str, Scored]:
-    """Scores and predicted classes of images by every detector, from one pass for each view.
+def answers(
+    tap: Tap, detectors: Mapping[str, Detector], source: Any, batch_size: int = 256
+) -> Iterator[Answer]:
+    """Asks all detectors, one batch of images after another, with nothing computed twice.
 
-    Only scores are kept, so memory does not grow with the features.
+    Activations live no longer than their batch, so memory does not grow with the data.
 
     Args:
         tap: Reads the network; its layers must cover those of the detectors.
-        detectors: Fitted detectors, by name or in a list.
-        images: An image set, a data set of (image, label), a loader or a list of batches.
+        detectors: Fitted detectors by name.
+        source: An image set, a data set of (image, label), a loader or a list of batches.
         batch_size: Images per pass.
 
-    Returns:
-        By the detector's name, score, label and predicted class of every image, or of every pixel
-        that is not void.
+    Raises:
+        ValueError: If images or logits hold NaN, or if labels have another grid than the logits.
     """
-    named = by_name(detectors)
-    answers = Answers(named)
-    for _, label, looks in Views(tap, named).stream(images, batch_size):
+    for image, label, looks in Views(tap, detectors).stream(source, batch_size):
         for names, seen in looks:
-            answers.add(replace(seen.to("cpu"), labels=label), names)
-    return answers.scored()
+            check_grid(seen, label)
+            labelled = replace(seen, labels=label)
+            for name in names:
+                yield Answer(name, image, ask(detectors[name], labelled), seen.logits.shape[1])
 
 
-class Answers:
-    """What detectors say of one batch after another: scores, labels and predicted classes."""
+@torch.no_grad()
+def ask(detector: Detector, activations: Activations) -> Scored:
+    """Scores and predicted classes of one batch `[N, *grid]`, on the CPU.
 
-    def __init__(self, detectors: Mapping[str, Detector]):
-        self.detectors = detectors
-        self.parts: dict[str, list[Scored]] = {name: [] for name in detectors}
-
-    @torch.no_grad()
-    def add(self, batch: Activations, names: Iterable[str]) -> None:
-        """Asks the named detectors; without labels every row counts as unknown."""
-        rows = batch.rows()
-        labels = rows.labels if rows.labels is not None else torch.full((len(rows),), UNKNOWN)
-        for name in names:
-            predicted, score = self.detectors[name].answer(batch)
-            self.parts[name].append(Scored(score.cpu(), labels.cpu(), predicted.cpu()))
-
-    def scored(self) -> dict[str, Scored]:
-        """All that was said, by the detector's name."""
-        if not all(self.parts.values()):
-            raise ValueError("no images: the data set or the loader gave no batch")
-        return {name: joined(parts) for name, parts in self.parts.items()}
+    Without labels every image counts as unknown.
+    """
+    predicted, score = detector.answer(activations)
+    shape = (len(activations), *activations.grid)
+    label = activations.labels
+    label = torch.full(shape, UNKNOWN) if label is None else label.cpu()
+    return Scored(score.view(shape).cpu(), label, predicted.view(shape).cpu())
 
 
-def joined(parts: Sequence[Scored]) -> Scored:
-    """One after another."""
-    columns = zip(*((p.score, p.label, p.predicted) for p in parts), strict=True)
-    return Scored(*(torch.cat(column) for column in columns))
-
-
-def by_name(detectors: Detectors) -> dict[str, Detector]:
-    """Detectors by name; those of one kind are told apart by their settings."""
-    if isinstance(detectors, Mapping):
-        return dict(detectors)
-    kinds = [detector.name for detector in detectors]
-    named = {d.name if kinds.count(d.name) == 1 else repr(d): d for d in detectors}
-    if len(named) < len(detectors):
-        raise ValueError("two detectors are the same; give each a name: evaluate(tap, {name: …})")
-    return named
+def check_grid(activations: Activations, label: Tensor) -> None:
+    """Raises a ValueError where the labels have another grid than the network's logits."""
+    grid, expected = tuple(activations.grid), tuple(label.shape[1:])
+    if grid == expected:
+        return
+    if not expected:
+        raise ValueError("the network labels pixels and labels are one per image; give label maps")
+    if not grid:
+        raise ValueError("the network labels whole images and labels are maps; give one per image")
+    raise ValueError(
+        f"the network labels {grid} pixels, the label maps have {expected}; "
+        "let the network enlarge its logits to the image's size"
+    )

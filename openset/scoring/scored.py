@@ -1,4 +1,4 @@
-"""Scores of one data set, with labels and predictions."""
+"""Scores beside the true and the predicted classes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from torch import Tensor
 
 from openset.activations import UNKNOWN
 
-Cut = float | Sequence[float] | Tensor
-"""A threshold for all classes, or one per class `[K]`, looked up by the predicted class."""
+Thresholds = float | Sequence[float] | Tensor
+"""One threshold for all classes, or one per class `[K]`, looked up by the predicted class."""
 
 
 @dataclass
 class Scored:
-    """One data set as a detector saw it.
+    """Scores of images or pixels, with their true and predicted classes.
 
     Args:
-        score: `[N]`; higher = more unknown.
-        label: True class `[N]`; `UNKNOWN` where it is none of the known ones.
-        predicted: The known class that fits best `[N]`, whatever the score.
+        score: `[N, *grid]`, the grid being `()` for images and `(H, W)` for label maps; higher =
+            more unknown.
+        label: True class `[N, *grid]`; `UNKNOWN` where it is none of the known ones.
+        predicted: The known class that fits best `[N, *grid]`, whatever the score.
     """
 
     score: Tensor
@@ -29,22 +30,39 @@ class Scored:
     predicted: Tensor
 
     def __post_init__(self):
-        sizes = {len(self.score), len(self.label), len(self.predicted)}
-        if len(sizes) > 1 or self.score.dim() != 1:
+        shapes = [tuple(x.shape) for x in (self.score, self.label, self.predicted)]
+        if len(set(shapes)) > 1 or not shapes[0]:
             raise ValueError(
-                f"score, label and predicted must be [N] with the same N; got "
-                f"{tuple(self.score.shape)}, {tuple(self.label.shape)}, "
-                f"{tuple(self.predicted.shape)}"
+                "score, label and predicted must be [N, *grid] with the same N and grid; got "
+                f"{', '.join(map(str, shapes))}"
             )
 
     def __len__(self) -> int:
         return len(self.score)
 
-    def rejected(self, threshold: Cut) -> Tensor:
-        """Where the score lies above the threshold, `[N]`."""
-        cut = torch.as_tensor(threshold, dtype=torch.float64, device=self.score.device)
-        return self.score > (cut[self.predicted] if cut.dim() else cut)
+    def __getitem__(self, index) -> Scored:
+        """The chosen samples; `index` is a slice, a mask or indices over the first dimension."""
+        return Scored(self.score[index], self.label[index], self.predicted[index])
 
-    def answers(self, threshold: Cut) -> Tensor:
-        """What an open-set classifier answers: the predicted class, or `UNKNOWN`, `[N]`."""
+    def rows(self) -> Scored:
+        """One row per image or per pixel, `[N × grid]`."""
+        return Scored(self.score.flatten(), self.label.flatten(), self.predicted.flatten())
+
+    def rejected(self, threshold: Thresholds) -> Tensor:
+        """Where the score lies above the threshold, `[N, *grid]`."""
+        applying = torch.as_tensor(threshold, dtype=torch.float64, device=self.score.device)
+        return self.score > (applying[self.predicted] if applying.dim() else applying)
+
+    def answers(self, threshold: Thresholds) -> Tensor:
+        """The answers of an open-set classifier `[N, *grid]`: a known class or `UNKNOWN`."""
         return torch.where(self.rejected(threshold), UNKNOWN, self.predicted)
+
+
+def joined(parts: Sequence[Scored]) -> Scored:
+    """Parts one after another."""
+    if not parts:
+        raise ValueError("no images: the data set or the loader gave no batch")
+    if len(parts) == 1:
+        return parts[0]
+    columns = zip(*((p.score, p.label, p.predicted) for p in parts), strict=True)
+    return Scored(*(torch.cat(column) for column in columns))

@@ -1,4 +1,4 @@
-"""What several detectors want to see of the same images, with nothing computed twice."""
+"""One pass over images for all detectors, with nothing computed twice."""
 
 from __future__ import annotations
 
@@ -34,6 +34,17 @@ def layers_for(
     wanted = [name for names in asked for name in as_names(default if names is None else names)]
     # Stages in the network's order: what a detector reads must not depend on its companions.
     return tuple(dict.fromkeys([*(stage for stage in stages if stage in wanted), *wanted]))
+
+
+def tap_for(
+    network: nn.Module,
+    detectors: Iterable[Detector],
+    *,
+    head: str | None = None,
+    refit: bool = False,
+) -> Tap:
+    """A tap on all layers that some detector reads; see `layers_for` for the arguments."""
+    return Tap(network, layers_for(network, detectors, refit=refit), head)
 
 
 def views(tap: Tap, detectors: Mapping[str, Detector]) -> list[tuple[Extractor, list[str]]]:

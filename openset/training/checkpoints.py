@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,29 @@ from PIL.Image import Resampling
 from torch import Tensor, nn
 
 from openset.data.adapter import to_pil
-from openset.files import complete_file
+from openset.files import LEFTOVERS, complete_file, locked, naming
 
 PICTURES = "pictures"
 """The folder, within a run, of what the report shows of the training."""
+
+
+@contextmanager
+def run_folder(
+    path: str | os.PathLike[str] | None, description: dict[str, Any], resume: bool = False
+) -> Iterator[RunFolder | None]:
+    """The folder of one training run, for this process alone; None where none is kept.
+
+    Raises:
+        ValueError: As `RunFolder`, and if another process trains in it.
+    """
+    if path is None:
+        yield None
+        return
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    busy = f"another process is training in {path}; wait for its end, or choose another folder"
+    with locked(path / ".lock", busy):
+        yield RunFolder(path, description, resume)
 
 
 class RunFolder:
@@ -50,8 +70,9 @@ class RunFolder:
             )
         if before is not None:
             self._refuse_other(before, description)
-            for left in self.path.rglob(".*.partial"):  # By a kill -9 in the middle of a write.
-                left.unlink()
+            for pattern in LEFTOVERS:  # Of a kill -9 in the middle of a write.
+                for left in self.path.rglob(pattern.replace(".*", ".?*")):
+                    left.unlink()
             return
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(description, indent=2, ensure_ascii=False)
@@ -103,7 +124,8 @@ class RunFolder:
 
     def log(self, record: dict[str, Any]) -> None:
         """Adds a line to the log; it counts once the next checkpoint is saved."""
-        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
+        log = self.path / "log.jsonl"
+        with naming(log), open(log, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())

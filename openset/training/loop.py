@@ -20,7 +20,7 @@ from openset.errors import Paused
 from openset.networks.device import choose_device
 from openset.networks.watch import evaluating
 from openset.objectives.base import Objective
-from openset.training.checkpoints import RunFolder
+from openset.training.checkpoints import RunFolder, run_folder
 from openset.training.progress import Clock, Losses, progress_bar
 from openset.training.settings import Settings
 
@@ -87,19 +87,17 @@ def train(
     images = samples(getattr(data, "train", data), fabric.device)
     fabric.to_device(objective)
     judged = _judged(objective, images, getattr(data, "valid", None), settings.batch_size)
-    run = None
-    if folder is not None:
-        run = RunFolder(folder, _describe(objective, data, images, settings), resume)
-    with _own_randomness(fabric.device):
+    description = _describe(objective, data, images, settings)
+    with run_folder(folder, description, resume) as run, _own_randomness(fabric.device):
         loop = _Loop(fabric, objective, images, judged, settings, run)
         loop.restore()
         loop.run(Clock(checkpoint_minutes), end, progress)
         _seed(fabric.device, Seeds.of(settings.seed, settings.epochs).everything)
         objective.eval()
         network = objective.finish(images.batches(settings.batch_size)).eval()
-    if run is not None:
-        run.save_network(network)
-        run.save_pictures(objective.pictures())
+        if run is not None:
+            run.save_network(network)
+            run.save_pictures(objective.pictures())
     return network
 
 
@@ -169,7 +167,7 @@ def _describe(
     """What a run must share with the one that it resumes."""
     return {
         "objective": {"name": objective.name, **objective.settings()},
-        "data": {"name": getattr(data, "name", None), **images.fingerprint()},
+        "data": {"name": getattr(data, "name", None), **images.summary()},
         "settings": asdict(settings),
     }
 
@@ -314,7 +312,8 @@ class _Loop:
         self._save()
         raise Paused(
             f"training paused after {self.epoch} of {self.settings.epochs} epochs and "
-            f"{self.step} steps, because its time is up; --resume (resume=True) goes on"
+            f"{self.step} steps, because its time is up",
+            "--resume (resume=True) goes on",
         )
 
     def _save(self) -> None:

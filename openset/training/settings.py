@@ -1,4 +1,4 @@
-"""How to train: the knobs that every objective shares."""
+"""The training settings that every objective shares."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from openset.spec import allows, shown
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train: with the objective and the data, all that decides the weights."""
+    """Training settings: with the objective and the data, all that decides the weights."""
 
     epochs: int = 10
     """Passes over the training images."""
@@ -32,13 +32,13 @@ class Settings:
     weight_decay: float = 5e-4
     """The L2 penalty; decoupled with adamw."""
     schedule: Literal["constant", "cosine", "step", "one-cycle"] = "cosine"
-    """How the learning rate moves: down to 0 by a cosine, down in steps, up and down, or not."""
+    """The course of the rate: down to 0 by a cosine, down in steps, up and down, or constant."""
     milestones: tuple[int, ...] = ()
     """The epochs at which `step` lowers the rate."""
     step_every: int | None = None
     """Instead of milestones: `step` lowers the rate after every so many epochs."""
     step_factor: float = 0.1
-    """By what `step` multiplies the rate."""
+    """The factor by which `step` multiplies the rate."""
     warmup_epochs: float = 0.0
     """The rate first rises from 1 % over so many epochs."""
     clip_norm: float | None = None
@@ -50,11 +50,12 @@ class Settings:
     augment: str | None = None
     """The name of a batch augmentation in `openset.data.augment`."""
     seed: int = 0
-    """Decides the order, the augmentation and all else that is random."""
+    """The seed of the order, the augmentation and all else that is random."""
 
     def __post_init__(self):
         for name, hint in get_type_hints(type(self)).items():
             _check_kind(name, getattr(self, name), hint)
+        object.__setattr__(self, "milestones", tuple(self.milestones))  # A list in JSON and TOML.
         least = {"epochs": 0, "batch_size": 1, "lr": 0, "momentum": 0, "weight_decay": 0}
         for name, bound in {**least, "warmup_epochs": 0, "step_factor": 0, "seed": 0}.items():
             if not getattr(self, name) >= bound:

@@ -6,17 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_protocol import TINY
 
-from openset import data
 from openset.benchmark import protocol, runner
-from openset.benchmark.keys import Fingerprints
+from openset.benchmark.plan import Plan
 from openset.benchmark.protocol import Method, Protocol
-from openset.benchmark.step import training_key
-from openset.benchmark.trial import Trial
 from openset.commands.app import main
 from openset.errors import Paused
 from openset.evaluation.results import Results
@@ -24,63 +21,11 @@ from openset.evaluation.rows import Row, read_csv
 from openset.reporting.markdown import results_page
 from openset.training.settings import Settings
 
-TINY = """\
-title = "Digits, tiny."
-data = "digits"
-splits = [[0, 1, 2, 3, 4, 5], [4, 5, 6, 7, 8, 9]]
-network = "cnn:widths=4+8,hidden=16"
-detectors = ["msp", "energy", "mahalanobis", "gemos:components=1"]
-metrics = ["auroc", "oscr"]
-valid = 0.2
-accept = 0.9
-seeds = 2
-
-[unknown]
-near = ["left-out"]
-far = ["gaussian-noise,limit=50", "uniform-noise,limit=50"]
-
-[training]
-epochs = 8
-batch_size = 64
-lr = 0.1
-
-[quick]
-splits = [[0, 1, 2, 3, 4, 5]]
-
-[published.msp]
-left-out = { auroc = 0.9 }
-far = { auroc = 0.95 }
-
-[others.CROSR]
-left-out = { auroc = 0.8 }
-"""
-
-
-@pytest.fixture
-def tiny(tmp_path) -> Path:
-    path = tmp_path / "tiny.toml"
-    path.write_text(TINY)
-    return path
-
 
 def run(path, out, tier="quick", **options) -> tuple[Results, list[str]]:
     said: list[str] = []
     results = runner.benchmark(protocol.load(str(path), tier), out, say=said.append, **options)
     return results, said
-
-
-def changed(known: Protocol, **training) -> Protocol:
-    """The protocol with other training settings."""
-    method = known.methods[0]
-    return replace(known, methods=[replace(method, training=method.training.changed(training))])
-
-
-def key(known: Protocol, seed: int = 0) -> str:
-    trial = Trial(known, known.methods[0], 0, seed)
-    loaded = trial.load_data()
-    description = trial.describe(loaded, trial.build_objective(loaded))
-    prints = Fingerprints().of_data(loaded, known.data)
-    return training_key(description, prints, known.methods[0].weights)
 
 
 def test_a_second_run_does_nothing_and_gives_the_same_table(tiny, tmp_path):
@@ -140,29 +85,6 @@ def test_only_runs_what_is_asked_for_and_the_rest_later(tiny, tmp_path):
         run(tiny, tmp_path / "out", only=["gemso"])
 
 
-def test_the_key_covers_all_that_decides_the_weights(tiny, tmp_path):
-    known = protocol.load(str(tiny), "quick")
-    weights = tmp_path / "weights.safetensors"
-    weights.write_bytes(b"0")
-    started = replace(known, methods=[replace(known.methods[0], weights=str(weights))])
-    keys = [key(known), key(changed(known, lr=0.06)), key(known, seed=1), key(started)]
-    weights.write_bytes(b"1")
-    keys += [key(started), key(replace(known, data="digits,limit=500"))]
-    keys += [key(replace(known, splits=["0,1,2,3,4,6"])), key(replace(known, valid=0.3))]
-    assert len(set(keys)) == len(keys)
-    assert key(known) == keys[0]
-
-
-def test_other_pixels_under_the_same_name_have_another_print():
-    loaded = data.load("digits")
-    image = loaded.test.images.clone()
-    image[3, 0, 0, 0] += 1
-    other = data.ImageSet(image, loaded.test.labels)
-    same = data.ImageSet(loaded.test.images.clone(), loaded.test.labels)
-    prints = [Fingerprints().of(each, "digits") for each in (same, other)]
-    assert prints[0] != prints[1]
-
-
 def test_changed_weights_are_evaluated_again(tiny, tmp_path):
     run(tiny, tmp_path / "out", seeds=1, only=["msp"])
     (file,) = tmp_path.glob("out/work/runs/*/network.safetensors")
@@ -184,8 +106,7 @@ def test_a_run_of_another_description_is_refused(tiny, tmp_path):
 
 def test_a_run_of_openset_train_is_accepted(tiny, tmp_path):
     known = protocol.load(str(tiny), "quick")
-    bench = runner.Benchmark(known, tmp_path / "out" / "work", seeds=1, only=["msp"])
-    (step,) = bench.steps
+    (step,) = Plan(known, tmp_path / "out" / "work", seeds=1, only=["msp"]).steps
     arguments = "--network cnn:widths=4+8,hidden=16 --known-classes 0,1,2,3,4,5 --valid 0.2"
     settings = "--epochs 8 --batch-size 64 --lr 0.1 --seed 0"
     main(["train", "digits", "--out", str(tmp_path / "r"), *f"{arguments} {settings}".split()])
@@ -204,15 +125,17 @@ def test_missing_unknown_sets_are_named_or_left_out(tiny, tmp_path):
 
 
 def test_a_pause_goes_on_to_the_same_results(tiny, tmp_path):
-    with pytest.raises(Paused, match="same command"):
+    with pytest.raises(Paused, match="same command") as pause:
         run(tiny, tmp_path / "out", seeds=1, max_minutes=1e-6)
+    assert pause.value.again == "run the same command again to go on exactly there"
+    assert str(pause.value) == f"{pause.value.progress}; {pause.value.again}"
     paused, _ = run(tiny, tmp_path / "out", seeds=1)
     whole, _ = run(tiny, tmp_path / "whole", seeds=1)
     assert repr(paused.rows) == repr(whole.rows)
 
 
 def test_a_second_benchmark_in_the_same_folder_is_refused(tiny, tmp_path):
-    with runner.locked(tmp_path / "out" / "work"), pytest.raises(ValueError, match="another"):
+    with runner.at_work(tmp_path / "out" / "work"), pytest.raises(ValueError, match="another"):
         run(tiny, tmp_path / "out")
 
 
@@ -221,12 +144,6 @@ def test_other_files_in_the_folder_are_refused(tiny, tmp_path):
     (tmp_path / "out" / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match=r"thesis\.tex"):
         run(tiny, tmp_path / "out")
-
-
-def test_dry_run_trains_nothing(tiny, tmp_path, capsys):
-    main(["benchmark", str(tiny), "--quick", "--dry-run", "--out", str(tmp_path / "out")])
-    assert "8 epochs" in capsys.readouterr().out
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("arguments", [["osr-mist"], ["no.toml"], ["osr-mnist", "--seeds", "0"]])
@@ -245,8 +162,8 @@ def test_lists_protocols(capsys):
 def killed(path: Path, out: Path, seconds: float) -> bool:
     """Starts the benchmark in a process of its own and kills it; False if it came to its end."""
     code = f"""
-from openset import benchmark, protocol
-benchmark.benchmark(protocol.load({str(path)!r}, "quick"), {str(out)!r})
+from openset.benchmark import protocol, runner
+runner.benchmark(protocol.load({str(path)!r}, "quick"), {str(out)!r})
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code]

@@ -129,7 +129,7 @@ def test_a_full_disk_is_one_sentence(run, tmp_path, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
 
-    monkeypatch.setattr("openset.extractors.store.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     said = fails(capsys, "fit", run, "--detector", "mahalanobis")
     assert "No space left on device" in said
     assert "mahalanobis" not in Run.load(run).models

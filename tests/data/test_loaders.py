@@ -48,7 +48,7 @@ def good() -> torch.Tensor:
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (good(), "expected a pair"),
+        (3, "expected a pair"),
         ((good(), torch.zeros(3)), "2 images but 3 labels"),
         ((good()[0], torch.zeros(2)), r"shape \(1, 3, 3\)"),
         ((good().fill_(torch.nan), torch.zeros(2)), r"batch 1: NaN .* image 0 \(2 in all\)"),

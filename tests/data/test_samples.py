@@ -85,28 +85,29 @@ def test_random_transforms_stay_random():
     assert not first.equal(second)
 
 
-def test_fingerprint_tells_labels_apart():
+def test_the_summary_tells_labels_apart():
     one, two = LABELS, LABELS.flip(0)
-    prints = [samples([(PIXELS, label)], CPU).fingerprint() for label in (one, two, one)]
+    prints = [samples([(PIXELS, label)], CPU).summary() for label in (one, two, one)]
     assert prints[0] == prints[2] != prints[1]
 
 
 def test_a_target_transform_counts():
     class Shifted(WithTargets):
-        target_transform = staticmethod(lambda label: label + 1)
+        target_transform = staticmethod(lambda label: label if label == VOID else label + 1)
 
         def __getitem__(self, index):
             image, label = super().__getitem__(index)
             return image, self.target_transform(label)
 
-    assert samples(Shifted(), CPU).labels.equal(LABELS + 1)
+    expected = torch.where(LABELS == VOID, VOID, LABELS + 1)
+    assert samples(Shifted(), CPU).labels.equal(expected)
 
 
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (PIXELS[:, 0], LABELS, r"shape \(7, 4, 4\) and labels \(7,\); give \[N, C, H, W\]"),
-        (PIXELS, LABELS[:3], r"labels \(3,\)"),
+        (PIXELS[:, 0], LABELS, r"shape \(7, 4, 4\); give \[N, C, H, W\]"),
+        (PIXELS, LABELS[:3], "7 images but 3 labels"),
         (PIXELS / 0.0, LABELS, "NaN or infinite pixels"),
     ],
 )

@@ -204,10 +204,10 @@ def test_plain_parquet_needs_no_declared_types(root, labels):
 def test_labels_outside_their_classes_are_counted(root):
     features = {"image": ImageFeature(), "label": Value("int64")}
     table = Dataset.from_dict({"image": [cell(0)] * 3, "label": [0, 1, 4]}, Features(features))
-    from openset.data.columns import read_labels
+    from openset.data.labels import read_labels
 
     table._info.features["label"] = ClassLabel(names=["a", "b"])
-    with pytest.raises(ValueError, match=r"1 labels of column 'label' are outside 0…1 \(such as 4"):
+    with pytest.raises(ValueError, match=r"column 'label': 1 labels are outside 0…1 \(such as 4"):
         read_labels(table, "label", "set")
 
 
@@ -309,7 +309,7 @@ def test_files_folders_and_globs(tmp_path):
     bad.write_text("")
     with pytest.raises(ValueError, match=r"bad\.png: the file is empty"):
         list(load_files([bad, one], GREY).batches())
-    kept = load_files([bad, one], GREY, skip_bad=True)
+    kept = load_files([bad, one], GREY).without_bad()
     assert [len(kept), len(kept.skipped)] == [1, 1]
     for nothing in ([], [tmp_path / "gone.png"], [tmp_path / "*.jpg"]):
         with pytest.raises(ValueError, match="no image"):

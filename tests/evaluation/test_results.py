@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +14,15 @@ from rich.console import Console
 
 from openset.activations import UNKNOWN
 from openset.commands.screen import show
+from openset.evaluation.metrics import METRICS
 from openset.evaluation.results import Results, thumbnail
 from openset.evaluation.rows import COLUMNS, Case, Row, read_csv
+from openset.evaluation.seen import Images
 from openset.evaluation.summary import Summary, mean_over_seeds
+from openset.reporting.markdown import results_page
 from openset.scoring.scored import Scored
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 THRESHOLD = {
     "value": 1.5,
@@ -30,7 +36,7 @@ THRESHOLD = {
 def scored(count, shift, unknown=False):
     label = torch.randint(3, (count,))
     score = torch.randn(count) + shift
-    return Scored(score, torch.full_like(label, UNKNOWN) if unknown else label, label)
+    return Images(Scored(score, torch.full_like(label, UNKNOWN) if unknown else label, label))
 
 
 def example(seed=0, detectors=("energy", "msp")):
@@ -61,12 +67,15 @@ def same(one, other):
         for data, images in sets.items():
             assert images.keys() == other.images[run][data].keys()
             assert all(torch.equal(x, other.images[run][data][i]) for i, x in images.items())
-    for name in ("thresholds", "classes", "figures", "notes"):
+    facts = ("pictures", "figures", "notes", "shown", "shown_known", "seconds")
+    for name in ("thresholds", "classes", *facts):
         assert getattr(one, name) == getattr(other, name)
 
 
 def test_saving_and_loading_changes_nothing(tmp_path):
     results = example()
+    results.pictures[next(iter(results.scored))] = {"noise": b"\x89PNG\r\nnoise"}
+    results.shown, results.shown_known, results.seconds = ["auroc"], "digits", 1.5
     results.rows.append(Row(known="digits", metric="auroc", value=math.nan, paper=0.1 + 0.2))
     results.rows.append(Row(known='a "b", c\nd', metric="auroc", value=-math.inf))
     results.save(tmp_path / "out")
@@ -77,6 +86,7 @@ def test_saving_and_loading_changes_nothing(tmp_path):
         "results.json",
         "scores.safetensors",
         "figure-1.png",
+        "figure-2.png",
     }
 
 
@@ -84,11 +94,46 @@ def test_labels_that_detectors_share_are_saved_once(tmp_path):
     label, score = torch.zeros(1000).long(), torch.rand(1000, 4)
     results = Results()
     for i in range(4):
-        sample = Scored(score[:, i], label, label)
+        sample = Images(Scored(score[:, i], label.clone(), label))
         results.add(Case(detector=str(i), known="k"), sample, {"u": sample})
     results.save(tmp_path / "out")
     same(results, Results.load(tmp_path / "out"))
     assert (tmp_path / "out" / "scores.safetensors").stat().st_size < 4 * 4000 + 8000 + 2000
+
+
+def test_results_of_before_their_facts_had_fields_load(tmp_path):
+    example().save(tmp_path / "out")
+    path = tmp_path / "out" / "results.json"
+    record = json.loads(path.read_text())
+    for fact in ("shown", "shown_known", "seconds"):
+        del record[fact]
+    for case in record["cases"]:
+        del case["pictures"]
+    notes = {"data": "digits", "Shown": "oscr auroc", "Shown known": "digits", "seconds": "2.5"}
+    path.write_text(json.dumps({**record, "notes": notes}))
+    for found in (Results.load(tmp_path / "out"), Results.load_table(tmp_path / "out")):
+        assert (found.shown, found.shown_known) == (["oscr", "auroc"], "digits")
+        assert (found.seconds, found.notes) == (2.5, {"data": "digits"})
+    (tmp_path / "out" / "scores.safetensors").unlink()
+    assert len(Results.load_table(tmp_path / "out").rows) == len(example().rows)
+
+
+def test_all_results_in_the_documentation_load():
+    folders = [path.parent for path in RESULTS.rglob("results.json")]
+    assert len(folders) >= 10
+    for folder in folders:
+        found = Results.load_table(folder)
+        assert found.rows
+        assert set(found.shown) <= set(METRICS)
+    assert results_page(RESULTS) == RESULTS.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_tables_show_the_metrics_that_were_asked_for():
+    results = example()
+    results.shown = ["oscr"]
+    assert {column.metric for column in results.summary().columns} == {"oscr"}
+    results.shown_known = "other data"
+    assert not results.summary().columns
 
 
 def test_the_csv_has_the_agreed_columns(tmp_path):
@@ -175,7 +220,7 @@ def test_the_worst_examples_are_the_lowest_unknown_and_the_highest_known():
     case = Case(detector="energy", known="digits")
     known = Scored(torch.tensor([0.0, 9.0, 1.0, 5.0]), label, label)
     unknown = Scored(torch.tensor([3.0, -2.0, 7.0, 0.0]), label - 1, label)
-    results.add(case, known, {"noise": unknown})
+    results.add(case, Images(known), {"noise": Images(unknown)})
     assert results.examples(case, "digits", 2) == [1, 3]
     assert results.examples(case, "noise", 2) == [1, 3]
     assert results.wanted_images(case) == {"digits": [0, 1, 2, 3], "noise": [0, 1, 2, 3]}

@@ -214,7 +214,7 @@ def test_prediction_answers_as_the_model_does(network, pictures):
     model.set_threshold(Threshold((-1e9, 1e9, -1e9), 0.5, (1, 1, 1)))
     found = open_images(model, [pictures])
     records = list(predict(model, found))
-    image = torch.stack([found[i][0] for i in range(len(found))])
+    image = torch.stack([found.images[i][0] for i in range(len(found))])
     label, score = model(image)
     predicted = network.eval()(image).argmax(1).tolist()
     for i, record in enumerate(records):

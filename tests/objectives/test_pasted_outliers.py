@@ -179,7 +179,8 @@ def bands(n=24, seed=0):
     label = torch.arange(24).div(8, rounding_mode="floor").expand(n, 32, 24).transpose(1, 2)
     label = torch.cat([label, torch.full((n, 8, 32), VOID)], dim=1)
     image = label.clamp_min(0)[:, None] * 0.3 + 0.1
-    return image + 0.05 * torch.randn(n, 1, 32, 32, generator=generator), label.contiguous()
+    image = image + 0.05 * torch.randn(n, 1, 32, 32, generator=generator)
+    return image.clamp(0, 1), label.contiguous()
 
 
 def trained(kind, **how):

@@ -8,8 +8,7 @@ from openset import networks
 from openset.activations import Activations
 from openset.data import ImageSet
 from openset.detectors import MaxSoftmax, VMDLSb
-from openset.extractors.extract import extract
-from openset.extractors.tap import Tap
+from openset.model.fit import fit
 from openset.reporting.latent import latent, pictures, tsne
 
 
@@ -53,12 +52,11 @@ def test_pictures_are_drawn_where_class_gaussians_read_layers():
     network = networks.latent(networks.cnn(3, 1, widths=(4, 8), hidden=8), size=2)
     known = ImageSet(torch.rand(40, 1, 8, 8), torch.arange(40) % 3, name="digits")
     noise = ImageSet(torch.rand(20, 1, 8, 8), name="noise")
-    tap = Tap(network, network.stages)
-    detector = VMDLSb().fit(extract(tap, known))
-    drawn = pictures(tap, [MaxSoftmax(), detector], known, {"noise": noise}, network="mine")
+    models = fit(network, {"msp": MaxSoftmax(), "gaussians": VMDLSb()}, known, known)
+    drawn = pictures(models, known, {"noise": noise}, network="mine")
     assert list(drawn) == [
         "mine: the ensemble of digits and noise by t-SNE",
         "mine: the latent space of digits and noise",
     ]
     assert all(png.startswith(b"\x89PNG") for png in drawn.values())
-    assert pictures(tap, [MaxSoftmax()], known, {"noise": noise}) == {}
+    assert pictures({"msp": models["msp"]}, known, {"noise": noise}) == {}

@@ -18,6 +18,7 @@ import torch
 from openset.activations import UNKNOWN
 from openset.evaluation.results import Results
 from openset.evaluation.rows import Case, Row
+from openset.evaluation.seen import Images
 from openset.reporting import report
 from openset.reporting.page import first_seeds
 from openset.scoring.scored import Scored
@@ -30,7 +31,7 @@ def scored(count, shift, classes, unknown=False):
     predicted = torch.randint(classes, (count,))
     label = torch.where(torch.rand(count) < 0.9, predicted, torch.randint(classes, (count,)))
     score = torch.randn(count) + shift
-    return Scored(score, torch.full_like(label, UNKNOWN) if unknown else label, predicted)
+    return Images(Scored(score, torch.full_like(label, UNKNOWN) if unknown else label, predicted))
 
 
 def example(classes=3, seeds=1, detectors=("energy", "gemos:components=4"), size=8, count=90):
@@ -178,7 +179,7 @@ def test_constant_scores_are_drawn(tmp_path, value):
     results, case = Results(), Case(detector="energy", known="digits")
     label = torch.zeros(9).long()
     same = Scored(torch.full((9,), value), label, label)
-    results.add(case, same, {"u": replace(same, label=label - 1)}, {"value": value})
+    results.add(case, Images(same), {"u": Images(replace(same, label=label - 1))}, {"value": value})
     assert len(Page(report(results, tmp_path / "report.html")).images) == 3
 
 
@@ -198,6 +199,19 @@ def test_extra_figures_are_shown(tmp_path):
     results.figures["t-SNE <of> the ensemble"] = (tmp_path / "x.png").read_bytes()
     page = Page(report(results, tmp_path / "report.html"))
     assert page.images[-1]["alt"] == "t-SNE <of> the ensemble"
+
+
+def test_pictures_of_a_case_stand_in_its_section(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "x.png")
+    results = example(seeds=2)
+    first, *_, last = results.scored
+    for case in (first, last):  # Of two seeds, only the first is shown.
+        results.pictures[case] = {"letters": (tmp_path / "x.png").read_bytes()}
+    page = Page(report(results, tmp_path / "report.html"))
+    assert page.words.count("letters: image, answer, score, truth") == 1
+    assert "Further pictures" not in page.words
 
 
 def test_large_images_stay_small_on_the_page(tmp_path):

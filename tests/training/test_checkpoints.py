@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from openset.training.checkpoints import RunFolder
+from openset.training.checkpoints import RunFolder, run_folder
 
 RUN = {"objective": {"name": "cross-entropy"}, "settings": {"lr": 0.1, "milestones": (3, 4)}}
 
@@ -101,3 +101,16 @@ def test_saves_weights_in_any_layout(folder):
     loaded = load_file(folder.path / "network.safetensors")
     assert loaded.keys() == network.state_dict().keys()
     assert all(loaded[name].equal(value) for name, value in network.state_dict().items())
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    place = tmp_path / "run"
+    with (
+        run_folder(place, RUN),
+        pytest.raises(ValueError, match=r"another process is training in .*run; wait"),
+        run_folder(place, RUN, resume=True),
+    ):
+        raise AssertionError("the log would be written by two")
+    with run_folder(place, RUN, resume=True) as run:
+        assert run.load() is None
+    assert [file.name for file in place.iterdir()] == ["training.json"]

@@ -176,7 +176,7 @@ def test_accuracy_counts_what_is_labelled():
     logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [0.0, 3.0]])
     network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
     network[1].weight.data = torch.eye(2)
-    image = logits.view(4, 2, 1, 1)
+    image = logits.view(4, 2, 1, 1) / 3
     assert accuracy(network, [(image, torch.tensor([0, 0, 0, -1]))], batch_size=3) == 2 / 3
     assert math.isnan(accuracy(network, [(image, torch.full((4,), -100))]))
     assert network.training

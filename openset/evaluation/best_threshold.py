@@ -7,7 +7,7 @@ import numpy as np
 from openset.activations import UNKNOWN
 
 
-def best_cut(rank: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> float:
+def best_threshold(rank: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> float:
     """The rank to accept up to for the largest macro-F1; −1 where rejecting all is best.
 
     F1 of a class is 2 · hits / (answered + true); cumulative counts along the sorted scores give it
@@ -30,5 +30,5 @@ def best_cut(rank: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> floa
 
 
 def _running(mask: np.ndarray) -> np.ndarray:
-    """How many of the first 0, 1, …, N are set, `[N + 1]`."""
+    """Counts those set among the first 0, 1, …, N, `[N + 1]`."""
     return np.concatenate([[0], np.cumsum(mask)])

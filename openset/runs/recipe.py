@@ -1,0 +1,115 @@
+"""The facts that a run is made from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from openset import data as images
+from openset import networks
+from openset.data import Data, mean_std
+from openset.objectives import OBJECTIVES, Objective
+from openset.spec import build, check_kinds
+from openset.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe for a run: which data, which network, and how it is trained.
+
+    The command line makes one, a run keeps the one it was made from, and a benchmark makes one for
+    each of its trainings.
+
+    Args:
+        data: A data string, as `data.load` takes it.
+        known_classes: As `data.load` takes them; None for all.
+        size: Height and width of every image; None leaves images as they are stored.
+        channels: 1 or 3; None leaves images as they are stored.
+        valid: Share of the training images that is held out for the threshold.
+        network: The network with its settings, as `networks.build` takes it.
+        objective: The training method with its settings, such as `cross-entropy`.
+        weights: A file of weights to start from.
+        skip_bad: Leave out images that cannot be read.
+        settings: The training settings; their seed also decides what is held out.
+    """
+
+    data: str
+    known_classes: str | None = None
+    size: int | tuple[int, int] | None = None
+    channels: int | None = None
+    valid: float = 0.1
+    network: str = "cnn"
+    objective: str = "cross-entropy"
+    weights: Path | None = None
+    skip_bad: bool = False
+    settings: Settings = Settings()  # noqa: RUF009 (It is frozen.)
+
+    def __post_init__(self):
+        check_kinds("a recipe", type(self), vars(self))
+
+    @property
+    def seed(self) -> int:
+        """Decides what is held out, the first weights and all that is random in the training."""
+        return self.settings.seed
+
+    def to_plain(self) -> dict[str, Any]:
+        """The recipe as JSON can hold it; `from_plain` reads it back."""
+        return {**asdict(self), "weights": None if self.weights is None else str(self.weights)}
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> Self:
+        """The recipe that `to_plain` described."""
+        size, weights = values["size"], values["weights"]
+        changes = {
+            "size": tuple(size) if isinstance(size, list) else size,
+            "weights": None if weights is None else Path(weights),
+            "settings": Settings(**values["settings"]),
+        }
+        return cls(**{**values, **changes})
+
+    def load_data(self) -> Data:
+        """The data, split and adapted; nothing is decoded yet."""
+        return images.load(
+            self.data,
+            self.known_classes,
+            size=self.size,
+            channels=self.channels,
+            valid=self.valid,
+            seed=self.seed,
+            skip_bad=self.skip_bad,
+        )
+
+    def build_objective(self, data: Data, *, ready: bool = True) -> Objective:
+        """The training method around a new network that fits the data.
+
+        Args:
+            data: As `load_data` gives them.
+            ready: Whether the training can begin: the weights to start from are read, or the
+                training images looked at to normalise them. Without, no file is read.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = networks.build(self.network, **fitting(data))
+            if ready:
+                network = self._prepare(network, data)
+            return build("objective", OBJECTIVES, self.objective, network=network)
+
+    def _prepare(self, network: nn.Module, data: Data) -> nn.Module:
+        if self.weights is not None:
+            return networks.load_weights(network, self.weights)
+        normalize = getattr(network, "normalize", None)
+        if isinstance(normalize, networks.Normalize):
+            mean, std = mean_std(data.train)
+            normalize.mean.copy_(torch.tensor(mean).view(-1, 1, 1))
+            normalize.std.copy_(torch.tensor(std).clamp_min(1e-3).view(-1, 1, 1))
+        return network
+
+
+def fitting(data: Data) -> dict[str, int]:
+    """The arguments that fit a network to the data, by the names of its factory's parameters."""
+    adapter = data.adapter
+    return {"classes": len(data.classes), "channels": adapter.channels, "size": adapter.size[0]}

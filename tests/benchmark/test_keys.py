@@ -1,0 +1,64 @@
+"""Fingerprints of code: what counts, and what does not."""
+
+import sys
+
+import pytest
+from torch import nn
+
+from openset import networks
+from openset.benchmark import keys
+from openset.objectives import CrossEntropy
+from openset.runs.recipe import Recipe
+
+CODE = "def f(x):\n    return x + 1\n"
+
+TOLD = '''# Why.
+"""A module."""
+
+def f(x):
+  """Adds one."""
+  return (x + 1)  # One.
+'''
+
+
+def test_comments_and_docstrings_do_not_count():
+    assert keys.bare(TOLD) == keys.bare(CODE)
+    assert keys.bare(CODE.replace("1", "2")) != keys.bare(CODE)
+    assert keys.bare(CODE.replace("1", "'1'")) != keys.bare(CODE.replace("1", "'2'"))
+
+
+def test_training_code_is_the_loop_the_objective_and_the_networks_factory():
+    recipe = Recipe("digits", "0-5", objective="vmdls")
+    objective = recipe.build_objective(recipe.load_data(), ready=False)
+    found = keys.sources(["openset.training.loop"], [objective])
+    expected = {"training.loop", "objectives.vmdls", "networks.cnn", "networks.latent", "moments"}
+    assert {f"openset.{name}" for name in expected} <= found
+    assert not {"openset.objectives.bottleneck", "openset.networks.vgg", "openset.errors"} & found
+
+
+def test_an_augmentation_counts_where_it_is_used():
+    objective = CrossEntropy(networks.cnn(classes=2, channels=1))
+    plain = Recipe("digits")
+    changed = Recipe("digits", settings=plain.settings.changed({"augment": "shift-flip"}))
+    codes = [keys.training_code(objective, recipe) for recipe in (plain, changed)]
+    assert codes[0] != codes[1]
+
+
+def test_the_users_own_code_counts_and_that_of_libraries_does_not(tmp_path, monkeypatch):
+    file = tmp_path / "my_layers.py"
+    file.write_text("from torch import nn\n\nclass Mine(nn.Module):\n    rate = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import my_layers  # pyright: ignore[reportMissingImports]
+
+    mine = my_layers.Mine()
+    assert keys.sources([], [nn.Sequential(mine, nn.Linear(2, 2))]) == {"my_layers"}
+    before = keys.code_of([], [mine])
+    file.write_text(file.read_text().replace("rate = 1", "rate = 2"))
+    keys._source.cache_clear()
+    assert keys.code_of([], [mine]) != before
+    del sys.modules["my_layers"]
+
+
+def test_a_missing_file_of_weights_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no file of weights"):
+        keys.file_digest(tmp_path / "none")

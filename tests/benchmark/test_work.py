@@ -1,0 +1,15 @@
+"""The part of the results that belongs to one detector."""
+
+from openset.benchmark.work import part_of
+from openset.evaluation.results import Results
+from openset.evaluation.rows import Case
+
+
+def test_a_part_holds_the_pictures_of_its_detector():
+    """And of no other whose name begins alike."""
+    cases = [Case("p", 0, "n", "o", name, "k") for name in ("msp", "msp:temperature=10")]
+    results = Results()
+    for case in cases:
+        results.scored[case], results.classes[case.run] = {}, ["a"]
+        results.pictures[case] = {"u": case.detector.encode()}
+    assert part_of(results, "msp").pictures == {cases[0]: {"u": b"msp"}}

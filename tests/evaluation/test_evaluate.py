@@ -1,0 +1,101 @@
+"""Models give the results of their detectors, share passes, and wrong pairings are refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from openset import OpenSet, Tap, networks
+from openset.data import ImageSet
+from openset.detectors import KNN, ODIN, Energy, MaxSoftmax
+from openset.evaluation.evaluate import evaluate
+from openset.model.fit import fit
+
+
+@pytest.fixture(scope="module")
+def sets():
+    torch.manual_seed(0)
+    known = ImageSet(torch.rand(60, 1, 8, 8), torch.arange(60) % 3, name="known ones")
+    noise = ImageSet(torch.rand(50, 1, 8, 8) ** 2, name="noise")
+    return known, noise
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return networks.cnn(3, 1, widths=(4, 8), hidden=8).eval()
+
+
+@pytest.fixture
+def models(network, sets):
+    detectors = {"msp": MaxSoftmax(), "knn": KNN(k=3), "odin": ODIN(epsilon=0.01)}
+    found = fit(network, detectors, sets[0], sets[0], accept=0.9)
+    for model in found.values():
+        model.classes = ["a", "b", "c"]
+    return found
+
+
+def passes(network):
+    """Grows by the batch size of each forward pass."""
+    seen = []
+    network.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    return seen
+
+
+def test_models_give_what_their_parts_give(models, network, sets):
+    known, noise = sets
+    found = evaluate(models, known=known, unknown={"noise": noise})
+    detectors = {name: model.detector for name, model in models.items()}
+    thresholds = {name: model.threshold for name, model in models.items()}
+    tap = Tap(network, models["knn"].tap.layers)
+    parts = evaluate(tap, detectors, known, noise, thresholds=thresholds, classes=["a", "b", "c"])
+    assert repr(found.rows) == repr(parts.rows)
+    assert {row.metric for row in found.rows} >= {"macro_f1", "auroc"}
+    assert (found.classes, found.thresholds) == (parts.classes, parts.thresholds)
+    assert found.images.keys() == parts.images.keys()
+
+
+def test_models_of_one_network_share_its_passes(models, network, sets):
+    seen = passes(network)
+    evaluate(models, known=sets[0], unknown=sets[1])
+    assert sum(seen) == 2 * (60 + 50)  # ODIN looks twice and lends its first look to the others.
+
+
+def test_models_of_two_networks_are_compared(models, sets):
+    torch.manual_seed(1)
+    other = OpenSet(Tap(networks.cnn(3, 1, widths=(4, 8), hidden=8)), MaxSoftmax())
+    together = evaluate({**models, "other": other}, known=sets[0], unknown=sets[1])
+    alone = evaluate({"other": other}, known=sets[0], unknown=sets[1])
+    of_other = [row for row in together.rows if row.detector == "other"]
+    assert repr(of_other) == repr(alone.rows)
+    assert [row.detector for row in together.rows][:: len(together.rows) - 1] == ["msp", "other"]
+    single = evaluate(other, known=sets[0], unknown=sets[1])
+    assert [row.value for row in single.rows] == [row.value for row in alone.rows]
+
+
+def test_a_threshold_that_is_named_takes_the_place_of_the_models(models, sets):
+    loose = models["msp"].threshold
+    found = evaluate(
+        {"knn": models["knn"]}, known=sets[0], unknown=sets[1], thresholds={"knn": loose}
+    )
+    (record,) = found.thresholds.values()
+    assert record == loose.record()
+
+
+def test_what_cannot_be_paired_is_refused(models, network, sets):
+    known, noise = sets
+    with pytest.raises(ValueError, match="known=…, unknown=…"):
+        evaluate(models, known, noise)
+    with pytest.raises(ValueError, match="name the data"):
+        evaluate(Tap(network), [Energy()], known)
+    maps = [(torch.rand(2, 1, 8, 8), torch.zeros(2, 8, 8).long())]
+    with pytest.raises(ValueError, match="maps labels pixels and the known data whole images"):
+        evaluate(models, known=known, unknown={"maps": maps})
+    with pytest.raises(ValueError, match="noise labels whole images and the known data pixels"):
+        evaluate(models, known=maps, unknown={"noise": noise})
+    with pytest.raises(ValueError, match="labels whole images and labels are maps"):
+        evaluate(models, known=maps, unknown={"maps": maps})
+    pixels = nn.Conv2d(1, 3, 1)
+    with pytest.raises(ValueError, match="labels pixels and labels are one per image"):
+        evaluate(Tap(pixels), [Energy()], known, noise)
+    with pytest.raises(ValueError, match="two detectors are the same"):
+        evaluate(Tap(network), [Energy(), Energy()], known, noise)
