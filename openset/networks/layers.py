@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from openset.errors import unknown_name
@@ -100,3 +101,9 @@ def resolve(network: nn.Module, layer: str) -> str:
             "blocks; name the layers to read by their paths, as in network.named_modules()"
         )
     raise ValueError(unknown_name("layer", layer, {*filter(None, paths), *aliases}))
+
+
+def is_channels_last(network: nn.Module) -> bool:
+    """Whether convolutions hold their weights channels-last, and so add up in another order."""
+    kernels = [x for x in network.parameters() if x.dim() == 4 and not x.is_contiguous()]
+    return any(x.is_contiguous(memory_format=torch.channels_last) for x in kernels)

@@ -58,5 +58,5 @@ def test_bad_logits_are_named_by_their_batch(network):
     bad = torch.rand(2, 1, 8, 8)
     with torch.no_grad():
         network[3].bias[1] = torch.nan
-    with pytest.raises(ValueError, match="the network's logits.* hold NaN"):
+    with pytest.raises(ValueError, match=r"the network's logits.* hold NaN"):
         score(Tap(network), DETECTORS, [(bad, torch.zeros(2))])
