@@ -59,6 +59,8 @@ class Description:
         tuned_on: The unknown sets that the detector was tuned on.
         state: Type and shape of each tensor that the detector learned.
         name: The name that the model was given.
+        channels_last: Whether the network computes in that memory format, as when the threshold
+            was set.
     """
 
     format: Literal[1]
@@ -71,6 +73,7 @@ class Description:
     tuned_on: list[str] = field(default_factory=list)
     state: dict[str, list[Any]] | None = None
     name: str | None = None
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,8 @@ def load(
                 told.name,
             )
             _fill(model, tensors, own)
+        if told.channels_last:
+            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         model.eval()
         _try(model, told)
     except ValueError as error:

@@ -8,7 +8,8 @@ each kind were right or refused in one sentence, and what the others did.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,13 @@ SLOW = ("objectives",)
 
 
 def attack(
-    folder: Path, kinds: Sequence[str], count: int, *, row: str = "", jobs: int = 2
+    folder: Path,
+    kinds: Sequence[str],
+    count: int,
+    *,
+    row: str = "",
+    each: int | None = None,
+    jobs: int = 2,
 ) -> Iterator[Tried]:
     """Tries some kinds.
 
@@ -35,7 +42,8 @@ def attack(
         folder: An empty folder to work in.
         kinds: Names of `KINDS`.
         count: Changes of each file; kinds with a number of cases of their own take their share.
-        row: Only rows whose name contains this.
+        row: Only cases whose row or name contains this.
+        each: At most so many cases a row, after what they are measured by.
         jobs: Cases at once.
     """
     os.environ["HF_HOME"] = str(folder / "hub")
@@ -49,7 +57,21 @@ def attack(
 
     def chosen() -> Iterator[Case]:
         for kind in kinds:
-            module = import_module(f".{kind}", __package__)
-            yield from (case for case in module.cases(material, count) if row in case.kind)
+            cases = import_module(f".{kind}", __package__).cases(material, count)
+            yield from _some(cases, row, each)
 
     yield from run(chosen(), folder / "cases", jobs)
+
+
+def _some(cases: Iterable[Case], row: str, each: int | None) -> Iterator[Case]:
+    """The cases that are wanted, each after what it is measured by."""
+    rows: Counter[str] = Counter()
+    references: dict[str, Case] = {}
+    for case in cases:
+        if case.reference:
+            references[case.measure] = case
+        elif row in f"{case.kind} {case.name}" and (each is None or rows[case.kind] < each):
+            if case.measure in references:
+                yield references.pop(case.measure)
+            rows[case.kind] += 1
+            yield case

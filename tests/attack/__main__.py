@@ -18,8 +18,9 @@ def main() -> None:
     """Reads the command line and runs the attack."""
     parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
     parser.add_argument("--only", default=",".join(KINDS), help="kinds, with commas between")
-    parser.add_argument("--row", default="", help="only rows whose name contains this")
+    parser.add_argument("--row", default="", help="only cases whose row or name contains this")
     parser.add_argument("--cases", type=int, default=1000, help="changes of each file")
+    parser.add_argument("--each", type=int, help="at most so many cases of each row")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cases at once")
     parser.add_argument("--slow", action="store_true", help="also the trainings of minutes")
     parser.add_argument("--csv", type=Path, help="a file for the table")
@@ -28,10 +29,12 @@ def main() -> None:
     given = parser.parse_args()
     console = Console(width=150)
     tally = Tally()
-    with tempfile.TemporaryDirectory(prefix="attack-") as folder:
+    with tempfile.TemporaryDirectory(prefix="attack-") as folder, console.status("") as status:
         kinds = [k for k in given.only.split(",") if given.slow or k not in SLOW or given.only == k]
-        for tried in attack(Path(folder), kinds, given.cases, row=given.row, jobs=given.jobs):
+        how = {"row": given.row, "each": given.each, "jobs": given.jobs}
+        for tried in attack(Path(folder), kinds, given.cases, **how):
             tally.add(tried)
+            status.update(f"{tally.total.total():,} cases; {tried.case.kind}")
     tally.show_faults(console, given.show)
     tally.show(console)
     if given.csv:

@@ -108,6 +108,8 @@ def judge(case: Case) -> tuple[str, str]:
         return "skipped", str(reason)
     except (Refused, ValueError, OSError) as error:
         said = f"{type(error).__name__}: {error}"
+        if _asked_for_memory(error):
+            return "memory", said
         if not case.refusable:
             return "wrong", f"refused: {said}"
         cause = error.__cause__ if isinstance(error, Refused) and error.__cause__ else error
@@ -138,7 +140,8 @@ def clear(error: BaseException) -> bool:
 def _asked_for_memory(error: BaseException | None) -> bool:
     while error is not None:
         words = str(error).lower()
-        if isinstance(error, MemoryError) or "allocate memory" in words or "bad_alloc" in words:
+        told = ("allocate memory", "bad_alloc", "memoryerror")
+        if isinstance(error, MemoryError) or any(text in words for text in told):
             return True
         error = error.__cause__ or error.__context__
     return False

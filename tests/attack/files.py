@@ -30,6 +30,7 @@ def cases(material: Material, count: int) -> Iterator[Case]:
         for target in targets(material):
             yield from target.cases(count)
     yield from checkpoints(material)
+    yield from with_code(material, count)
     yield from protocols(material, count)
 
 
@@ -162,10 +163,26 @@ def protocols(material: Material, count: int) -> Iterator[Case]:
     (place / "mine.toml").write_text(toml(PROTOCOL))
     target = Target("files: protocol", place, "mine.toml", read, ours=False)
     yield from target.cases(count // 2)
-    values = Target("files: protocol values", place, "mine.toml", read, ours=False)
-    decoy = str(material.decoy)
-    told = mutate.of_json(PROTOCOL)
-    yield from values.drawn(told, count - count // 2, partial(mutate.edited_toml, PROTOCOL, decoy))
+    text = partial(mutate.edited_toml, PROTOCOL, "nowhere")
+    odd = [("set", ("detectors",), x) for x in ([1], [None], [[]], "energy", [{}], [1.5], [""])]
+    odd += mutate.draws(mutate.of_json(PROTOCOL), count // 2)
+    for way, edits in (("values", odd), ("code", mutate.with_code(PROTOCOL))):
+        target = Target(f"files: protocol {way}", place, "mine.toml", read, ours=False)
+        yield from target.edits(edits[:count], text)
+
+
+def with_code(material: Material, count: int) -> Iterator[Case]:
+    """Runs and results whose texts name code; which folders they read is their user's choice."""
+    fit = partial(fitted_threshold, ".")
+    for origin, file, read in (
+        (material.run, "run.json", fit),
+        (material.results, "results.json", reported),
+    ):
+        told = json.loads((origin / file).read_text())
+        edits = mutate.with_code(told)
+        edits = edits[:: max(1, -(-len(edits) // count))]
+        target = Target(f"files: {file} code", origin, file, read)
+        yield from target.edits(edits, partial(mutate.edited_json, told, decoy="nowhere"))
 
 
 PROTOCOL = {

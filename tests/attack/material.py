@@ -21,6 +21,8 @@ from openset.detectors import DETECTORS, build
 from .cases import command
 from .runner import DECOY, MARKER, apart
 
+DATA = "digits,limit=700"
+
 CLASSES = 6
 SIZE = 8
 """Of the digits, which most of the attack is made on."""
@@ -59,7 +61,8 @@ class Material:
         self.root = root.resolve()
         self.root.mkdir(parents=True, exist_ok=True)
 
-    def _made(self, name: str, make: Callable[[Path], None]) -> Path:
+    def made(self, name: str, make: Callable[[Path], None]) -> Path:
+        """A piece by its name."""
         place = self.root / name
         if not place.exists():
             apart(make, place)
@@ -68,52 +71,51 @@ class Material:
     @property
     def run(self) -> Path:
         """A run on six digits with a model of `energy`."""
-        return self._made("run", _train)
+        return self.made("run", _train)
 
     @property
     def decoy(self) -> Path:
         """A trained autoencoder, which nothing but its user may name."""
-        return self._made(DECOY, _train_autoencoder)
+        return self.made(DECOY, _train_autoencoder)
 
     @property
     def models(self) -> Path:
         """A folder of models by name: those of `MODELS`, and `vmdls` with its autoencoder."""
-        return self._made("models", _fit_models)
+        return self.made("models", _fit_models)
 
-    @property
-    def detectors(self) -> Path:
-        """A folder with a model of every detector, on three classes."""
-        return self._made("detectors", _fit_every)
+    def detector(self, name: str) -> Path:
+        """A model of one detector, on three classes."""
+        return self.made(f"detector-{name}", partial(_save_fitted, name))
 
     @property
     def pictures(self) -> Path:
         """Twelve digits as files: PNG, JPEG and TIFF."""
-        return self._made("pictures", _draw)
+        return self.made("pictures", _draw)
 
     @property
     def training(self) -> Path:
         """A training of three epochs that was cut off in the third."""
-        return self._made("training", _cut_off)
+        return self.made("training", _cut_off)
 
     @property
     def results(self) -> Path:
         """What `openset evaluate` writes."""
-        return self._made("results", partial(_evaluate, self.run))
+        return self.made("results", partial(_evaluate, self.run))
 
     @property
     def store(self) -> Path:
         """Activations of two layers in two shards."""
-        return self._made("store", _store)
+        return self.made("store", _store)
 
     @property
     def table(self) -> Path:
         """A folder `zoo` with two parquet files."""
-        return self._made("table", _tabulate)
+        return self.made("table", _tabulate)
 
     @property
     def class_folders(self) -> Path:
         """A folder `zoo` of two class folders."""
-        return self._made("class-folders", _sort_into_folders)
+        return self.made("class-folders", _sort_into_folders)
 
     def expose(self) -> None:
         """Makes a package importable that leaves its mark when it is imported."""
@@ -134,10 +136,10 @@ def three_classes(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return image, labels
 
 
-def small_network(classes: int = 3, seed: int = 0) -> torch.nn.Module:
+def small_network(widths: tuple[int, ...] = (4, 8)) -> torch.nn.Module:
     """A network trained for a moment on `three_classes`."""
-    torch.manual_seed(seed)
-    network = openset.networks.cnn(classes, 1, widths=(4, 8), hidden=8)
+    torch.manual_seed(0)
+    network = openset.networks.cnn(3, 1, widths=widths, hidden=8)
     optimizer = torch.optim.Adam(network.parameters(), 0.01)
     image, label = three_classes(240)
     for _ in range(30):
@@ -147,11 +149,21 @@ def small_network(classes: int = 3, seed: int = 0) -> torch.nn.Module:
     return network.eval()
 
 
+def make_detector(name: str) -> openset.detectors.Detector:
+    """A detector that works on little data."""
+    autoencoder = openset.networks.autoencoder(1, SIZE, width=4)
+    return build(SMALL.get(name, name), autoencoder=autoencoder)
+
+
+def headed(name: str, network: torch.nn.Module) -> torch.nn.Module:
+    """The network with what the detector of this name needs of it."""
+    return HEADS.get(name, lambda plain: plain)(network)
+
+
 def fitted(name: str) -> openset.OpenSet:
     """A calibrated model of one detector on `three_classes`; its network is in evaluation mode."""
     torch.manual_seed(0)
-    network = HEADS.get(name, lambda plain: plain)(small_network()).eval()
-    detector = build(SMALL.get(name, name), autoencoder=openset.networks.autoencoder(1, 8, width=4))
+    network, detector = headed(name, small_network()).eval(), make_detector(name)
     train, held_out = [three_classes(240, 1)], [three_classes(240, 2)]
     return openset.fit(network, {name: detector}, train, held_out, accept=0.9)[name].eval()
 
@@ -166,18 +178,18 @@ def names() -> list[str]:
 def _train(place: Path) -> None:
     settings = "--epochs 6 --optimizer adam --lr 0.01 --batch-size 32 --valid 0.2"
     network = "cnn:widths=4+8,hidden=16"
-    known = ("digits", "--known-classes", "0-5", "--network", network, "--out", place)
+    known = (DATA, "--known-classes", "0-5", "--network", network, "--out", place)
     command("train", *known, *settings.split())
     command("fit", place, "--detector", "energy", "--accept", "0.9")
 
 
 def _train_autoencoder(place: Path) -> None:
-    given = ("digits", "--network", "autoencoder:width=4", "--objective", "reconstruction")
+    given = (DATA, "--network", "autoencoder:width=4", "--objective", "reconstruction")
     command("train", *given, "--epochs", "1", "--lr", "0.01", "--out", place)
 
 
 def _fit_models(place: Path) -> None:
-    data = openset.data.load("digits", range(CLASSES), valid=0.2)
+    data = openset.data.load(DATA, range(CLASSES), valid=0.2)
     torch.manual_seed(0)
     network = openset.networks.cnn(CLASSES, 1, widths=(4, 8), hidden=16)
     objective = openset.objectives.CrossEntropy(network)
@@ -194,13 +206,11 @@ def _fit_models(place: Path) -> None:
         model.save(place / name)
 
 
-def _fit_every(place: Path) -> None:
-    place.mkdir()
-    for name in names():
-        model = fitted(name)
-        model.classes = ["a", "b", "c"]
-        model.adapter = openset.data.Adapter((SIZE, SIZE), 1)
-        model.save(place / name)
+def _save_fitted(name: str, place: Path) -> None:
+    model = fitted(name)
+    model.classes = ["a", "b", "c"]
+    model.adapter = openset.data.Adapter((SIZE, SIZE), 1)
+    model.save(place)
 
 
 def _draw(place: Path) -> None:

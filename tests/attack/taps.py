@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -148,7 +149,19 @@ def channels_last_maps() -> str | None:
     return None if seen.shape == (2, 96) else f"shape {tuple(seen.shape)}, for (2, 96)"
 
 
+def of_eight_bits() -> str | None:
+    """A quantised network is read, or refused in one sentence."""
+    torch.backends.quantized.engine = "qnnpack" if platform.machine() == "aarch64" else "fbgemm"
+    network = torch.ao.quantization.quantize_dynamic(plain(), {nn.Linear})
+    for name in ("energy", "mahalanobis", "vim"):
+        model = openset.fit(network, {"d": build(name)}, *_sets(), accept=0.9)["d"]
+        if not model(three_classes(8, 3)[0])[1].isfinite().all():
+            return f"{name} gives scores that are no numbers"
+    return None
+
+
 LAYERS = {
+    "an int8 network": of_eight_bits,
     "ReLU(inplace=True)": relu_in_place,
     "h += 5": adds_in_place,
     "a module that runs twice": runs_twice,

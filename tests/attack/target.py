@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hypothesis import strategies as st
-
 from . import mutate
 from .cases import SLACK, Case, command
 
@@ -66,7 +64,7 @@ class Target:
     def cases(self, count: int, seed: int = 0) -> Iterator[Case]:
         """The file as it is, and so many changes of it."""
         expected = self.answer()
-        yield self.case("as it is", lambda file: False, expected, reference=True)
+        yield self.case("as it is", lambda file: not self.ours, expected, reference=True)
         told = json.loads((self.origin / self.file).read_text()) if self.values else None
         half = count // 2 if self.values else 0
         for edit in mutate.draws(mutate.of_json(told), half, seed) if half else []:
@@ -75,13 +73,13 @@ class Target:
         for edits in mutate.draws(mutate.of_bytes(), count - half, seed):
             yield self.case(repr(edits), partial(self._write, mutate.editing(edits)), expected)
 
-    def drawn(self, strategy: st.SearchStrategy, count: int, text: Callable) -> Iterator[Case]:
-        """The file as it is, and with other contents that are drawn, as `text` writes them."""
+    def edits(self, edits: list, text: Callable[[mutate.Edit], str]) -> Iterator[Case]:
+        """The file as it is, and with other contents, as `text` writes each."""
         expected = self.answer()
-        yield self.case("as it is", lambda file: False, expected, reference=True)
-        for drawn in mutate.draws(strategy, count):
-            write = partial(self._write, lambda data, x=drawn: text(x).encode())
-            yield self.case(repr(drawn), write, expected)
+        yield self.case("as it is", lambda file: not self.ours, expected, reference=True)
+        for edit in edits:
+            write = partial(self._write, lambda data, e=edit: text(e).encode())
+            yield self.case(repr(edit), write, expected)
 
     def _write(self, edit: Callable[[bytes], bytes], file: Path) -> bool:
         data = edit(file.read_bytes())

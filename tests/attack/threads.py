@@ -29,7 +29,7 @@ def cases(material: Material, count: int) -> Iterator[Case]:
     calls = min(CALLS, max(10, count // 5))
     for name in names():
         for way in ("loaded", "loaded, one call fails", "fitted", "fitted, in training mode"):
-            attempt = partial(together, material.detectors / name, name, way, calls)
+            attempt = partial(together, material.detector(name), name, way, calls)
             yield Case(f"threads: {way}", name, attempt, refusable=False, seconds=240.0)
     yield Case("threads: throughput", "energy", throughput, refusable=False, seconds=240.0)
 

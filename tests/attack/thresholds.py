@@ -15,7 +15,7 @@ from openset import OpenSet, Threshold
 from openset.detectors import build
 
 from .cases import Case, command, heard
-from .material import Material, small_network, three_classes
+from .material import DATA, Material, small_network, three_classes
 
 RESAMPLES, HELD_OUT, ACCEPT = 2000, 200, 0.9
 
@@ -86,14 +86,11 @@ def says(accept: float) -> str | None:
 
 def survives_saving(name: str, distinct: int) -> str | None:
     """What accepts the held-out images when it is set accepts them when it is loaded."""
-    torch.manual_seed(0)
-    net = openset.networks.cnn(3, 3, widths=(16, 32), hidden=32).eval()
-    net = net.to(memory_format=torch.channels_last)
-    few = torch.rand(distinct, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    x, y = few.repeat(400 // distinct, 1, 1, 1), torch.arange(400) % 3
-    detectors = {"d": build(name)}
-    train = [(torch.rand(90, 3, 16, 16), torch.arange(90) % 3)]
-    model = openset.fit(net, detectors, train, [(x, y)], accept=ACCEPT)["d"].eval()
+    net = small_network(widths=(16, 32)).to(memory_format=torch.channels_last)
+    few, labels = three_classes(distinct, 2)
+    x, y = few.repeat(400 // distinct, 1, 1, 1), labels.repeat(400 // distinct)
+    train = [three_classes(240, 1)]
+    model = openset.fit(net, {"d": build(name)}, train, [(x, y)], accept=ACCEPT)["d"].eval()
     model.save("m")
     loaded = OpenSet.load("m").eval()
     shares = {}
@@ -142,7 +139,7 @@ def weights_from_elsewhere(run: Path) -> str | None:
     shutil.copytree(run, "old")
     network = ("--network", "cnn:widths=4+8,hidden=16", "--known-classes", "0-5")
     given = ("--weights", "old/network.safetensors", "--epochs", "0", "--out", "new")
-    command("train", "digits", *network, *given)
+    command("train", DATA, *network, *given)
     said = heard("fit", "new", "--detector", "energy", "--accept", "0.9").lower()
     told = Path("new/models/energy/model.json").read_text().lower()
     words = ("not hold", "no guarantee", "seen", "not guaranteed", "cannot be")
