@@ -190,7 +190,7 @@ def _take_place(partial: Path, path: Path) -> None:
     if not path.exists():
         os.rename(partial, path)
         return
-    older = _beside(path.resolve(), "old")
+    older = _beside(path, "old")
     os.rename(path, older)
     try:
         os.rename(partial, path)

@@ -19,7 +19,7 @@ from openset.model.saved import restore
 from openset.scoring.views import layers_for
 
 PLANTED = "planted_code.inner:Thing"
-FREE = ("name", "layers", "coverage", "guarantee", 0, 1, 2)
+FREE = ("name", "layers", "coverage", "guarantee", "doubt", 0, 1, 2)
 """Places in a description that hold names, or what follows from the rest and is not read."""
 
 DENSITY = {
