@@ -30,6 +30,9 @@ DENSITY = {
 }
 """The settings that let a density work on the little data here."""
 
+FREE = ("name", "guarantee", "coverage", "doubt", "layers", 0, 1, 2)
+"""Where a text may be any: names and sentences."""
+
 
 @pytest.fixture(scope="module")
 def known():
