@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -62,7 +62,10 @@ class Run:
         try:
             told = json.loads(file.read_text(encoding="utf-8"))
             told = told if "recipe" in told else _with_recipe(told)
-            recipe, adapter = Recipe.from_plain(told["recipe"]), Adapter(**told["adapter"])
+            recipe, adapter = (
+                Recipe.from_plain(told["recipe"]),
+                Adapter.from_settings(told["adapter"]),
+            )
             return cls(folder, **{**told, "recipe": recipe, "adapter": adapter})
         except FileNotFoundError as error:
             raise ValueError(
@@ -84,8 +87,7 @@ class Run:
         Raises:
             ValueError: If their classes are no longer those that the run was trained on.
         """
-        adapter = self.adapter
-        found = replace(self.recipe, size=adapter.size, channels=adapter.channels).load_data()
+        found = self.recipe.load_data(self.adapter)
         if found.classes != self.classes:
             raise ValueError(
                 f"{self.recipe.data} has the classes {', '.join(found.classes[:5])}… in this "
