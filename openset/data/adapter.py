@@ -16,6 +16,10 @@ from openset.data.decode import open_picture, shown
 from openset.data.modes import DEPTHS, plain, to_pil
 from openset.data.preprocessing import described
 from openset.data.shapes import RESIZES, centred, scaled_size
+from openset.spec import call
+
+LONGEST = 2**15
+"""Pixels of the longest side that an image may be brought to."""
 
 Picture = Image.Image | np.ndarray | Tensor
 
@@ -89,6 +93,8 @@ class Adapter:
         for name, values in (("fill", self.fill), ("mean", self.mean), ("std", self.std)):
             if values is not None:
                 object.__setattr__(self, name, _per_channel(name, values, self.channels))
+        if self.fill is not None and not all(0 <= value <= 255 for value in self.fill):
+            raise ValueError(f"fill is {self.fill}; give values in 0…255")
 
     @classmethod
     def of(cls, thing: Any, **changes: Any) -> Self:
@@ -134,8 +140,9 @@ class Adapter:
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
         """The adapter that `settings` describes."""
-        renamed = {"resample": "interpolation"}  # As models that were saved earlier call it.
-        return cls(**{renamed.get(key, key): value for key, value in settings.items()})
+        names = {"resample": "interpolation"}  # As models that were saved earlier call it.
+        renamed = {names.get(key, key): value for key, value in settings.items()}
+        return call("adapter", cls, renamed)
 
     def __repr__(self) -> str:
         given = {key: x for key, x in vars(self).items() if key == "size" or x != _DEFAULTS[key]}
@@ -234,8 +241,8 @@ _DEFAULTS = {field.name: field.default for field in fields(Adapter)}
 
 
 def _two(name: str, size: Sequence[int]) -> tuple[int, int]:
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"{name} is {size}; give (height, width) of at least one pixel")
+    if len(size) != 2 or not 1 <= min(size) <= max(size) <= LONGEST:
+        raise ValueError(f"{name} is {size}; give (height, width) of 1 to {LONGEST} pixels each")
     height, width = size  # A list where it comes from JSON.
     return int(height), int(width)
 

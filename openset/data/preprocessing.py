@@ -113,7 +113,10 @@ def _processor_size(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     if isinstance(size, int):  # As older configurations have it; what it means hangs on the kind.
         square = kind.startswith("DeiT") or not (crops or share)
         size = {"height": size, "width": size} if square else {"shortest_edge": size}
-    filter = {"interpolation": RESAMPLE[config.get("resample", 2)]}
+    number = config.get("resample", 2)
+    if number not in range(len(RESAMPLE)):
+        _refuse(f"an image processor's resample={number!r}")
+    filter = {"interpolation": RESAMPLE[number]}
     crop = _processor_crop(config["crop_size"]) if crops and config.get("crop_size") else None
     if {"height", "width"} == {*size}:
         to = (size["height"], size["width"])

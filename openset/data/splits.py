@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -107,10 +107,7 @@ def load(
         adapter = adapter_of(parts["train"].pixels, size, channels, **way)
     bits = name.bits or used_bits(parts["train"], notes)
     adapter = replace(adapter, invert=inverted(name, adapter), bits=bits)
-    if source.masks and len(known) < len(source.classes):
-        labels = class_labels(source, known)
-        parts, note = without_left_out(parts, source.masks, labels, adapter)
-        notes.append(note)
+    parts = seen_as_known(parts, source, known, adapter, notes)
     left_out = {"train": VOID, "valid": VOID, "test": UNKNOWN}
     sets = {
         key: image_set(source, part, adapter, known, left_out[key]) for key, part in parts.items()
@@ -118,14 +115,32 @@ def load(
     if skip_bad:
         sets = {key: images.without_bad() for key, images in sets.items()}
     skipped = [reason for images in sets.values() for reason in images.skipped]
-    if skipped:
-        named = [reason.partition(";")[0] for reason in skipped[:10]]
-        more = ["…"] if len(skipped) > len(named) else []
-        notes.append(f"Unreadable images left out: {len(skipped)} ({'; '.join(named + more)}).")
+    notes += skipped_note(skipped)
     train, held, test = (known_part(sets[key]) for key in ("train", "valid", "test"))
     unknown = unknown_part(sets["test"])
     need_every_class(train, classes)
     return Data(source.name, classes, train, held, test, unknown, adapter, skipped, notes)
+
+
+def seen_as_known(
+    parts: dict[str, Split], source: Source, known: list[int], adapter: Adapter, notes: list[str]
+) -> dict[str, Split]:
+    """The splits, those to train on without images that show a class left out, if pixels do."""
+    if source.masks is None or len(known) == len(source.classes):
+        return parts
+    labels = class_labels(source, known)
+    parts, note = without_left_out(parts, source.masks, labels, adapter)
+    notes.append(note)
+    return parts
+
+
+def skipped_note(skipped: list[str]) -> list[str]:
+    """A sentence on the images that could not be read, if there are any."""
+    if not skipped:
+        return []
+    named = [reason.partition(";")[0] for reason in skipped[:10]]
+    more = ["…"] if len(skipped) > len(named) else []
+    return [f"Unreadable images left out: {len(skipped)} ({'; '.join(named + more)})."]
 
 
 def load_images(spec: Any, adapter: Adapter, *, seed: int = 0, skip_bad: bool = False) -> ImageSet:
@@ -158,6 +173,45 @@ def load_images(spec: Any, adapter: Adapter, *, seed: int = 0, skip_bad: bool = 
     source.name = str(name)
     images = image_set(source, source.splits[split], adapter, known=[])
     return images.without_bad() if skip_bad else images
+
+
+def load_known(spec: str, classes: Sequence[str], adapter: Adapter) -> ImageSet:
+    """One split of any labelled data set, as images of a model's known classes.
+
+    The split is the one named after a colon, otherwise the only one, or the first there is of
+    validation and test. Images of other classes are left out.
+
+    Args:
+        spec: A data string, as for `load_images`.
+        classes: The model's class names; labels are their positions.
+        adapter: The run's, as for `load_images`.
+
+    Raises:
+        ValueError: For data without labels, or that lack one of the classes.
+
+    Example:
+        >>> load_known("digits:test", ["3", "8"], Adapter((8, 8), channels=1))
+        ImageSet('digits:test', 119 images of (1, 8, 8))
+    """
+    name = DataName.parse(spec)
+    if name.name in NOISES:
+        raise ValueError(f"{spec!r} is noise; give labelled images of {', '.join(classes)}")
+    source = open_source(name)
+    only = [*source.splits] if len(source.splits) == 1 else ["valid", "test"]
+    split = source.find(*([name.split] if name.split else only))
+    if split is None:
+        raise ValueError(unknown_name(f"split of {name.name}", str(name.split), source.splits))
+    missing = [c for c in classes if c not in source.classes]
+    if missing or not source.splits[split].labelled:
+        have = f"its classes are {', '.join(source.classes)}" if missing else "it has no labels"
+        raise ValueError(
+            f"{spec} cannot stand for the known classes {', '.join(classes)}: {have}; give images "
+            "of all of them under the same names"
+        )
+    source.name = str(name)
+    known = [source.classes.index(c) for c in classes]
+    adapter = replace(adapter, invert=inverted(name, adapter))
+    return known_part(image_set(source, source.splits[split], adapter, known))
 
 
 def load_files(paths: Iterable[str | Path], adapter: Adapter) -> ImageSet:

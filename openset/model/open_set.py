@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,10 +9,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from openset import networks
 from openset.activations import UNKNOWN, Activations, EveryNth
 from openset.data import Adapter
 from openset.data.batch import check_images
@@ -23,11 +20,11 @@ from openset.extractors.extract import stream
 from openset.extractors.pixel_rows import HELD_OUT, pixel_rows
 from openset.extractors.store import Store
 from openset.extractors.tap import Tap
-from openset.files import complete_folder, save_tensors
-from openset.model.saved import DESCRIPTION, TENSORS, _digest, _read, restore
+from openset.model import saved
+from openset.networks.layers import is_channels_last
 from openset.scoring.answers import ask
 from openset.scoring.scored import joined
-from openset.scoring.threshold import Threshold
+from openset.scoring.threshold import ALIKE, Threshold, check_accept
 
 
 class OpenSet(nn.Module):
@@ -71,6 +68,11 @@ class OpenSet(nn.Module):
         limit = torch.tensor([torch.inf]) if threshold is None else threshold.tensor()
         self.register_buffer("limit", limit.double(), persistent=False)
         return self
+
+    def doubt(self, reason: str | None) -> Self:
+        """Notes on the threshold why its guarantee need not hold; None notes nothing."""
+        assert self.threshold is not None, "calibrate first"
+        return self.set_threshold(self.threshold.doubted(reason))
 
     @property
     def extractor(self) -> nn.Module:
@@ -122,7 +124,7 @@ class OpenSet(nn.Module):
 
     def calibrate(
         self,
-        images: object,
+        images: Any,
         accept: float = 0.95,
         *,
         per_class: bool = False,
@@ -141,13 +143,17 @@ class OpenSet(nn.Module):
             adjust: Whether the detector learns; False if it has, from other held-out data.
 
         Raises:
-            ValueError: If there are too few samples for the share.
+            ValueError: If there are too few samples for the share, or none at all.
         """
-        seen = self._activations(images)
+        check_accept(accept)  # Before the images pass the network.
+        given = are_activations(images)
+        pixels = not given and per_pixel(images)
+        seen = self._given(images) if given else self._look(images, pixels)
         with tempfile.TemporaryDirectory() as folder:
             if adjust and self.detector.held_out and isinstance(seen, Iterator):
                 seen = Store(Path(folder, "held-out")).write(seen)
-            return self.calibrate_on(seen, accept, per_class=per_class, adjust=adjust)
+            self.calibrate_on(seen, accept, per_class=per_class, adjust=adjust)
+        return self.doubt(ALIKE if pixels else None)
 
     def calibrate_on(
         self,
@@ -168,23 +174,24 @@ class OpenSet(nn.Module):
         if adjust and self.detector.held_out:
             self.detector.adjust(EveryNth(seen, 2))
             seen = EveryNth(seen, 2, start=1)
-        parts, classes = [], None
+        parts, classes, pixels = [], None, False
         for batch in seen:
             parts.append(ask(self.detector, batch).rows())
             classes = batch.logits.shape[1] if per_class else None
-        return self.set_threshold(Threshold.of(joined(parts), accept, classes))
+            pixels = pixels or bool(batch.grid)
+        self.set_threshold(Threshold.of(joined(parts), accept, classes))
+        return self.doubt(ALIKE if pixels else None)
 
-    def _activations(self, images: Any) -> Iterable[Activations]:
-        if not isinstance(images, torch.utils.data.Dataset) and isinstance(
-            next(iter(images)), Activations
-        ):
-            if self.detector.looks_again:
-                raise ValueError(
-                    f"{type(self.detector).__name__} looks at the image again, so plain "
-                    "activations do not serve; pass the images: calibrate(data.valid)"
-                )
-            return images
-        if per_pixel(images):
+    def _given(self, activations: Iterable[Activations]) -> Iterable[Activations]:
+        if self.detector.looks_again:
+            raise ValueError(
+                f"{type(self.detector).__name__} looks at the image again, so plain "
+                "activations do not serve; pass the images: calibrate(data.valid)"
+            )
+        return activations
+
+    def _look(self, images: Any, pixels: bool) -> Iterable[Activations]:
+        if pixels:
             return pixel_rows(self.extractor, images, HELD_OUT, balanced=False)
         return stream(self.extractor, images)
 
@@ -195,12 +202,14 @@ class OpenSet(nn.Module):
             "format": 1,
             "name": self.name,
             "network": spec,
+            "channels_last": is_channels_last(self.tap.network),
             "tap": {"layers": list(self.tap.layers), "head": self.tap.head},
             "detector": self.detector.spec(),
             "tuned_on": list(self.detector.tuned_on),
             "threshold": None if self.threshold is None else self.threshold.settings(),
             "classes": None if self.classes is None else list(self.classes),
             "adapter": None if self.adapter is None else self.adapter.settings(),
+            "state": saved.described_state(self.state_dict()),
         }
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -209,12 +218,7 @@ class OpenSet(nn.Module):
         The tensors' file holds the description too and can be loaded alone. The folder is complete
         or absent; an earlier model in it is replaced, anything else is refused.
         """
-        description = self.describe()
-        with complete_folder(folder, owns=(TENSORS, DESCRIPTION)) as partial:
-            text = json.dumps(description)
-            save_tensors(self.state_dict(), partial / TENSORS, {"openset": text})
-            readable = {**description, "sha256": _digest(partial / TENSORS)}
-            (partial / DESCRIPTION).write_text(json.dumps(readable, indent=2) + "\n")
+        saved.save(self, self.describe(), folder)
 
     @classmethod
     def load(
@@ -223,7 +227,7 @@ class OpenSet(nn.Module):
         network: nn.Module | None = None,
         trust: Sequence[str] = (),
     ) -> Self:
-        """Reads a saved model; nothing in it is executed.
+        """Reads a saved model, in evaluation mode; nothing in it is executed.
 
         Args:
             path: The folder, or its `model.safetensors` alone.
@@ -233,28 +237,11 @@ class OpenSet(nn.Module):
         Raises:
             ValueError: If a file is missing, truncated or changed, or names what is not trusted.
         """
-        path = Path(path)
-        file, description = _read(path)
-        if network is None:
-            if description["network"] is None:
-                raise ValueError(
-                    f"{path} holds a network that openset did not build; "
-                    "pass the same module: OpenSet.load(path, network=…)"
-                )
-            network = networks.from_spec(description["network"], trust)
-        detector = restore(description["detector"], trust)
-        detector.tuned_on = tuple(description.get("tuned_on", ()))
-        adapter, threshold = description["adapter"], description["threshold"]
-        model = cls(
-            Tap(network, **description["tap"]),
-            detector,
-            None if threshold is None else Threshold.from_settings(threshold),
-            description["classes"],
-            None if adapter is None else Adapter.from_settings(adapter),
-            description.get("name"),
-        )
-        try:
-            model.load_state_dict(load_file(file))
-        except RuntimeError as error:
-            raise ValueError(f"{file} does not fit the network it names: {error}") from error
-        return model
+        return saved.load(cls, path, network, trust)
+
+
+def are_activations(images: Any) -> bool:
+    """Whether these are batches of activations, and not of images."""
+    if isinstance(images, torch.utils.data.Dataset) or not isinstance(images, Iterable):
+        return False
+    return isinstance(next(iter(images), None), Activations)

@@ -130,6 +130,7 @@ def test_a_scale_of_its_own_goes_into_mean_and_std():
         (step("Grayscale", num_output_channels=3), "Grayscale with 3"),
         (step("SemanticSegmentation", resize_size=[520]), "SemanticSegmentation"),
         ({**CLIP, "do_pad": True}, "do_pad=True"),
+        ({**CLIP, "resample": 9}, "resample=9"),
         ({**CLIP, "size": {"longest_edge": 5}}, "longest_edge"),
         ({"input_size": (3, 8, 8), "crop_mode": "zoom"}, "crop_mode='zoom'"),
         ({"learning_rate": 3}, "learning_rate describes no preprocessing"),
