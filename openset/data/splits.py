@@ -12,11 +12,12 @@ import torch
 from openset.activations import UNKNOWN, VOID
 from openset.data.adapter import Adapter
 from openset.data.classes import choose_classes
-from openset.data.folders import file_table, find_images
+from openset.data.folders import find_images
 from openset.data.images import ImageSet
+from openset.data.loose import Loose
 from openset.data.modes import depth_of
 from openset.data.noise import NOISES, Noise
-from openset.data.pixels import Encoded, adapter_of, highest_pixel
+from openset.data.pixels import adapter_of, highest_pixel
 from openset.data.places import same_set
 from openset.data.relabel import without_left_out
 from openset.data.source import Source, Split
@@ -212,7 +213,7 @@ def load_files(paths: Iterable[str | Path], adapter: Adapter) -> ImageSet:
         paths: What to read, in this order; `ImageSet.paths` says what was found.
         adapter: The model's.
     """
-    return ImageSet(Encoded(file_table(find_images(paths)), "image"), None, adapter)
+    return ImageSet(Loose(find_images(paths)), None, adapter)
 
 
 def opened(spec: Any) -> tuple[DataName, Source | None]:
