@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -141,14 +142,16 @@ CHECKPOINT = {
 
 
 def _change_checkpoint(key: str, value: object, file: Path) -> bool:
-    state = torch.load(file, weights_only=True)
+    state = torch.load(io.BytesIO(file.read_bytes().partition(b"\n")[2]), weights_only=True)
     if key == "NaN weights":
         for x in state["objective"].values():
             x.fill_(torch.nan) if x.is_floating_point() else None
     state = value if key == "all of it" else {**state, key: value}
     buffer = io.BytesIO()
     torch.save(mutate.Payload() if key == "code" else state, buffer)
-    file.write_bytes(buffer.getvalue())
+    content = buffer.getvalue()
+    seal = f"openset checkpoint {hashlib.sha256(content).hexdigest()}\n"
+    file.write_bytes(seal.encode() + content)
     return False
 
 
