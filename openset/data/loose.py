@@ -64,7 +64,9 @@ class Loose:
 
     def path(self, index: int) -> str:
         item = self.items[index]
-        return shown(item) if isinstance(item, Path) else f"images[{index}]"
+        if isinstance(item, Path):
+            return shown(item)
+        return f"images[{index}]" if len(self) > 1 else "the image"
 
     @property
     def fingerprint(self) -> str:

@@ -135,7 +135,9 @@ def skipped_note(skipped: list[str]) -> list[str]:
     return [f"Unreadable images left out: {len(skipped)} ({'; '.join(named + more)})."]
 
 
-def load_images(spec: Any, adapter: Adapter, *, seed: int = 0, skip_bad: bool = False) -> ImageSet:
+def load_images(
+    spec: Any, adapter: Adapter, *, seed: int = 0, count: int = 10_000, skip_bad: bool = False
+) -> ImageSet:
     """One split of any data set, adapted to a run's size and channels, as unknown images.
 
     The split is the one named after a colon, otherwise the first there is of test, validation and
@@ -147,6 +149,7 @@ def load_images(spec: Any, adapter: Adapter, *, seed: int = 0, skip_bad: bool = 
         adapter: The run's. Its `invert` is replaced where the set's polarity is known, or by the
             setting `invert=…`.
         seed: Seed of noise, where the string has none.
+        count: How many images of noise, where the string does not say by `limit=…`.
         skip_bad: Leave out images that cannot be read; the set counts them in `skipped`.
 
     Example:
@@ -157,7 +160,7 @@ def load_images(spec: Any, adapter: Adapter, *, seed: int = 0, skip_bad: bool = 
     adapter = replace(adapter, invert=inverted(name, adapter), bits=name.bits or adapter.bits)
     if source is None:
         seed = seed if name.seed is None else name.seed
-        noise = Noise(name.name, name.limit or 10_000, seed)
+        noise = Noise(name.name, name.limit or count, seed)
         return ImageSet(noise, None, adapter, name=name.name)
     split = source.find(name.split) if name.split else source.find("test", "valid", "train")
     if split is None:

@@ -20,6 +20,7 @@ from openset.detectors.knn import KNN as KNN
 from openset.detectors.logits import Energy as Energy
 from openset.detectors.logits import Entropy as Entropy
 from openset.detectors.logits import MaxLogit as MaxLogit
+from openset.detectors.logits import MaxSoftmax as MSP
 from openset.detectors.logits import MaxSoftmax as MaxSoftmax
 from openset.detectors.logits import Temperature as Temperature
 from openset.detectors.mahalanobis import Mahalanobis as Mahalanobis

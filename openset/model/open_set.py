@@ -121,7 +121,7 @@ class OpenSet(nn.Module):
                 return [name(each) for each in label]
             if label == UNKNOWN:
                 return "unknown"
-            if label < 0 or self.classes and label >= len(self.classes):
+            if label < 0 or (self.classes and label >= len(self.classes)):
                 raise ValueError(f"{label} is the label of no class; give those of model(images)")
             return self.classes[label] if self.classes else str(label)
 

@@ -139,6 +139,8 @@ class HeldOut(Fitted):
             raise ValueError("the held-out scores in it do not fit each other; fit the model again")
 
     def _sound(self) -> bool:
+        if set(self._buffers) != {"knots", "at_least", "above", "sizes"}:
+            return False
         whole = (self.at_least, self.above, self.sizes)
         if any(x.dtype != torch.long or x.dim() != 1 for x in whole):
             return False
