@@ -20,7 +20,6 @@ from openset.detectors.knn import KNN as KNN
 from openset.detectors.logits import Energy as Energy
 from openset.detectors.logits import Entropy as Entropy
 from openset.detectors.logits import MaxLogit as MaxLogit
-from openset.detectors.logits import MaxSoftmax as MSP
 from openset.detectors.logits import MaxSoftmax as MaxSoftmax
 from openset.detectors.logits import Temperature as Temperature
 from openset.detectors.mahalanobis import Mahalanobis as Mahalanobis
@@ -34,6 +33,9 @@ from openset.detectors.vmdls import VMDLS as VMDLS
 from openset.detectors.vmdls import VMDLSb as VMDLSb
 from openset.fitted import by_name
 from openset.spec import Trust, as_names, call, look_up, parameters_of, parse
+
+MSP = MaxSoftmax
+"""Every detector is importable by its name on the command line, in the paper's spelling."""
 
 DETECTORS: dict[str, type[Detector]] = by_name(globals(), Detector)
 

@@ -75,11 +75,13 @@ class HeldOut(Fitted):
             scores: `[M]`.
             classes: The predicted class `[M]` of each, which chooses the group if there are many.
         """
-        scores, classes, groups = scores.double().cpu(), classes.cpu(), self._groups()
+        scores, classes = scores.double().cpu(), classes.cpu()
+        if len(self.sizes) == 1:
+            classes = torch.zeros_like(classes)
         found = torch.empty_like(scores)
-        for c in classes.unique().tolist() if len(groups) > 1 else [0]:
-            mine = classes == c if len(groups) > 1 else slice(None)
-            knots, at_least, above = groups[c]
+        for c in classes.unique().tolist():
+            mine = classes == c
+            knots, at_least, above = self._group(c)
             below = torch.cat([at_least[:1], above])  # Scores above the last knot that is lower.
             place = torch.searchsorted(knots, scores[mine].contiguous())
             found[mine] = (1 + below[place]) / (1 + at_least[0].double())
@@ -112,10 +114,13 @@ class HeldOut(Fitted):
         scores = torch.cat(self._scores(upper=True))
         return float((scores <= threshold).double().mean())
 
+    def _group(self, c: int) -> tuple[Tensor, Tensor, Tensor]:
+        stop = int(self.sizes[: c + 1].sum())
+        part = slice(stop - int(self.sizes[c]), stop)
+        return self.knots[part], self.at_least[part], self.above[part]
+
     def _groups(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        sizes = self.sizes.tolist()
-        columns = (x.split(sizes) for x in (self.knots, self.at_least, self.above))
-        return list(zip(*columns, strict=True))
+        return [self._group(c) for c in range(len(self.sizes))]
 
     def _scores(self, *, upper: bool) -> list[Tensor]:
         """All scores of each group, ascending; one that was not kept is that of a neighbour."""
@@ -150,12 +155,14 @@ class HeldOut(Fitted):
             return False
         if not len(self.sizes) or self.sizes.min() < 1 or self.sizes.sum() != len(self.knots):
             return False
-        return all(
-            bool((knots.diff() > 0).all() and (at_least > above).all())
-            and bool((above[:-1] >= at_least[1:]).all())
-            and 0 == above[-1] < at_least[0] <= MOST
-            for knots, at_least, above in self._groups()
-        )
+        ends = self.sizes.cumsum(0) - 1
+        inside = torch.ones(len(self.knots), dtype=torch.bool)
+        inside[ends] = False  # What follows the last of a group is another's.
+        pairs = inside[:-1]
+        rising = (self.knots.diff() > 0) & (self.above[:-1] >= self.at_least[1:])
+        counted = (self.at_least > self.above).all() and (self.above >= 0).all()
+        ended = (self.above[ends] == 0).all() and self.at_least.max() <= MOST
+        return bool(rising[pairs].all() and counted and ended)
 
 
 def _table(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -75,6 +75,7 @@ def test_an_answer_says_all_that_the_model_knows(model, held_out):
     images = torch.rand(50, 1, 8, 8)
     label, score = model(images)
     logits = model.tap(images).logits.detach()
+    calibrated = model(held_out[0])[1]
     for i, answer in enumerate(model.predict(images, probabilities=True, batch_size=16)):
         known = int(label[i]) != UNKNOWN
         assert answer.nearest == model.classes[int(logits[i].argmax())]
@@ -84,7 +85,7 @@ def test_an_answer_says_all_that_the_model_knows(model, held_out):
         assert (answer.margin >= 0) == known
         assert answer.probability == pytest.approx(float(logits[i].softmax(0).max()), abs=1e-5)
         assert answer.probabilities[answer.nearest] == answer.probability
-        at_least = int((model(held_out[0])[1] >= score[i]).sum())
+        at_least = int((calibrated >= score[i]).sum())
         assert answer.p_value == pytest.approx((1 + at_least) / 401, abs=1 / 401)
         assert list(answer.record()) == [*COLUMNS, "p_a", "p_b", "p_c"]
     assert model.names(label) == [a.label for a in model.predict(images)]
@@ -157,7 +158,7 @@ def test_what_is_no_picture_is_refused_in_a_sentence(model, tmp_path):
         "no image at": tmp_path / "none*.png",
         r"a\.png: it is no image": [broken],
         "a int is no picture": [3],
-        "an image of 8 bytes|images.0.": b"no image",
+        "cannot read the image": b"no image",
         r"images\[1\]: a picture has shape": [np.zeros((9, 9), np.uint8), np.zeros((2, 2, 7))],
         "NaN": torch.full((1, 1, 8, 8), torch.nan),
     }
