@@ -28,8 +28,8 @@ DETECTORS = (
     "fusion",
 )
 CLASSES = 10
-TRAIN, HELD_OUT = 1000, 400
-REPEATS = 60
+TRAIN, HELD_OUT = 900, 300
+REPEATS = 25
 
 
 def seconds(*runs) -> list[float]:
@@ -63,7 +63,7 @@ def tell_apart(network: torch.nn.Module, batches: list[tuple[torch.Tensor, torch
 
 
 @torch.no_grad()
-def main(name: str = "resnet18", size: str = "64") -> None:
+def main(name: str = "resnet18", size: str = "32") -> None:
     torch.manual_seed(0)
     network = networks.build(name, classes=CLASSES, channels=3).eval()
     adapter = Adapter((int(size), int(size)), 3)

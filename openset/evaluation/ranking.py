@@ -1,4 +1,4 @@
-"""The one definition of AUROC, average precision and both FPR95: from counts at ascending scores."""
+"""The one definition of AUROC, average precision and FPR95: from counts at ascending scores."""
 
 from __future__ import annotations
 
