@@ -225,6 +225,9 @@ def _try(model: Any, told: Description) -> None:
     if score.isnan().any():
         raise ValueError("it scores a grey image as NaN")
     check_classes(told, seen.logits.shape[1])
+    groups = len(model.held_out.sizes) if model.held_out.fitted else 1
+    if groups not in (1, seen.logits.shape[1]):
+        raise ValueError(f"it has held-out scores of {groups} classes, unlike its network")
 
 
 def check_classes(told: Description, number: int) -> None:

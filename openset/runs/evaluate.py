@@ -74,7 +74,8 @@ def unknown_sets(names: Sequence[str], source: str, data: Data) -> dict[str, Ima
     if names:
         for name in names:
             check_strange(name, source, data)
-        return {name: images.load_images(name, data.adapter) for name in names}
+        count = len(data.test)  # Of noise as many as of the known.
+        return {name: images.load_images(name, data.adapter, count=count) for name in names}
     if not len(data.unknown):
         raise ValueError("this run left no class out; name unknown data: --unknown DATA…")
     return {data.unknown.name: data.unknown}
