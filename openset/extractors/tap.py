@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from openset.activations import Activations
 from openset.networks.device import dtype_of
 from openset.networks.layers import evaluating, find_head, resolve
+from openset.networks.outputs import logits_of
 from openset.spec import as_names
 
 
@@ -26,7 +27,8 @@ class Tap(nn.Module):
     network runs in evaluation mode whatever mode it is in.
 
     Args:
-        network: Any module from images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`.
+        network: Any module from images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`,
+            or to what `logits_of` finds them in.
         layers: Names of the layers to record.
         head: Path of the last linear map; None finds the last `nn.Linear` (or 1×1 convolution of a
             network that labels pixels).
@@ -55,11 +57,7 @@ class Tap(nn.Module):
         if image.dtype == torch.uint8:
             raise ValueError("images are uint8, 0…255; divide them by 255 for floats in 0…1")
         with evaluating(self.network), self._watch() as seen:
-            logits = self.network(image.to(dtype_of(self.network)))
-        if not isinstance(logits, Tensor) or logits.dim() not in (2, 4):
-            raise ValueError(
-                f"the network gave {_describe(logits)}; expected logits [N, K] or [N, K, H, W]"
-            )
+            logits = logits_of(self.network(image.to(dtype_of(self.network))))
         features = {layer: reduce(seen[layer], logits) for layer in self.paths}
         if "penultimate" in seen and (logits.dim() == 2 or "penultimate" in self.layers):
             features["penultimate"] = reduce(seen["penultimate"], logits)
@@ -120,7 +118,3 @@ def reduce(x: Tensor, logits: Tensor) -> Tensor:
     if x.dim() == 4:
         return x.mean((2, 3))
     return x.mean(1) if x.dim() == 3 else x
-
-
-def _describe(x: object) -> str:
-    return f"a tensor {list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"

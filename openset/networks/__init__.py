@@ -18,6 +18,7 @@ from openset.networks.heads import binary_heads, bottleneck
 from openset.networks.ladder import ladder_small
 from openset.networks.ladder_densenet import ladder_densenet_121
 from openset.networks.latent import latent
+from openset.networks.outputs import logits_of, select
 from openset.networks.real_nvp import real_nvp
 from openset.networks.resnet import resnet18, resnet34
 from openset.networks.vgg import vgg, vgg13
@@ -51,6 +52,7 @@ HEADS: dict[str, Callable[..., Any]] = {
     "latent": latent,
     "binary-heads": binary_heads,
     "bottleneck": bottleneck,
+    "select": select,
 }
 """Functions `(network, …) -> network` that put other heads on a network, by name."""
 
@@ -82,10 +84,12 @@ __all__ = [
     "ladder_small",
     "latent",
     "load_weights",
+    "logits_of",
     "plain_cnn",
     "real_nvp",
     "resnet18",
     "resnet34",
+    "select",
     "vgg",
     "vgg13",
     "wrn_16_2",
@@ -99,7 +103,8 @@ def build(spec: str | Mapping[str, Any], **given: Any) -> nn.Module:
 
     Args:
         spec: A name of `NETWORKS` with its settings, `timm:NAME`, `torchvision:NAME`, `smp:NAME`,
-            or `package.module:factory` for your own; or a mapping as `from_spec` takes it.
+            or `package.module:factory` for your own, `eff:make` for that of `eff.py` in the current
+            folder; or a mapping as `from_spec` takes it.
         given: What the caller knows, such as `classes` and `channels`; a factory gets those that
             it takes and that `spec` does not set.
 
@@ -112,11 +117,11 @@ def build(spec: str | Mapping[str, Any], **given: Any) -> nn.Module:
     """
     if not isinstance(spec, str):
         return _make(spec, (), given)
-    if "." not in spec.partition(":")[0]:
-        table = NETWORKS | DENSE | LIBRARIES | AUTOENCODERS | FLOWS
-        return names.build("network", table, spec, **given)
-    path, bare, keyed = names.parse(spec)
-    return names.call("network", path, _imported(path), bare, keyed, given)
+    table = NETWORKS | DENSE | LIBRARIES | AUTOENCODERS | FLOWS
+    name, bare, keyed = names.parse(spec, table)
+    found = names.look_up("network", table, name)
+    factory = found if name in table else described(found, name)
+    return names.call("network", name, factory, bare, keyed, given)
 
 
 def from_spec(spec: Mapping[str, Any], trust: Sequence[str] = ()) -> nn.Module:
@@ -158,7 +163,7 @@ def _trusted(name: str, trust: Sequence[str]) -> Callable[..., Any]:
     if name in table:
         return table[name]
     module = name.partition(":")[0]
-    if "." not in module:
+    if ":" not in name:
         raise ValueError(names.unknown_name("network", name, table))
     if not any(f"{module}.".startswith(f"{package}.") for package in trust):
         raise ValueError(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from openset.errors import unknown_name
 from openset.networks.base import Normalize, described
 from openset.networks.layers import find_stages
+from openset.networks.outputs import logits_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -34,7 +35,7 @@ class External(nn.Module):
     """Another library's network behind `normalize`, so that it takes images in 0…1.
 
     Args:
-        network: From normalised images to logits, or to a dictionary with the logits in `"out"`.
+        network: From normalised images to logits, or to what `logits_of` finds them in.
         mean: Each channel's mean in 0…1; three values serve other channel counts by their average.
         std: Each channel's standard deviation.
         channels: Channels of the image.
@@ -59,8 +60,7 @@ class External(nn.Module):
         self.output_fmt = layout  # timm's own name, by which Tap knows it.
 
     def forward(self, image: Tensor) -> Tensor:
-        output = self.network(self.normalize(image))
-        return output["out"] if isinstance(output, dict) else output
+        return logits_of(self.network(self.normalize(image)))
 
 
 @described

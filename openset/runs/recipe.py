@@ -11,7 +11,7 @@ from torch import nn
 
 from openset import data as images
 from openset import networks
-from openset.data import Data, mean_std
+from openset.data import Adapter, Data, mean_std
 from openset.objectives import OBJECTIVES, Objective
 from openset.spec import build, check_kinds
 from openset.training.settings import Settings
@@ -111,5 +111,10 @@ class Recipe:
 
 def fitting(data: Data) -> dict[str, int]:
     """The arguments that fit a network to the data, by the names of its factory's parameters."""
-    adapter = data.adapter
-    return {"classes": len(data.classes), "channels": adapter.channels, "size": adapter.size[0]}
+    return fitting_to(len(data.classes), data.adapter)
+
+
+def fitting_to(classes: int, adapter: Adapter) -> dict[str, int]:
+    """The same of a number of classes and an adapter; factories call the classes by two names."""
+    sizes = {"channels": adapter.channels, "size": adapter.size[0]}
+    return {"classes": classes, "num_classes": classes, **sizes}

@@ -14,6 +14,7 @@ import torch
 from openset.data import Data
 from openset.data.loaders import per_pixel
 from openset.networks.layers import evaluating
+from openset.networks.outputs import logits_of
 from openset.objectives import Objective
 from openset.runs.recipe import Recipe
 from openset.runs.run import Run
@@ -108,7 +109,8 @@ def check_pixels(objective: Objective, data: Data, name: str) -> None:
         return
     network, image = objective.network, data.train[0][0]
     with torch.no_grad(), evaluating(network):
-        pixels = network(image[None].to(next(network.parameters()).device)).dim() == 4
+        logits = logits_of(network(image[None].to(next(network.parameters()).device)))
+        pixels = logits.dim() == 4
     if pixels == per_pixel(data.train):
         return
     one, other = ("pixels", "whole images")[:: 1 if pixels else -1]
