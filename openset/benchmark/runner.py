@@ -27,6 +27,7 @@ from openset.model.tune import tune_model
 from openset.networks.device import choose_device
 from openset.runs.run import Run, build_detector
 from openset.runs.train import train_run
+from openset.scoring.threshold import SEEN
 from openset.training.checkpoints import read_pictures
 
 Say = Callable[[str], None]
@@ -178,6 +179,8 @@ class Runner:
                     models[name], step.data.valid, sets, accept=protocol.accept, limit=TUNED_ON
                 )
                 say(f"{name} tuned to {tuned.settings}")
+        for model in models.values():
+            model.doubt(SEEN if step.trial.recipe.weights else None)
         known, sets = step.data.test, step.sets
         results = evaluate(
             models,

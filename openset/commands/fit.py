@@ -14,6 +14,7 @@ def fit(
     detector: Places,
     accept: float = 0.95,
     per_class: bool = False,
+    held_out: str | None = None,
     device: Device = None,
     trust: Trust = None,
 ) -> None:
@@ -24,14 +25,21 @@ def fit(
         detector: Detectors with settings, such as `energy` or `gemos:components=4`.
         accept: Share of known images to accept.
         per_class: Set one threshold for each predicted class.
+        held_out: Data to set thresholds from: known images, under the run's class names, that the
+            network has not seen. By default those that the run held out; a network that started
+            from `--weights` may have seen these, and then nothing is guaranteed, unless you vouch
+            for them by `valid`.
     """
     from openset.networks.device import choose_device
     from openset.runs.run import Run
 
     known = Run.load(run)
     network = known.load_network(trust or ()).to(choose_device(device))
-    models = known.fit(detector, known.load_data(), network, accept=accept, per_class=per_class)
+    how = {"accept": accept, "per_class": per_class, "held_out": held_out}
+    models = known.fit(detector, known.load_data(), network, **how)
     for name, model in models.items():
         assert model.threshold is not None
         say(f"{name}: {model.threshold.guarantee()}")
+        if model.threshold.doubt:
+            say("name images that it has not seen: --held-out DATA")
         say(f"model: {known.model_folder(name)}")

@@ -67,3 +67,5 @@ def train(
     run = train_run(recipe, out, resume=resume, max_minutes=max_minutes, device=device)
     shares = [f"accuracy: {split} {share:.2%}" for split, share in run.accuracy.items()]
     say("; ".join([*shares, f"run: {out}"]))
+    if run.warning:
+        say(f"warning: {run.warning}")

@@ -4,7 +4,7 @@ from openset.data.adapter import Adapter
 from openset.data.augment import AUGMENTATIONS
 from openset.data.images import ImageSet
 from openset.data.loaders import batches, mean_std
-from openset.data.splits import Data, load, load_files, load_images
+from openset.data.splits import Data, load, load_files, load_images, load_known
 
 __all__ = [
     "AUGMENTATIONS",
@@ -15,5 +15,6 @@ __all__ = [
     "load",
     "load_files",
     "load_images",
+    "load_known",
     "mean_std",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,45 @@ def load_images(spec: Any, adapter: Adapter, *, seed: int = 0, skip_bad: bool = 
     source.name = str(name)
     images = image_set(source, source.splits[split], adapter, known=[])
     return images.without_bad() if skip_bad else images
+
+
+def load_known(spec: str, classes: Sequence[str], adapter: Adapter) -> ImageSet:
+    """One split of any labelled data set, as images of a model's known classes.
+
+    The split is the one named after a colon, otherwise the only one, or the first there is of
+    validation and test. Images of other classes are left out.
+
+    Args:
+        spec: A data string, as for `load_images`.
+        classes: The model's class names; labels are their positions.
+        adapter: The run's, as for `load_images`.
+
+    Raises:
+        ValueError: For data without labels, or that lack one of the classes.
+
+    Example:
+        >>> load_known("digits:test", ["3", "8"], Adapter((8, 8), channels=1))
+        ImageSet('digits:test', 119 images of (1, 8, 8))
+    """
+    name = DataName.parse(spec)
+    if name.name in NOISES:
+        raise ValueError(f"{spec!r} is noise; give labelled images of {', '.join(classes)}")
+    source = open_source(name)
+    only = [*source.splits] if len(source.splits) == 1 else ["valid", "test"]
+    split = source.find(*([name.split] if name.split else only))
+    if split is None:
+        raise ValueError(unknown_name(f"split of {name.name}", str(name.split), source.splits))
+    missing = [c for c in classes if c not in source.classes]
+    if missing or not source.splits[split].labelled:
+        have = f"its classes are {', '.join(source.classes)}" if missing else "it has no labels"
+        raise ValueError(
+            f"{spec} cannot stand for the known classes {', '.join(classes)}: {have}; give images "
+            "of all of them under the same names"
+        )
+    source.name = str(name)
+    known = [source.classes.index(c) for c in classes]
+    adapter = replace(adapter, invert=inverted(name, adapter))
+    return known_part(image_set(source, source.splits[split], adapter, known))
 
 
 def load_files(paths: Iterable[str | Path], adapter: Adapter) -> ImageSet:

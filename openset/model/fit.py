@@ -20,7 +20,7 @@ from openset.extractors.extract import stream
 from openset.extractors.pixel_rows import HELD_OUT, PER_CLASS, pixel_rows
 from openset.extractors.store import Store
 from openset.model.open_set import OpenSet
-from openset.scoring.threshold import training_quantile
+from openset.scoring.threshold import ALIKE, check_accept, training_quantile
 from openset.scoring.views import tap_for, views
 
 SAMPLED = 10_000
@@ -47,13 +47,14 @@ def fit(
 
     Where pixels are labelled, a sample of them takes the images' place: about equally many of each
     class to fit on, and any known ones to set the threshold (`pixel_rows`). Pixels of one
-    image are alike, so the guarantee is then only about as good as the number of images.
+    image are alike, so the threshold then guarantees nothing, and says so.
 
     Args:
         network: A trained classifier.
         detectors: Detectors by name.
         train: The known images the network was trained on, with labels.
-        held_out: Known images that the network was not trained on, with labels.
+        held_out: Known images that the network was not trained on, with labels. The thresholds'
+            guarantee rests on that and takes the caller's word for it.
         accept: The share of known images to accept.
         per_class: One threshold for each predicted class.
         batch_size: Images per pass.
@@ -63,7 +64,11 @@ def fit(
 
     Returns:
         A calibrated model for each detector.
+
+    Raises:
+        ValueError: If too few held-out images are there for the share to accept.
     """
+    check_accept(accept)  # Before hours of fitting.
     tap = tap_for(network, detectors.values(), refit=True)
     models = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -80,6 +85,7 @@ def fit(
                 own = tap_for(network, [detectors[name]])
                 models[name] = OpenSet(own, detectors[name])
                 models[name].calibrate_on(seen, accept, per_class=per_class)
+                models[name].doubt(ALIKE if per_pixel(held_out) else None)
             if training:
                 step = -(-len(seen_train) // SAMPLED)
                 thinned = EveryNth(seen_train, step)

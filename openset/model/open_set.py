@@ -25,9 +25,10 @@ from openset.extractors.store import Store
 from openset.extractors.tap import Tap
 from openset.files import complete_folder, save_tensors
 from openset.model.saved import DESCRIPTION, TENSORS, _digest, _read, restore
+from openset.networks.layers import is_channels_last
 from openset.scoring.answers import ask
 from openset.scoring.scored import joined
-from openset.scoring.threshold import Threshold
+from openset.scoring.threshold import ALIKE, Threshold, check_accept
 
 
 class OpenSet(nn.Module):
@@ -71,6 +72,11 @@ class OpenSet(nn.Module):
         limit = torch.tensor([torch.inf]) if threshold is None else threshold.tensor()
         self.register_buffer("limit", limit.double(), persistent=False)
         return self
+
+    def doubt(self, reason: str | None) -> Self:
+        """Notes on the threshold why its guarantee need not hold; None notes nothing."""
+        assert self.threshold is not None, "calibrate first"
+        return self.set_threshold(self.threshold.doubted(reason))
 
     @property
     def extractor(self) -> nn.Module:
@@ -122,7 +128,7 @@ class OpenSet(nn.Module):
 
     def calibrate(
         self,
-        images: object,
+        images: Any,
         accept: float = 0.95,
         *,
         per_class: bool = False,
@@ -141,13 +147,17 @@ class OpenSet(nn.Module):
             adjust: Whether the detector learns; False if it has, from other held-out data.
 
         Raises:
-            ValueError: If there are too few samples for the share.
+            ValueError: If there are too few samples for the share, or none at all.
         """
-        seen = self._activations(images)
+        check_accept(accept)  # Before the images pass the network.
+        given = are_activations(images)
+        pixels = not given and per_pixel(images)
+        seen = self._given(images) if given else self._look(images, pixels)
         with tempfile.TemporaryDirectory() as folder:
             if adjust and self.detector.held_out and isinstance(seen, Iterator):
                 seen = Store(Path(folder, "held-out")).write(seen)
-            return self.calibrate_on(seen, accept, per_class=per_class, adjust=adjust)
+            self.calibrate_on(seen, accept, per_class=per_class, adjust=adjust)
+        return self.doubt(ALIKE if pixels else None)
 
     def calibrate_on(
         self,
@@ -168,23 +178,24 @@ class OpenSet(nn.Module):
         if adjust and self.detector.held_out:
             self.detector.adjust(EveryNth(seen, 2))
             seen = EveryNth(seen, 2, start=1)
-        parts, classes = [], None
+        parts, classes, pixels = [], None, False
         for batch in seen:
             parts.append(ask(self.detector, batch).rows())
             classes = batch.logits.shape[1] if per_class else None
-        return self.set_threshold(Threshold.of(joined(parts), accept, classes))
+            pixels = pixels or bool(batch.grid)
+        self.set_threshold(Threshold.of(joined(parts), accept, classes))
+        return self.doubt(ALIKE if pixels else None)
 
-    def _activations(self, images: Any) -> Iterable[Activations]:
-        if not isinstance(images, torch.utils.data.Dataset) and isinstance(
-            next(iter(images)), Activations
-        ):
-            if self.detector.looks_again:
-                raise ValueError(
-                    f"{type(self.detector).__name__} looks at the image again, so plain "
-                    "activations do not serve; pass the images: calibrate(data.valid)"
-                )
-            return images
-        if per_pixel(images):
+    def _given(self, activations: Iterable[Activations]) -> Iterable[Activations]:
+        if self.detector.looks_again:
+            raise ValueError(
+                f"{type(self.detector).__name__} looks at the image again, so plain "
+                "activations do not serve; pass the images: calibrate(data.valid)"
+            )
+        return activations
+
+    def _look(self, images: Any, pixels: bool) -> Iterable[Activations]:
+        if pixels:
             return pixel_rows(self.extractor, images, HELD_OUT, balanced=False)
         return stream(self.extractor, images)
 
@@ -195,6 +206,7 @@ class OpenSet(nn.Module):
             "format": 1,
             "name": self.name,
             "network": spec,
+            "channels_last": is_channels_last(self.tap.network),
             "tap": {"layers": list(self.tap.layers), "head": self.tap.head},
             "detector": self.detector.spec(),
             "tuned_on": list(self.detector.tuned_on),
@@ -257,4 +269,13 @@ class OpenSet(nn.Module):
             model.load_state_dict(load_file(file))
         except RuntimeError as error:
             raise ValueError(f"{file} does not fit the network it names: {error}") from error
+        if description.get("channels_last", False):  # The arithmetic that set the threshold.
+            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return model
+
+
+def are_activations(images: Any) -> bool:
+    """Whether these are batches of activations, and not of images."""
+    if isinstance(images, torch.utils.data.Dataset) or not isinstance(images, Iterable):
+        return False
+    return isinstance(next(iter(images), None), Activations)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from openset.errors import unknown_name
@@ -96,3 +97,9 @@ def resolve(network: nn.Module, layer: str) -> str:
     if layer in aliases:
         return aliases[layer]
     raise ValueError(unknown_name("layer", layer, {*filter(None, paths), *aliases}))
+
+
+def is_channels_last(network: nn.Module) -> bool:
+    """Whether convolutions hold their weights channels-last, and so add up in another order."""
+    kernels = [x for x in network.parameters() if x.dim() == 4 and not x.is_contiguous()]
+    return any(x.is_contiguous(memory_format=torch.channels_last) for x in kernels)

@@ -20,6 +20,15 @@ from openset.evaluation.rows import Case, Row
 from openset.files import complete_file
 from openset.reporting import charts as figures
 from openset.scoring.scored import Scored, Thresholds
+from openset.scoring.threshold import strays
+
+WARNING = "Warning"
+"""Heads the facts that the page shows in a warning's colours."""
+
+STRAYED = (
+    "The test images are accepted more or less often than the held-out images promise, and chance "
+    "alone does not explain it: the two are not drawn alike, or the network was trained on some."
+)
 
 SMALL = 48
 """Images up to this side are kept lossless; they are enlarged without smoothing."""
@@ -108,6 +117,7 @@ def report(
             for title in dict.fromkeys(map(summary.group, summary.columns))
         },
         METRICS=METRICS,
+        WARNING=WARNING,
         sections=[_section(results, case, i, cases) for i, case in enumerate(cases, start=1)],
         pictures=[
             Picture(_uri(png, "image/png"), name, name) for name, png in results.figures.items()
@@ -217,16 +227,22 @@ def _threshold_facts(results: Results, case: Case, known: Scored) -> list[tuple[
         )
     if "n" in threshold:
         facts.append(("Set from", f"{threshold['n']:,} held-out known images, no unknown ones"))
+    doubted = "doubt" in threshold
     if "guarantee" in threshold:
-        facts.append(("Guarantee", threshold["guarantee"]))
+        facts.append((WARNING if doubted else "Guarantee", threshold["guarantee"]))
     accepted = 1 - float(known.rejected(value).double().mean())
     measured = f"{_percent(accepted)} of {len(known):,} known test images accepted"
     if "interval" in threshold:
         low, high = threshold["interval"]
-        facts.append(
-            ("95 % interval", f"{_percent(low)} to {_percent(high)} of future known images")
-        )
-        measured += ", inside the interval" if low <= accepted <= high else ", outside the interval"
+        inside = low <= accepted <= high
+        measured += ", inside the interval" if inside else ", outside the interval"
+        if doubted:
+            return [*facts, ("Measured", measured)]
+        interval = f"{_percent(low)} to {_percent(high)} of future known images"
+        facts.append(("95 % interval", interval))
+        if strays(round(accepted * len(known)), len(known), (low, high)):
+            return [*facts, ("Measured", measured), (WARNING, STRAYED)]
+        measured += ", by no more than chance" * (not inside)
     return [*facts, ("Measured", measured)]
 
 

@@ -112,6 +112,7 @@ def run_notes(run: Run, data: Data, sets: Mapping[str, ImageSet]) -> dict[str, s
         "Unknown": counts,
         "Network": f"{run.network['name']}, {run.origin}",
         "Accuracy": shares,
+        "Warning": run.warning or "",
         "Notes": " ".join(data.notes),
         "Machine": machine(),
     }

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from openset import networks
-from openset.data import Adapter, Data
+from openset.data import Adapter, Data, ImageSet, load_known
+from openset.data.sources import same_images
 from openset.detectors import Detector, build
 from openset.evaluation.rows import Case
 from openset.files import complete_file, recovered_folders
@@ -23,6 +24,10 @@ from openset.model.fit import fit
 from openset.model.open_set import OpenSet
 from openset.model.saved import DESCRIPTION, saved_name
 from openset.runs.recipe import Recipe
+from openset.scoring.threshold import SEEN
+
+OWN = "valid"
+"""Stands for the images that a run held out, in place of a data string."""
 
 IMPORTED = "imported"
 """Stands for the objective of a network that was trained elsewhere."""
@@ -40,6 +45,7 @@ class Run:
         network: The network's spec.
         objective: The objective's spec; None if the network was trained elsewhere.
         accuracy: Share of known images classified correctly, by split.
+        warning: Why the network is of little use, in a sentence; None if it seems to have learned.
     """
 
     folder: Path
@@ -49,6 +55,7 @@ class Run:
     network: dict[str, Any]
     objective: dict[str, Any] | None = None
     accuracy: dict[str, float] = field(default_factory=dict)
+    warning: str | None = None
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -109,6 +116,12 @@ class Run:
         return f"trained with {self.objective['name']}, seed {self.recipe.seed}"
 
     @property
+    def doubt(self) -> str | None:
+        """Why the images that the run held out guarantee nothing; None if it has seen none."""
+        foreign = self.objective is None or self.recipe.weights or not self.recipe.settings.epochs
+        return SEEN if foreign else None
+
+    @property
     def case(self) -> Case:
         """The run as the rows of the results name it."""
         return Case(
@@ -163,17 +176,46 @@ class Run:
         *,
         accept: float = 0.95,
         per_class: bool = False,
+        held_out: str | None = None,
     ) -> Mapping[str, OpenSet]:
-        """Fits detectors by their names on the run's training images and saves each model."""
+        """Fits detectors by their names on the run's training images and saves each model.
+
+        Args:
+            detectors: Names with settings.
+            known: The run's data.
+            network: The run's network.
+            accept: The share of known images to accept.
+            per_class: One threshold for each predicted class.
+            held_out: Known images that the network has not seen, as `load_held_out` takes them;
+                None takes those that the run held out, of which it may have seen some before.
+        """
         named: dict[str, Detector] = {name: build_detector(name) for name in detectors}
         for name, detector in named.items():
             self._check_objective(name, detector.objectives)
-        models = fit(network, named, known.train, known.valid, accept=accept, per_class=per_class)
+        unseen = self.load_held_out(held_out or OWN, known)
+        models = fit(network, named, known.train, unseen, accept=accept, per_class=per_class)
         for name, model in models.items():
+            model.doubt(None if held_out else self.doubt)
             model.classes, model.adapter = self.classes, self.adapter
             model.name = name
             model.save(self.model_folder(name))
         return models
+
+    def load_held_out(self, name: str, known: Data) -> ImageSet:
+        """Known images to set thresholds from.
+
+        Args:
+            name: `OWN` for those that the run held out, or a data string.
+            known: The run's data.
+        """
+        if name == OWN:
+            return known.valid
+        if same_images(name, self.recipe.data):
+            raise ValueError(
+                f"{name} is what this run was trained and is tested on; name other images, or "
+                f"{OWN} for those that it held out, if no training has seen them"
+            )
+        return load_known(name, self.classes, self.adapter)
 
     def _check_objective(self, detector: str, objectives: Sequence[str]) -> None:
         """Raises for a detector that reads what only other objectives teach a network."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from openset.data import Data
-from openset.data.loaders import per_pixel
+from openset.data.loaders import batches, per_pixel
 from openset.networks.layers import evaluating
 from openset.networks.outputs import logits_of
 from openset.objectives import Objective
@@ -59,6 +60,7 @@ def train_run(
     how: dict[str, Any] = {"resume": resume, "max_minutes": max_minutes, "progress": progress}
     with _nothing_left_of_no_epoch(work):
         trained = train(objective, data, recipe.settings, folder=work, device=device, **how)
+    shares = {"test": accuracy(trained, data.test)} if objective.classifies else {}
     run = Run(
         folder=work,
         recipe=recipe,
@@ -66,13 +68,38 @@ def train_run(
         adapter=data.adapter,
         network=getattr(trained, "spec", None) or {},
         objective=spec,
-        accuracy={"test": accuracy(trained, data.test)} if objective.classifies else {},
+        accuracy=shares,
+        warning=collapse(shares["test"], data.test, len(data.classes)) if shares else None,
     )
     run.save()
     out.parent.mkdir(parents=True, exist_ok=True)
     work.rename(out)
     run.folder = out
     return run
+
+
+def collapse(accuracy: float, test: Any, classes: int) -> str | None:
+    """A sentence on a network that is no better than one answer for all; None if it is.
+
+    Fewer than 1 of 40 that answer alike are as right as the bound, two standard errors above the
+    share of the commonest class.
+
+    Args:
+        accuracy: The share of the test images, or pixels, that are right.
+        test: The test images with labels; those below 0 do not count.
+        classes: The number of known classes.
+    """
+    counts = torch.zeros(classes)
+    for _, label in batches(test):
+        counts += label[label >= 0].bincount(minlength=classes)
+    share = float(counts.max() / counts.sum())
+    if classes == 1 or accuracy > share + 2 * math.sqrt(share * (1 - share) / float(counts.sum())):
+        return None
+    return (
+        f"the network has learned nothing: {accuracy:.1%} of the test images are right, where one "
+        f"answer for all gives {share:.1%}; train for more epochs, with a lower lr, or with "
+        "clip_norm 1"
+    )
 
 
 def unfinished(out: Path) -> Path:

@@ -54,6 +54,7 @@ def tune_run(
     model, tuned = tune_model(model, data.valid, sets, parse_grid(grid), **settings)
     name = changed_spec(detector, tuned.settings)
     model.name = name
+    model.doubt(run.doubt)
     model.save(run.model_folder(name))
     return name, model, tuned
 

@@ -23,8 +23,8 @@ class Settings:
     """Images per step."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """The update rule of every learner."""
-    lr: float = 0.1
-    """The learning rate at its highest; 0.1 suits SGD, 0.001 Adam."""
+    lr: float = 0.02
+    """The learning rate at its highest; 0.02 suits SGD, 0.001 Adam."""
     momentum: float = 0.9
     """Of SGD, and the first decay rate of Adam."""
     nesterov: bool = False
