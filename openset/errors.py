@@ -25,12 +25,12 @@ class Paused(Exception):
 
     Args:
         progress: How far it came.
-        advice: How to go on.
+        again: How to go on.
     """
 
-    def __init__(self, progress: str, advice: str):
-        super().__init__(f"{progress}; {advice}")
-        self.progress = progress
+    def __init__(self, progress: str, again: str):
+        super().__init__(f"{progress}; {again}")
+        self.progress, self.again = progress, again
 
 
 def one_line(error: BaseException) -> str:

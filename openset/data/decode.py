@@ -11,13 +11,15 @@ from typing import BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from openset.text import encodable
+
 # `refuse_huge` says it in a sentence; a user's own filter for this warning still comes first.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 
 def shown(path: str | Path) -> str:
     """A path as it can be printed: what is no UTF-8 in it reads `\\xff`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return encodable(os.fspath(path))
 
 
 def open_picture(file: str | Path | bytes, name: str = "") -> Image.Image:
@@ -77,7 +79,7 @@ def _decoded(stream: BinaryIO, name: str) -> Image.Image:
             reason = f"it has more than the {Image.MAX_IMAGE_PIXELS} pixels that may be decoded; "
             reason += "shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS"
         raise ValueError(
-            f"cannot read {name}: {reason}; repair or remove it (predict --skip-bad leaves it out)"
+            f"cannot read {name}: {reason}; repair or remove it (--skip-bad leaves it out)"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from io import StringIO
 
@@ -104,3 +105,17 @@ def test_maps_are_written_of_what_can_be_read(pictures, tmp_path):
 def test_no_map_takes_the_place_of_another():
     names = names_of(["x/a.png", "y/A.png", "a-1.png", "z/a.png"])
     assert len({name.lower() for name in names}) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_files_whose_names_are_no_utf8_are_answered(model, pictures, tmp_path, ending):
+    image = (pictures / "1.png").read_bytes()
+    (pictures / os.fsdecode(b"caf\xe9.png")).write_bytes(image)
+    (pictures / os.fsdecode(b"bad\xff.png")).write_bytes(b"no image")
+    out = tmp_path / f"out.{ending}"
+    said = predict_files(model, [pictures], out, skip_bad=True)
+    assert said[0].startswith("6 images")
+    assert "bad\\xff.png" in said[1]
+    text = str(parquet.read_table(out).to_pylist()) if ending == "parquet" else out.read_text()
+    assert "caf\\xe9.png" in text.replace("\\\\", "\\")
