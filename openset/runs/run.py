@@ -46,6 +46,8 @@ class Run:
         objective: The objective's spec; None if the network was trained elsewhere.
         accuracy: Share of known images classified correctly, by split.
         warning: Why the network is of little use, in a sentence; None if it seems to have learned.
+        held_out: Known images that no training has seen, as `load_held_out` takes them, in place of
+            those that the run held out; None if nobody vouches for any.
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class Run:
     objective: dict[str, Any] | None = None
     accuracy: dict[str, float] = field(default_factory=dict)
     warning: str | None = None
+    held_out: str | None = None
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -73,7 +76,8 @@ class Run:
             return cls(folder, **{**told, "recipe": recipe, "adapter": adapter})
         except FileNotFoundError as error:
             raise ValueError(
-                f"{folder} holds no run (no run.json); give a folder that `openset train` wrote"
+                f"{folder} holds no run (no run.json); give a folder that `openset train` or "
+                "`openset import` wrote"
             ) from error
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise ValueError(f"{file} is damaged ({error}); train the run again") from error
@@ -99,7 +103,7 @@ class Run:
                 f"order, but {self.folder} was trained on {', '.join(self.classes[:5])}…; train "
                 "again, or give the data as they were"
             )
-        return found
+        return replace(found, valid=self.load_held_out(self.held_out or OWN, found))
 
     def load_network(self, trust: Sequence[str] = ()) -> nn.Module:
         """The trained network."""
@@ -112,12 +116,14 @@ class Run:
     def origin(self) -> str:
         """Where the weights come from, for people."""
         if self.objective is None:
-            return IMPORTED
+            return IMPORTED + (f" from {self.recipe.weights.name}" if self.recipe.weights else "")
         return f"trained with {self.objective['name']}, seed {self.recipe.seed}"
 
     @property
     def doubt(self) -> str | None:
         """Why the images that the run held out guarantee nothing; None if it has seen none."""
+        if self.held_out is not None:
+            return None
         foreign = self.objective is None or self.recipe.weights or not self.recipe.settings.epochs
         return SEEN if foreign else None
 
@@ -126,7 +132,7 @@ class Run:
         """The run as the rows of the results name it."""
         return Case(
             seed=self.recipe.seed,
-            network=str(self.network["name"]),
+            network=_name(self.network),
             objective=self.objective["name"] if self.objective else IMPORTED,
             known=self.recipe.data,
         )
@@ -225,6 +231,13 @@ class Run:
                 f"{detector} is for a network trained with --objective {' or '.join(objectives)}; "
                 f"{self.folder} was trained with {trained}"
             )
+
+
+def _name(network: Mapping[str, Any]) -> str:
+    """A network's name for people: `timm:resnet18`, and of chosen outputs their network's."""
+    if network["name"] == "select":
+        return _name(network["network"])
+    return ":".join([network["name"], *filter(None, [network.get("model")])])
 
 
 def plain_name(detector: str) -> str:
