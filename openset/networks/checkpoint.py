@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import Counter, OrderedDict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from openset.files import check_ordinary, read_tensors
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
 """Under these names training scripts put the weights, beside epochs, optimisers and settings."""
@@ -85,14 +84,15 @@ def _refuse_shapes(
 
 
 def _read(path: Path) -> Any:
+    check_ordinary(path)
     if not path.is_file():
         raise ValueError(f"no weights at {path}; give a .safetensors or state_dict file")
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         with torch.serialization.safe_globals(_stand_ins(path)):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+    except Exception as error:  # A damaged pickle raises whatever its reader stumbles on.
         raise ValueError(
             f"cannot read weights from {path}: it is damaged, or holds more than tensors and plain "
             f"values and is not run for safety; save network.state_dict() as safetensors ({error})"
