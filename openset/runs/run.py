@@ -21,8 +21,8 @@ from openset.evaluation.rows import Case
 from openset.files import complete_file, read_json, recovered_folders, sealed_json
 from openset.model.fit import fit
 from openset.model.open_set import OpenSet
-from openset.model.saved import DESCRIPTION, saved_name
-from openset.runs.recipe import Recipe
+from openset.model.saved import DESCRIPTION, read, saved_name
+from openset.runs.recipe import Recipe, fitting_to
 from openset.scoring.threshold import SEEN
 from openset.spec import call
 
@@ -35,7 +35,7 @@ IMPORTED = "imported"
 
 @dataclass
 class Run:
-    """A folder that `openset train` wrote, read back.
+    """A folder that `openset train` or `openset import` wrote, read back.
 
     Args:
         folder: Where it is.
@@ -81,7 +81,7 @@ class Run:
                 "`openset import` wrote"
             ) from error
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise ValueError(f"{file} is damaged ({error}); train the run again") from error
+            raise ValueError(f"{file} is damaged ({error}); make the run again") from error
 
     def save(self) -> None:
         """Writes the description into the folder."""
@@ -285,7 +285,10 @@ def build_detector(spec: str, **given: Any) -> Detector:
 
 
 def load_model(
-    place: str | os.PathLike[str], detector: str | None = None, trust: Sequence[str] = ()
+    place: str | os.PathLike[str],
+    detector: str | None = None,
+    trust: Sequence[str] = (),
+    network: str | None = None,
 ) -> OpenSet:
     """A fitted model from its own folder or file, or from a run by its detector's name.
 
@@ -293,15 +296,28 @@ def load_model(
         place: What `OpenSet.save` or `openset train` wrote.
         detector: Which model of a run; not needed if there is only one.
         trust: Packages that may be imported to build the network.
+        network: What makes the network, as `networks.build` takes it, for one that openset did not
+            build; the model fills it.
 
     Raises:
         ValueError: If a run holds no such model, or several and none was named.
     """
     if not (Path(place) / "run.json").exists():
-        return OpenSet.load(place, trust=trust)
+        return OpenSet.load(place, _made(network, Path(place)), trust)
     run = Run.load(place)
     names = [detector] if detector else run.models
     if len(names) != 1:
         have = ", ".join(names) or "none: run openset fit first"
         raise ValueError(f"{place} is a run; say which of its models: --detector ({have})")
-    return run.load_model(names[0], trust)
+    return run.load_model(names[0], trust, _made(network, run.model_folder(names[0])))
+
+
+def _made(network: str | None, model: Path) -> nn.Module | None:
+    """The network that a user names for a saved model, of its number of classes; None for none."""
+    if network is None:
+        return None
+    _, told = read(model)
+    if told.classes is None or told.adapter is None:
+        return networks.build(network)
+    adapter = Adapter.from_settings(told.adapter)
+    return networks.build(network, **fitting_to(len(told.classes), adapter))
