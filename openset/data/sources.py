@@ -51,6 +51,7 @@ class DataName:
         config: The configuration of a hub set that has several.
         noise: Add uniform noise in 0…`noise` to each pixel in 0…1.
         bits: Bits per pixel that images stored in 16 bits use; None for what their pixels say.
+        without: Classes to leave out, a name or index or several: `without=0+217+dog`.
 
     Example:
         >>> DataName.parse("ylecun/mnist:train,limit=1000").split

@@ -15,7 +15,7 @@ from openset.networks.base import Backbone, Normalize, described
 from openset.networks.checkpoint import load_weights
 from openset.networks.cnn import cnn, plain_cnn
 from openset.networks.densenet import densenet_121, densenet_bc_100
-from openset.networks.external import smp, timm, torchvision
+from openset.networks.external import described_transformer, smp, timm, torchvision, transformers
 from openset.networks.heads import binary_heads, bottleneck
 from openset.networks.ladder import ladder_small
 from openset.networks.ladder_densenet import ladder_densenet_121
@@ -47,8 +47,16 @@ DENSE: dict[str, Callable[..., Any]] = {
 }
 """The same for networks that label pixels."""
 
-LIBRARIES: dict[str, Callable[..., Any]] = {"timm": timm, "torchvision": torchvision, "smp": smp}
+LIBRARIES: dict[str, Callable[..., Any]] = {
+    "timm": timm,
+    "torchvision": torchvision,
+    "smp": smp,
+    "transformers": transformers,
+}
 """Factories `(model, classes, channels=3, …)` of other libraries' networks: `timm:resnet18`."""
+
+SAVED: dict[str, Callable[..., Any]] = {"transformers": described_transformer}
+"""What a saved model's names mean where they do not mean what a user means by them."""
 
 HEADS: dict[str, Callable[..., Any]] = {
     "latent": latent,
@@ -109,6 +117,7 @@ def build(spec: str | Mapping[str, Any], *, trust: names.Trust = None, **given: 
 
     Args:
         spec: A name of `NETWORKS` with its settings, `timm:NAME`, `torchvision:NAME`, `smp:NAME`,
+            `transformers:NAME`,
             or `package.module:factory` for your own, `eff:make` for that of `eff.py` in the current
             folder; or a mapping as `from_spec` takes it.
         trust: Packages whose factories may be imported; None any, for a string that a user typed.
@@ -170,9 +179,10 @@ def _make(spec: Mapping[str, Any], trust: names.Trust, given: dict[str, Any]) ->
     name = settings.pop("name", None)
     if not isinstance(name, str):
         raise ValueError(f"a network's spec needs a name; got {dict(spec)!r:.200}")
-    if name in LIBRARIES:
+    if name in LIBRARIES and name not in SAVED:
         settings["pretrained"] = False  # The weights come with the saved model.
-    return names.call(f"network {name}", find(name, NAMED | HEADS, trust), settings, (), given)
+    table = NAMED | HEADS | SAVED
+    return names.call(f"network {name}", find(name, table, trust), settings, (), given)
 
 
 def find(

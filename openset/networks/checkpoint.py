@@ -116,7 +116,7 @@ class _Emptied:
         return OrderedDict()  # The one kind of object that torch fills by key and by attribute.
 
 
-def _stand_ins(path: Path) -> list[tuple[type, str]]:
+def _stand_ins(path: Path) -> list[Any]:
     """Harmless classes in place of those that a file names beside tensors and plain values."""
     try:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(path)

@@ -85,7 +85,8 @@ def select(network: nn.Module, outputs: Sequence[int], head: str | None = None) 
     rows = torch.tensor(list(outputs))
     with torch.no_grad():
         last.weight = nn.Parameter(last.weight[rows])
-        last.bias = None if last.bias is None else nn.Parameter(last.bias[rows])
+        if last.bias is not None:
+            last.bias = nn.Parameter(last.bias[rows])
     size = "out_features" if isinstance(last, nn.Linear) else "out_channels"
     setattr(last, size, len(rows))
     if inner is not None:
