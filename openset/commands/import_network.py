@@ -39,7 +39,8 @@ def import_network(
             no threshold guarantees anything.
         known_classes: Classes that it knows, in the order of its outputs, such as `0-5` or
             `cat,dog`.
-        size: Height and width of its images; as stored by default.
+        size: Height and width of its images; by default as its library prepares them, such as timm,
+            or as they are stored.
         channels: 1 or 3; as stored by default.
         valid: Share of the training images set apart, where the data set holds none out.
         skip_bad: Leave out images that cannot be read; the report counts and names them.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from openset import networks
-from openset.data import Data, batches
+from openset.data import Adapter, Data, batches
 from openset.data.loaders import per_pixel
 from openset.errors import unknown_name
 from openset.files import complete_folder, save_tensors
@@ -57,9 +57,11 @@ def import_run(
     out = Path(out)
     if out.exists():
         raise ValueError(f"{out} already exists; name another folder, or remove it")
-    data = recipe.load_data()
+    network, data = build_network(recipe)
     chosen = read_outputs(outputs, data.classes)
-    network = build_network(recipe, data, chosen).to(choose_device(device)).eval()
+    if chosen is not None:
+        network = keep_outputs(network, chosen, data.train[0][0][None], recipe.network)
+    network = network.to(choose_device(device)).eval()
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     check_pixels(network, data, recipe.network)
     check_classes(network, data, recipe.network)
@@ -133,12 +135,22 @@ def _plain(name: str) -> str:
     return name.strip().casefold().replace("_", " ")
 
 
-def build_network(recipe: Recipe, data: Data, outputs: Sequence[int] | None) -> nn.Module:
-    """The recipe's network with its weights, and of its outputs those that are asked for."""
-    network = _filled(recipe, data)
-    if outputs is None:
-        return network
-    image = data.train[0][0][None]
+def build_network(recipe: Recipe) -> tuple[nn.Module, Data]:
+    """The recipe's network with its weights, and the data as it wants them.
+
+    Where the recipe names no size, images are prepared as the network's library prepares them.
+    """
+    if recipe.size is not None or recipe.network.partition(":")[0] not in networks.LIBRARIES:
+        data = recipe.load_data()
+        return _filled(recipe, data), data
+    any_size = Adapter((224, 224), recipe.channels or 3)  # Only the classes are asked for.
+    network = _filled(recipe, recipe.load_data(any_size))
+    told = getattr(network, "adapter_settings", None)
+    return network, recipe.load_data(Adapter(**told) if told else None)
+
+
+def keep_outputs(network: nn.Module, outputs: Sequence[int], image: Tensor, name: str) -> nn.Module:
+    """The network with only some of its outputs, as `select` keeps them, tried on an image."""
     head = find_head(network)
     with torch.no_grad(), evaluating(network):
         before = logits_of(network(image))
@@ -146,7 +158,7 @@ def build_network(recipe: Recipe, data: Data, outputs: Sequence[int] | None) -> 
         kept = before.index_select(1, torch.tensor(list(outputs)))
         if not torch.allclose(logits_of(network(image)), kept, rtol=1e-3, atol=1e-3):
             raise ValueError(
-                f"the outputs of {recipe.network} are not those of its last linear map, {head}; "
+                f"the outputs of {name} are not those of its last linear map, {head}; "
                 "choose among them in a network of your own: module:factory"
             )
     return network
