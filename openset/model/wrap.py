@@ -15,8 +15,8 @@ from openset.detectors import Detector, build
 from openset.model.fit import fit
 from openset.model.open_set import OpenSet
 from openset.networks.device import device_of
-from openset.networks.layers import evaluating
 from openset.networks.outputs import logits_of
+from openset.networks.watch import evaluating
 from openset.spec import as_names
 
 

@@ -20,9 +20,10 @@ from openset.networks.heads import binary_heads, bottleneck
 from openset.networks.ladder import ladder_small
 from openset.networks.ladder_densenet import ladder_densenet_121
 from openset.networks.latent import latent
-from openset.networks.outputs import logits_of, select
+from openset.networks.outputs import logits_of
 from openset.networks.real_nvp import real_nvp
 from openset.networks.resnet import resnet18, resnet34
+from openset.networks.select import select
 from openset.networks.vgg import vgg, vgg13
 from openset.networks.wide_resnet import wrn_16_2, wrn_16_4, wrn_28_10
 

@@ -18,8 +18,10 @@ from openset.errors import unknown_name
 from openset.files import complete_folder, save_tensors
 from openset.networks.checkpoint import OtherOutputs
 from openset.networks.device import choose_device, device_of
-from openset.networks.layers import evaluating, find_head
-from openset.networks.outputs import logits_of, select
+from openset.networks.layers import find_head
+from openset.networks.outputs import logits_of
+from openset.networks.select import select
+from openset.networks.watch import evaluating
 from openset.runs.recipe import Recipe, fitting_to
 from openset.runs.run import Run
 from openset.runs.train import check_pixels, of_chance
@@ -151,7 +153,7 @@ def build_network(recipe: Recipe) -> tuple[nn.Module, Data]:
 
 def keep_outputs(network: nn.Module, outputs: Sequence[int], image: Tensor, name: str) -> nn.Module:
     """The network with only some of its outputs, as `select` keeps them, tried on an image."""
-    head = find_head(network)
+    head = find_head(network, image)
     with torch.no_grad(), evaluating(network):
         before = logits_of(network(image))
         network = select(network, outputs, head)

@@ -15,8 +15,8 @@ from torch import nn
 
 from openset.data import Data
 from openset.data.loaders import batches, per_pixel
-from openset.networks.layers import evaluating
 from openset.networks.outputs import logits_of
+from openset.networks.watch import evaluating
 from openset.runs.recipe import Recipe
 from openset.runs.run import Run
 from openset.training.loop import accuracy, train
