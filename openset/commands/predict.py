@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from openset.commands.options import Device, Trust
+from openset.commands.options import Device, Network, Trust
 from openset.commands.screen import say
 
 
@@ -25,6 +25,7 @@ def predict(
     workers: int | None = None,
     device: Device = None,
     trust: Trust = None,
+    network: Network = None,
 ) -> None:
     """Label image files, or call them unknown.
 
@@ -49,7 +50,7 @@ def predict(
     from openset.networks.device import choose_device
     from openset.runs.run import load_model
 
-    loaded = load_model(model, detector, trust or ())
+    loaded = load_model(model, detector, trust or (), network)
     loaded.tap.to(choose_device(device))
     said = predict_files(
         loaded, images, out, accept=accept, threshold=threshold, skip_bad=skip_bad,

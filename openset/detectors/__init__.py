@@ -66,7 +66,7 @@ def build(
         >>> build("gemos:density=pca,components=4").density
         PCA(components=4)
     """
-    name, bare, keyed = parse(spec)
+    name, bare, keyed = parse(spec, DETECTORS)
     factory = look_up("detector", DETECTORS, name, trust)
     own = parameters_of(factory)
 

@@ -139,7 +139,7 @@ def load(
     trust: Trust = (),
 ) -> Model:
     """A model as it was saved, in evaluation mode; see `OpenSet.load` for the arguments."""
-    file, told = _read(Path(path))
+    file, told = read(Path(path))
     own = network is None
     try:
         if network is None and told.network is None:
@@ -242,7 +242,7 @@ def check_classes(told: Description, number: int) -> None:
         raise ValueError(f"its network has {number} classes and it has {len(values)} thresholds")
 
 
-def _read(path: Path) -> tuple[Path, Description]:
+def read(path: Path) -> tuple[Path, Description]:
     """The tensors' file and the description, checked against each other."""
     path = recovered(path)
     file = path / TENSORS if path.is_dir() else path

@@ -111,7 +111,7 @@ def run_notes(run: Run, data: Data, sets: Mapping[str, ImageSet]) -> dict[str, s
         "Images": f"{len(data.train):,} to train, {len(data.valid):,} held out for the "
         f"threshold, {len(data.test):,} to test",
         "Unknown": counts,
-        "Network": f"{run.network['name']}, {run.origin}",
+        "Network": f"{run.case.network}, {run.origin}",
         "Accuracy": shares,
         "Warning": run.warning or "",
         "Notes": " ".join(data.notes),
