@@ -89,15 +89,22 @@ def as_images(image: Any, name: str = "the batch") -> Tensor:
     return check_images(tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor, name)
 
 
-def check_images(image: Tensor, name: str = "the batch") -> Tensor:
+def check_images(image: Tensor | np.ndarray, name: str = "the batch") -> Tensor:
     """The images, if they are `[N, C, H, W]` of floats in 0…1, as every network here takes them.
 
-    It reads them once, which costs little beside a network. Nothing is checked while a network is
-    traced or compiled.
+    An array of numpy becomes a tensor that shares its memory. The images are read once, which costs
+    little beside a network. Nothing is checked while a network is traced or compiled.
 
     Raises:
         ValueError: For another shape or type, and for pixels that are NaN, infinite or outside.
     """
+    if isinstance(image, np.ndarray) and image.dtype.kind in "fiub":
+        image = torch.as_tensor(image)
+    if not isinstance(image, Tensor):
+        raise ValueError(
+            f"{name} is {type(image).__name__}; give the images as one tensor or array "
+            "[N, C, H, W] of floats in 0…1"
+        )
     if torch.compiler.is_compiling() or image.is_meta:
         return image
     check_shape(image, name)

@@ -98,6 +98,13 @@ def test_numpy_serves_as_tensors_do(network):
     one = OpenSet(Tap(network), Energy()).calibrate([(images, labels)], np.float64(0.9))
     two = OpenSet(Tap(network), Energy()).calibrate([(images.numpy(), labels.numpy())], 0.9)
     assert one.threshold == two.threshold
+    assert two(images.numpy())[0].equal(two(images)[0])
+
+
+@pytest.mark.parametrize("images", [[torch.zeros(3, 16, 16)], [[0.0]], None, np.array(["a"])])
+def test_a_model_asks_for_images_in_one_sentence(network, images):
+    with pytest.raises(ValueError, match=r"the batch is .*; give the images as one tensor"):
+        OpenSet(Tap(network), Energy())(images)
 
 
 def test_pixels_promise_nothing():
