@@ -39,7 +39,6 @@ class External(nn.Module):
         mean: Each channel's mean in 0…1; three values serve other channel counts by their average.
         std: Each channel's standard deviation.
         channels: Channels of the image.
-        layout: `"NHWC"` if the stages' maps have their channels last, as Swin's have.
         adapter_settings: How the library itself prepares images for this network, as
             `Adapter(**settings)` takes it; None where it does not say.
     """
@@ -53,7 +52,6 @@ class External(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
         *,
         channels: int = 3,
-        layout: str = "NCHW",
         adapter_settings: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -61,7 +59,6 @@ class External(nn.Module):
         self.network = network
         self.adapter_settings = adapter_settings
         self.stages = tuple(f"network.{path}" for path in find_stages(network))
-        self.output_fmt = layout  # timm's own name, by which Tap knows it.
 
     def forward(self, image: Tensor) -> Tensor:
         output = self.network(self.normalize(image))
@@ -93,12 +90,11 @@ def timm(
         network = library.create_model(
             model, pretrained=pretrained, num_classes=classes, in_chans=channels, **sized
         )
-    layout = getattr(network, "output_fmt", "NCHW")
     config = dict(network.pretrained_cfg)
     sides = [image_size] * 2 if image_size else (config.get("input_size") or (3, 224, 224))[1:]
     config["input_size"] = (channels, *sides)
     config |= {key: _per_channel(config[key], channels) for key in ("mean", "std")}
-    return _prepared(network, preprocessing_of(config), channels=channels, layout=layout)
+    return _prepared(network, preprocessing_of(config), channels=channels)
 
 
 @described
@@ -122,12 +118,11 @@ def torchvision(model: str, classes: int, channels: int = 3, pretrained: bool = 
         )
     with _making(f"torchvision:{model}"):
         network = _torchvision_network(models, model, classes, pretrained)
-    swin = isinstance(network, models.SwinTransformer)
     try:
         preparation = preprocessing_of(models.get_model_weights(model).DEFAULT)
     except ValueError:  # That of segmentation leaves each image a size of its own.
         preparation = {}
-    return _prepared(network, preparation, layout="NHWC" if swin else "NCHW")
+    return _prepared(network, preparation)
 
 
 def _torchvision_network(models: Any, model: str, classes: int, pretrained: bool) -> nn.Module:
