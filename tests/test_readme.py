@@ -40,6 +40,10 @@ def test_the_shell_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for command in commands:
         main(shlex.split(command)[1:])  # In this process: importing torch six times takes long.
-    assert (tmp_path / "labels.csv").read_text().startswith("path,label,score,threshold")
+    assert (
+        (tmp_path / "labels.csv")
+        .read_text()
+        .startswith("path,label,nearest,probability,score,threshold,margin,p_value")
+    )
     assert (tmp_path / "energy.onnx").exists()
     assert (tmp_path / "results" / "report.html").exists()

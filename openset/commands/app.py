@@ -30,9 +30,11 @@ app = App(
 COMMANDS = {
     "demo": "demo:demo",
     "train": "train:train",
+    "import": "import_network:import_network",
     "fit": "fit:fit",
     "tune": "tune:tune",
     "predict": "predict:predict",
+    "show": "show:show",
     "export": "export:export",
     "evaluate": "evaluate:evaluate",
     "benchmark": "benchmark:benchmark",

@@ -12,11 +12,12 @@ import torch
 from openset.activations import UNKNOWN, VOID
 from openset.data.adapter import Adapter
 from openset.data.classes import choose_classes
-from openset.data.folders import file_table, find_images
+from openset.data.folders import find_images
 from openset.data.images import ImageSet
+from openset.data.loose import Loose
 from openset.data.modes import depth_of
 from openset.data.noise import NOISES, Noise
-from openset.data.pixels import Encoded, adapter_of, highest_pixel
+from openset.data.pixels import adapter_of, highest_pixel
 from openset.data.places import same_set
 from openset.data.relabel import without_left_out
 from openset.data.source import Source, Split
@@ -60,6 +61,9 @@ def load(
     *,
     size: Size | None = None,
     channels: int | None = None,
+    resize: str = "stretch",
+    interpolation: str = "bilinear",
+    adapter: Adapter | None = None,
     valid: float = 0.1,
     seed: int = 0,
     skip_bad: bool = False,
@@ -73,6 +77,10 @@ def load(
             default. Their order is that of the labels. `"not cat,dog"` knows all but these.
         size: Height and width that every image is brought to; as stored by default.
         channels: 1 or 3; as stored by default.
+        resize: What happens to the aspect of images whose is another: `"stretch"`, `"shorter"` or
+            `"pad"`, as `Adapter` says.
+        interpolation: The filter that resizes.
+        adapter: What the network was trained on, in place of the four before it.
         valid: Share of each class of the training images that is held out, where the set has no
             validation split of its own.
         seed: Seed of what is held out.
@@ -95,7 +103,9 @@ def load(
     classes = check_classes([source.classes[c] for c in known], source)
     notes: list[str] = []
     parts = arrange(source, valid, seed, notes)
-    adapter = adapter_of(parts["train"].pixels, size, channels)
+    if adapter is None:
+        way = {"resize": resize, "interpolation": interpolation}
+        adapter = adapter_of(parts["train"].pixels, size, channels, **way)
     bits = name.bits or used_bits(parts["train"], notes)
     adapter = replace(adapter, invert=inverted(name, adapter), bits=bits)
     parts = seen_as_known(parts, source, known, adapter, notes)
@@ -134,7 +144,9 @@ def skipped_note(skipped: list[str]) -> list[str]:
     return [f"Unreadable images left out: {len(skipped)} ({'; '.join(named + more)})."]
 
 
-def load_images(spec: Any, adapter: Adapter, *, seed: int = 0, skip_bad: bool = False) -> ImageSet:
+def load_images(
+    spec: Any, adapter: Adapter, *, seed: int = 0, count: int = 10_000, skip_bad: bool = False
+) -> ImageSet:
     """One split of any data set, adapted to a run's size and channels, as unknown images.
 
     The split is the one named after a colon, otherwise the first there is of test, validation and
@@ -146,6 +158,7 @@ def load_images(spec: Any, adapter: Adapter, *, seed: int = 0, skip_bad: bool = 
         adapter: The run's. Its `invert` is replaced where the set's polarity is known, or by the
             setting `invert=…`.
         seed: Seed of noise, where the string has none.
+        count: How many images of noise, where the string does not say by `limit=…`.
         skip_bad: Leave out images that cannot be read; the set counts them in `skipped`.
 
     Example:
@@ -156,7 +169,7 @@ def load_images(spec: Any, adapter: Adapter, *, seed: int = 0, skip_bad: bool = 
     adapter = replace(adapter, invert=inverted(name, adapter), bits=name.bits or adapter.bits)
     if source is None:
         seed = seed if name.seed is None else name.seed
-        noise = Noise(name.name, name.limit or 10_000, seed)
+        noise = Noise(name.name, name.limit or count, seed)
         return ImageSet(noise, None, adapter, name=name.name)
     split = source.find(name.split) if name.split else source.find("test", "valid", "train")
     if split is None:
@@ -212,7 +225,7 @@ def load_files(paths: Iterable[str | Path], adapter: Adapter) -> ImageSet:
         paths: What to read, in this order; `ImageSet.paths` says what was found.
         adapter: The model's.
     """
-    return ImageSet(Encoded(file_table(find_images(paths)), "image"), None, adapter)
+    return ImageSet(Loose(find_images(paths)), None, adapter)
 
 
 def opened(spec: Any) -> tuple[DataName, Source | None]:

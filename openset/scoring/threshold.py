@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from math import ceil, inf, nextafter
+from math import ceil
 from numbers import Real
 from typing import Any, Self, TypedDict
 
@@ -79,7 +80,7 @@ class Threshold:
     @classmethod
     def conformal(
         cls,
-        scores: Tensor,
+        scores: Any,
         accept: float = 0.95,
         classes: Tensor | None = None,
         number: int = 1,
@@ -94,7 +95,7 @@ class Threshold:
         accepted together, so they raise the share and never lower it; so does `rounding`.
 
         Args:
-            scores: `[n]`, of known samples that no fit has seen.
+            scores: `[n]`, a tensor or an array, of known samples that no fit has seen.
             accept: Share in 0…1.
             classes: Predicted class `[n]` of each score, for a threshold per class.
             number: Number of classes, with `classes`.
@@ -104,14 +105,13 @@ class Threshold:
         Raises:
             ValueError: If there are too few scores for the share, or some are not finite.
         """
+        check_accept(accept)
+        return cls.of_groups(grouped(torch.as_tensor(scores), classes, number), accept, rounding)
+
+    @classmethod
+    def of_groups(cls, ordered: Sequence[Tensor], accept: float, rounding: float = 0.0) -> Self:
+        """As `conformal`, of ascending scores of each group: of all samples, or of each class."""
         accept = check_accept(accept)
-        if not scores.isfinite().all():
-            bad = int((~scores.isfinite()).sum())
-            raise ValueError(f"{bad} held-out scores are NaN or infinite; check the fit")
-        ordered = [
-            (scores if classes is None else scores[classes == c]).double().sort().values
-            for c in range(1 if classes is None else number)
-        ]
         for c, group in enumerate(ordered):
             check_count(len(group), accept, f" predicted as class {c}" * (len(ordered) > 1))
         values = [_above(group, _rank(len(group), accept), rounding) for group in ordered]
@@ -131,9 +131,7 @@ class Threshold:
             accept: Share in 0…1.
             classes: The network's classes, for a threshold for each; None for one for all.
         """
-        known = scored.label >= 0
-        groups = None if classes is None else scored.predicted[known]
-        return cls.conformal(scored.score[known], accept, groups, classes or 1, rounding=ROUNDING)
+        return cls.of_groups(known_groups(scored, classes), accept, ROUNDING)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -223,6 +221,24 @@ class Threshold:
         return record
 
 
+def known_groups(scored: Scored, classes: int | None = None) -> list[Tensor]:
+    """The ascending scores of the known samples, all together or by each predicted class."""
+    known = scored.label >= 0
+    groups = None if classes is None else scored.predicted[known]
+    return grouped(scored.score[known], groups, classes or 1)
+
+
+def grouped(scores: Tensor, classes: Tensor | None, number: int) -> list[Tensor]:
+    """Ascending scores, all together or of each of `number` classes; refuses what is not finite."""
+    if not scores.isfinite().all():
+        bad = int((~scores.isfinite()).sum())
+        raise ValueError(f"{bad} held-out scores are NaN or infinite; check the fit")
+    return [
+        (scores if classes is None else scores[classes == c]).double().sort().values
+        for c in range(1 if classes is None else number)
+    ]
+
+
 def training_quantile(scores: Tensor, accept: float) -> float:
     """The smallest of the training scores `[n]` that accepts at least this share of them.
 
@@ -305,4 +321,7 @@ def _above(ordered: Tensor, rank: int, rounding: float) -> float:
     # that differ by more than the last bits of float32, few may be taken in.
     beyond = ordered[ordered > score + 4 * torch.finfo(torch.float32).eps * abs(score)]
     few = int(TAKEN_IN * len(ordered))
-    return min(value, nextafter(float(beyond[few]), -inf)) if len(beyond) > few else value
+    if len(beyond) <= few:
+        return value
+    last = ordered[ordered < beyond[few]][-1]
+    return min(value, float(last + beyond[few]) / 2)
