@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-slow check format bench docs results clean
+.PHONY: demo test test-slow attack check format bench docs results clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -19,6 +19,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+attack: $(INSTALLED)
+	$(BIN)/python -m tests.attack
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -33,12 +33,16 @@ class Fitted(nn.Module):
             cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
 
     def keep(self, **learned: Tensor) -> None:
-        """Stores learned tensors as buffers, in place of those of an earlier fit."""
+        """Stores learned tensors as buffers, in place of those of an earlier fit.
+
+        They lie in memory as a file gives them back, so that a loaded model rounds as this one.
+        """
         for key, value in learned.items():
+            value = value.detach().contiguous()
             if key in self._buffers:
-                self._buffers[key] = value.detach()
+                self._buffers[key] = value
             else:
-                self.register_buffer(key, value.detach())
+                self.register_buffer(key, value)
 
     def __getattr__(self, name: str) -> Any:
         try:

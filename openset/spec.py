@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from openset.errors import unknown_name
 
@@ -57,89 +69,218 @@ def _value(text: str) -> Any:
     return text
 
 
-def build(kind: str, table: Mapping[str, Callable[..., Any]], spec: str, **given: Any) -> Any:
+Trust = Sequence[str] | None
+"""Packages that may be imported for a name such as `package.module:Class`; None allows any.
+
+A name that a user typed is trusted as it stands (None). One that a file holds is not: what it names
+could be any function.
+"""
+
+
+def build(
+    kind: str,
+    table: Mapping[str, Callable[..., Any]],
+    spec: str,
+    *,
+    trust: Trust = (),
+    **given: Any,
+) -> Any:
     """Makes what `spec` names from a table of factories, or imports `package.module:Name`.
 
     Args:
         kind: What the table holds, for the error messages, such as "detector".
         table: Name to class or function.
         spec: The name with its settings.
+        trust: Packages that may be imported; None any, for a name that a user typed.
         given: Arguments that the caller supplies; only those that the factory takes are passed.
 
     Raises:
         ValueError: For an unknown name or setting, with the nearest ones that exist.
     """
     name, bare, keyed = parse(spec)
-    return call(kind, name, look_up(kind, table, name), bare, keyed, given)
+    return call(f"{kind} {name}", look_up(kind, table, name, trust), keyed, bare, given)
 
 
 def call(
-    kind: str, name: str, factory: Callable[..., Any], bare: list, keyed: dict, given: dict
+    what: str,
+    factory: Callable[..., Any],
+    keyed: Mapping[str, Any],
+    bare: Sequence[Any] = (),
+    given: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Calls a factory with settings from a spec, naming the setting that it does not take."""
+    """Calls a factory with settings from a string or a file, each checked against its annotation.
+
+    Args:
+        what: What is made, for the error messages, such as "detector energy".
+        factory: A class or function.
+        keyed: Settings by name.
+        bare: Settings by position.
+        given: What the caller supplies for settings that are not there.
+
+    Raises:
+        ValueError: For a setting that the factory does not take, that is missing or of a wrong
+            kind.
+    """
     own = parameters_of(factory)
     takes_any = len(own) < len(inspect.signature(factory).parameters)
     for key in keyed:
         if key not in own and not takes_any:
-            raise ValueError(unknown_name(f"setting of {kind} {name}", key, own))
+            raise ValueError(unknown_name(f"setting of {what}", key, own))
     places = [key for key, its in own.items() if its.kind is not its.KEYWORD_ONLY]
-    check_kinds(f"{kind} {name}", factory, {**dict(zip(places, bare, strict=False)), **keyed})
-    given = {key: value for key, value in given.items() if key in own and key not in keyed}
+    check_kinds(what, factory, {**dict(zip(places, bare, strict=False)), **keyed})
+    given = {key: value for key, value in (given or {}).items() if key in own and key not in keyed}
     try:
         return factory(*bare, **keyed, **given)
     except TypeError as error:
-        raise ValueError(f"{kind} {name}: {error}") from error
+        raise ValueError(f"{what}: {error}") from error
 
 
-def check_kinds(what: str, factory: Callable[..., Any], settings: Mapping[str, Any]) -> None:
-    """Raises for a setting that its parameter's annotation does not allow."""
-    made = factory.__init__ if isinstance(factory, type) else inspect.unwrap(factory)
-    try:
-        hints = get_type_hints(made)
-    except (NameError, TypeError):  # What a third party's annotations name need not be importable.
-        return
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number, beside its type: `Annotated[float, Range(least=0, below=1)]`."""
+
+    least: float = -math.inf
+    above: float = -math.inf
+    most: float = math.inf
+    below: float = math.inf
+
+    def __contains__(self, value: float) -> bool:
+        return self.above < value < self.below and self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        bounds = {"at least": self.least, "above": self.above}
+        bounds |= {"at most": self.most, "below": self.below}
+        return " and ".join(f"{word} {x:g}" for word, x in bounds.items() if math.isfinite(x))
+
+
+def check_kinds(what: str, factory: Any, settings: Mapping[str, Any]) -> None:
+    """Raises for a setting that its annotation does not allow.
+
+    Args:
+        what: What the settings are of, for the error.
+        factory: A function, a class with a constructor, a dataclass or a `TypedDict`.
+        settings: Values by name, as text, JSON or TOML gives them.
+    """
+    hints = hints_of(factory)
     for key, value in settings.items():
         if key in hints and not allows(hints[key], value):
-            raise ValueError(f"{key} of {what} is {value!r}; expected {shown(hints[key])}")
+            place, hint, value = _innermost(key, hints[key], value)
+            raise ValueError(f"{place} of {what} is {value!r:.200}; expected {shown(hint)}")
+
+
+def _innermost(place: str, hint: Any, value: Any) -> tuple[str, Any, Any]:
+    """The value in a table of tables that its annotation does not allow, with the way to it."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if isinstance(value, Mapping) and isinstance(origin, type) and issubclass(origin, Mapping):
+        for key, one in value.items():
+            if not allows(inner[1], one):
+                return _innermost(f"{place}.{key}", inner[1], one)
+    return place, hint, value
+
+
+def hints_of(factory: Any) -> dict[str, Any]:
+    """The annotations of a factory's settings by name; empty if they cannot be read."""
+    constructed = isinstance(factory, type) and not is_typeddict(factory)
+    made = factory.__init__ if constructed else inspect.unwrap(factory)
+    try:
+        return get_type_hints(made, include_extras=True)
+    except (NameError, TypeError):  # What a third party's annotations name need not be importable.
+        return {}
 
 
 def allows(hint: Any, value: Any) -> bool:
-    """Whether a value, as text or a TOML file gives it, may stand where the annotation does.
+    """Whether a value, as text, JSON or TOML gives it, may stand where the annotation does.
 
     Example:
         >>> allows(float | None, 1), allows(int, 2.5), allows(Sequence[int], (1, 2))
         (True, False, True)
+        >>> allows(Annotated[int, Range(least=1)], 0), allows(float, math.nan)
+        (False, False)
     """
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(allows(one, value) for one in inner)
     if hint is Any:
         return True
+    if origin is Annotated:
+        bounds = [bound for bound in inner[1:] if isinstance(bound, Range)]
+        return allows(inner[0], value) and all(value in bound for bound in bounds)
     if origin is Literal:
-        return value in inner
+        return any(type(value) is type(one) and value == one for one in inner)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(
+            allows(inner[0], key) and allows(inner[1], one) for key, one in value.items()
+        )
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        if isinstance(value, list | tuple):
-            return all(allows(inner[0], one) for one in value)
-        return isinstance(value, str) and inner[0] is str  # `as_names` makes a sequence of it.
+        if isinstance(value, str):  # `as_names` makes a sequence of it.
+            return origin is Sequence and inner[0] is str
+        return isinstance(value, list | tuple) and _allows_each(origin, inner, value)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and type(value) is not bool and _is_finite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return not isinstance(hint, type) or isinstance(value, hint)
 
 
+def _allows_each(origin: type, inner: tuple[Any, ...], values: Sequence[Any]) -> bool:
+    if origin is tuple and Ellipsis not in inner:
+        return len(values) == len(inner) and all(map(allows, inner, values))
+    return all(allows(inner[0], one) for one in values)
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) <= sys.float_info.max
+
+
 def shown(hint: Any) -> str:
-    """An annotation for people: `int | None`, `Sequence[str]`, `'full' or 'diag'`."""
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
-    return re.sub(r"[a-z_]+\.", "", hint.__name__ if isinstance(hint, type) else str(hint))
+    """An annotation for people.
+
+    Example:
+        >>> shown(Annotated[float, Range(least=0)] | None)
+        'a number at least 0 or none'
+        >>> shown(Sequence[str])
+        'a list of text'
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(map(shown, inner))
+    if origin is Annotated:
+        return " ".join([shown(inner[0]), *map(str, inner[1:])])
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "a table"
+    if origin is tuple and Ellipsis not in inner:
+        return f"{len(inner)} times {shown(inner[0])}"
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return f"a list of {shown(inner[0])}"
+    return KINDS.get(hint) or re.sub(r"[a-z_]+\.", "", getattr(hint, "__name__", str(hint)))
 
 
-def look_up(kind: str, table: Mapping[str, Callable[..., Any]], name: str) -> Callable[..., Any]:
-    """The factory of that name, imported if the name is `package.module:Name`."""
+KINDS: dict[Any, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "a table",
+    list: "a list",
+    type(None): "none",
+}
+
+
+def look_up(
+    kind: str, table: Mapping[str, Callable[..., Any]], name: str, trust: Trust = ()
+) -> Callable[..., Any]:
+    """The factory of that name, imported if it is `package.module:Name` of a trusted package.
+
+    Raises:
+        ValueError: For an unknown name, with the nearest that exist, or for one that is not
+            trusted.
+    """
     if name in table:
         return table[name]
     if ":" in name:
+        check_trust(name, trust)
         return import_factory(name)
     raise ValueError(unknown_name(kind, name, table))
 
@@ -162,14 +303,12 @@ def import_factory(path: str) -> Callable[..., Any]:
         ) from error
 
 
-def check_trust(path: str, trust: Sequence[str]) -> None:
-    """Refuses to import `package.module:Name` for a file, unless its package is trusted.
-
-    What a file names could be any function, so none outside openset runs by itself.
-    """
+def check_trust(path: str, trust: Trust) -> None:
+    """Refuses to import `package.module:Name` for a file, unless its package is trusted."""
     module = path.partition(":")[0]
-    if not any(f"{module}.".startswith(f"{package}.") for package in trust):
+    if trust is not None and not any(f"{module}.".startswith(f"{package}.") for package in trust):
         raise ValueError(
             f"{path} is code outside openset, which runs when it is imported; "
-            f"if you trust it, pass trust=[{module.partition('.')[0]!r}]"
+            f"if you trust it, pass trust=[{module.partition('.')[0]!r}], "
+            f"or --trust {module.partition('.')[0]}"
         )

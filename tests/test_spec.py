@@ -1,11 +1,11 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
 from openset.errors import unknown_name
-from openset.spec import allows, build, parse
+from openset.spec import Range, allows, build, parse
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,12 @@ def test_a_setting_beats_what_the_caller_gives():
         (Literal["full", "diag"], ["diag"], ["tide", 1]),
         (str | Path, ["a"], [1]),
         (Callable[[int], int] | Any, [1, "x"], []),
+        (float, [1e300], [float("nan"), float("inf"), 10**400]),
+        (Literal[1], [1], [True, 1.0, "1"]),
+        (Annotated[float, Range(least=0, below=1)] | None, [0, 0.5, None], [-0.1, 1, "x"]),
+        (tuple[int, int], [(1, 2), [1, 2]], [(1,), (1, 2, 3), "12", (1.5, 2)]),
+        (list[str], [["a"]], ["a", [1]]),
+        (dict[str, list[float]], [{"a": [1]}], [{"a": 1}, {1: [1]}, [], None]),
     ],
 )
 def test_settings_are_of_their_parameters_kinds(hint, right, wrong):
@@ -67,7 +73,9 @@ def test_errors_name_the_nearest():
 
 
 def test_imports_what_is_named_in_full():
-    node = build("thing", {}, "xml.dom.minidom:Element:tagName=br")
+    node = build("thing", {}, "xml.dom.minidom:Element:tagName=br", trust=None)
     assert node.tagName == "br"
     with pytest.raises(ValueError, match=r"cannot import 'no.such:Thing'"):
-        build("thing", {}, "no.such:Thing")
+        build("thing", {}, "no.such:Thing", trust=["no"])
+    with pytest.raises(ValueError, match=r"pass trust=\['xml'\], or --trust xml"):
+        build("thing", {}, "xml.dom.minidom:Element:tagName=br", trust=["xml.dom.other", "xm"])

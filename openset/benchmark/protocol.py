@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openset.benchmark.protocol_file import TIERS, check, merged, peers_installed, settings
-from openset.benchmark.toml_lines import TomlFile
+from openset.benchmark.protocol_file import TIERS, Figures, merged, peers_installed, read, settings
 from openset.errors import unknown_name
 from openset.evaluation import metrics
+from openset.spec import Trust
 from openset.training.settings import Settings
 
 FOLDER = Path(__file__).parent / "protocols"
@@ -19,10 +19,6 @@ WITHOUT_PEERS = (
     "pytorch-ood is not installed, so its detectors are left out; "
     "for them: pip install 'openset[peers]'."
 )
-
-
-Figures = dict[str, dict[str, dict[str, float]]]
-"""Published figures by detector, unknown set and metric."""
 
 
 @dataclass
@@ -87,6 +83,7 @@ class Protocol:
     channels: int | None = None
     valid: float = 0.1
     accept: float = 0.95
+    trust: Trust = ()
 
     @property
     def unknown_sets(self) -> list[str]:
@@ -116,30 +113,30 @@ def find(name: str) -> Path:
     return FOLDER / f"{name}.toml"
 
 
-def load(name: str, tier: str = "paper") -> Protocol:
+def load(name: str, tier: str = "paper", trust: Trust = ()) -> Protocol:
     """A tier of a protocol.
 
     Args:
         name: One of `names()`, or the path of a TOML file.
         tier: "quick" for two cores, or "paper" for the paper's settings.
+        trust: Packages outside openset that the file's names may import.
 
     Raises:
-        ValueError: For a file that is no valid protocol, naming the line.
+        ValueError: For a file that is no valid protocol, naming the place.
 
     Example:
         >>> load("osr-mnist", "quick").splits[0]
         '2,4,5,9,8,3'
     """
-    file = TomlFile(find(name))
-    check(file)
-    table = file.table
+    path = find(name)
+    table = read(path, trust)
     if tier not in table and tier == "quick":
-        raise ValueError(f"{file.path} has no [quick] tier; run it without --quick")
+        raise ValueError(f"{path} has no [quick] tier; run it without --quick")
     shared = {key: value for key, value in table.items() if key not in TIERS}
-    return _protocol(file.path.stem, tier, merged(shared, table.get(tier, {})))
+    return _protocol(path.stem, tier, merged(shared, table.get(tier, {})), trust)
 
 
-def _protocol(name: str, tier: str, table: dict[str, Any]) -> Protocol:
+def _protocol(name: str, tier: str, table: dict[str, Any], trust: Trust) -> Protocol:
     optional = ("seeds", "size", "channels", "valid", "accept")
     peers = any("peers" in method for method in (table, *table.get("methods", [])))
     unknown = table["unknown"]
@@ -155,6 +152,7 @@ def _protocol(name: str, tier: str, table: dict[str, Any]) -> Protocol:
         table.get("metrics", ["auroc"]),
         table.get("others", {}),
         [*table.get("notes", []), *([WITHOUT_PEERS] if peers and not peers_installed() else [])],
+        trust=trust,
         **{key: _plain(table[key]) for key in optional if key in table},
     )
 

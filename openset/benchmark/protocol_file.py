@@ -1,22 +1,24 @@
-"""What a protocol's file may hold; every error names the line."""
+"""What a protocol's file may hold; every error names the place, such as `methods[1].detectors`."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypedDict
 
 from torch import nn
 
 from openset import detectors
-from openset.benchmark.toml_lines import TomlFile
 from openset.data.sources import DataName
 from openset.errors import unknown_name
 from openset.evaluation import metrics
+from openset.files import check_ordinary
 from openset.model.tune import refuse_leak
 from openset.networks import AUTOENCODERS, DENSE, LIBRARIES, NETWORKS
 from openset.objectives import OBJECTIVES
-from openset.spec import parse
+from openset.spec import Range, Trust, check_kinds, hints_of, look_up, parse
 from openset.training.settings import Settings
 
 LEFT_OUT = "left-out"
@@ -27,40 +29,56 @@ KNOWN = "known"
 """Stands, among the published figures, for those that need no unknown set, such as accuracy."""
 
 
-METHOD: dict[str, tuple[type, ...]] = {
-    "network": (str,),
-    "objective": (str,),
-    "weights": (str,),
-    "training": (dict,),
-    "detectors": (list,),
-    "peers": (list,),
-    "tune": (dict,),
-    "published": (dict,),
-    "companions": (dict,),
-}
-"""What a method may set, and of which type; a protocol of one method sets it at the top."""
+Share = Annotated[float, Range(0, most=1)]
 
 
-COMPANION = {key: METHOD[key] for key in ("network", "objective", "training")}
-"""What a companion may set."""
+Figures = dict[str, dict[str, dict[str, Share]]]
+"""Published figures by detector, unknown set and metric."""
 
 
-TIER: dict[str, tuple[type, ...]] = {
-    **METHOD,
-    "data": (str,),
-    "splits": (list,),
-    "unknown": (list, dict),
-    "size": (int, list),
-    "channels": (int,),
-    "valid": (float, int),
-    "accept": (float, int),
-    "seeds": (int,),
-    "metrics": (list,),
-    "notes": (list,),
-    "others": (dict,),
-    "methods": (list,),
-}
-"""What a tier may set; the top of the file sets what all tiers share."""
+class CompanionTable(TypedDict, total=False):
+    """What a companion may set."""
+
+    network: str
+    objective: str
+    training: dict[str, Any]
+
+
+class MethodTable(CompanionTable, total=False):
+    """What a method may set; a protocol of one method sets it at the top."""
+
+    weights: str
+    detectors: list[str]
+    peers: list[str]
+    tune: dict[str, list[str]]
+    published: Figures
+    companions: dict[str, dict[str, Any]]
+
+
+class TierTable(MethodTable, total=False):
+    """What a tier may set; the top of the file sets what all tiers share."""
+
+    data: str
+    splits: list[list[str | int]]
+    unknown: list[str] | dict[str, list[str]]
+    size: Annotated[int, Range(least=1)] | tuple[int, int]
+    channels: int
+    valid: Share
+    accept: Share
+    seeds: Annotated[int, Range(least=1)]
+    metrics: list[str]
+    notes: list[str]
+    others: Figures
+    methods: list[dict[str, Any]]
+
+
+class TopTable(TierTable, total=False):
+    """What the top of the file may set."""
+
+    title: str
+    source: str
+    quick: dict[str, Any]
+    paper: dict[str, Any]
 
 
 TIERS = ("quick", "paper")
@@ -85,30 +103,151 @@ def peers_installed() -> bool:
     return find_spec("pytorch_ood") is not None
 
 
-def check(file: TomlFile) -> None:
-    """Raises for what is no protocol; the error names the line."""
-    top = {"title": (str,), "source": (str,), **TIER, **dict.fromkeys(TIERS, (dict,))}
-    _check_keys(file, (), file.table, top)
-    for tier in TIERS:
-        _check_keys(file, (tier,), file.table.get(tier, {}), TIER)
-    for keys, table in _tables(file.table):
-        _check_names(file, keys, table)
-    shared = {key: value for key, value in file.table.items() if key not in TIERS}
-    for tier in [t for t in TIERS if t in file.table] or [""]:
-        whole = merged(shared, file.table.get(tier, {}))
+def read(path: Path, trust: Trust = ()) -> dict[str, Any]:
+    """The table of a protocol's file, checked.
+
+    Args:
+        path: The file.
+        trust: Packages that may be imported for names such as `package.module:Class`.
+
+    Raises:
+        ValueError: For what is no protocol, naming the place.
+    """
+    check_ordinary(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no TOML: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{path} is no TOML: it is nested too deeply") from None
+    _Checker(path, trust).check(table)
+    return table
+
+
+Keys = tuple[str | int, ...]
+"""The way to a value: names of tables and keys, and positions in lists."""
+
+
+class _Checker:
+    """Refuses what is no protocol.
+
+    Args:
+        path: The file, for the errors.
+        trust: As for `read`.
+    """
+
+    def __init__(self, path: Path, trust: Trust):
+        self.path, self.trust = path, trust
+
+    def refuse(self, keys: Keys, problem: object) -> NoReturn:
+        """Raises the error for what stands under a key."""
+        place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+        raise ValueError(f"{self.path}: {place.strip('.') or 'the top'}: {problem}") from None
+
+    def attempt(self, keys: Keys, make: Callable[..., object], *given: Any, **named: Any) -> None:
+        """Calls what raises for a wrong value, and names the place then."""
+        try:
+            make(*given, **named)
+        except ValueError as error:
+            self.refuse(keys, error)
+
+    def check(self, table: dict[str, Any]) -> None:
+        """Raises for a wrong key, kind or name anywhere in the file."""
+        self.check_keys((), table, TopTable)
+        for tier in TIERS:
+            self.check_keys((tier,), table.get(tier, {}), TierTable)
+        for keys, part in _tables(table):
+            self.check_names(keys, part)
+        shared = {key: value for key, value in table.items() if key not in TIERS}
+        for tier in [t for t in TIERS if t in table] or [""]:
+            self.check_whole((tier,) if tier else (), merged(shared, table.get(tier, {})))
+        self.check_figures(table)
+
+    def check_keys(self, keys: Keys, table: Any, kind: Any) -> None:
+        """Raises for a key that is not among a table's, or a value of another kind."""
+        known = hints_of(kind)
+        for key, value in table.items():
+            if key not in known:
+                self.refuse((*keys, key), unknown_name("key", key, known))
+            self.attempt((*keys, key), check_kinds, "a protocol", kind, {key: value})
+        for i, method in enumerate(table.get("methods", [])):
+            self.check_keys((*keys, "methods", i), method, MethodTable)
+        for place, companion in _companions(keys, table):
+            if "network" not in companion:
+                self.refuse(place, "a companion is a table with a network and its training")
+            self.check_keys(place, companion, CompanionTable)
+
+    def check_names(self, keys: Keys, table: dict[str, Any]) -> None:
+        """Raises for a detector, metric, network, objective or setting that does not exist."""
+        for name in table.get("peers", []) if peers_installed() else []:
+            self.attempt((*keys, "peers"), detectors.build, name, trust=self.trust)
+        for name in table.get("metrics", []):
+            self.attempt((*keys, "metrics"), metrics.find, name)
+        known = {"network": NETWORKS | DENSE | LIBRARIES | AUTOENCODERS, "objective": OBJECTIVES}
+        for key in known.keys() & table.keys():
+            name = parse(table[key])[0]
+            self.attempt((*keys, key), look_up, key, known[key], name, self.trust)
+        for key, value in table.get("training", {}).items():
+            self.attempt((*keys, "training", key), settings, {"milestones": [1], key: value})
+
+    def check_whole(self, keys: Keys, table: dict[str, Any]) -> None:
+        """Raises for what a tier lacks, once it is merged with the top."""
         for key in ("title", "data", "unknown"):
-            if key not in whole:
-                file.refuse((tier,), f"{key} is missing; every protocol needs one")
-        for i, changes in enumerate(whole.get("methods", [{}])):
-            keys = ("methods", i) if "methods" in whole else (tier,)
-            _check_method(file, keys, merged(whole, changes))
-            _check_tuning(file, keys, merged(whole, changes))
-        if LEFT_OUT in _sets(whole["unknown"]) and not whole.get("splits"):
-            file.refuse((), f"{LEFT_OUT} needs splits: lists of known classes", LEFT_OUT)
-    _check_figures(file)
+            if key not in table:
+                self.refuse(keys, f"{key} is missing; every protocol needs one")
+        for i, changes in enumerate(table.get("methods", [{}])):
+            place = (*keys, "methods", i) if "methods" in table else keys
+            self.check_method(place, merged(table, changes))
+            self.check_tuning(place, merged(table, changes))
+        if LEFT_OUT in _sets(table["unknown"]) and not table.get("splits"):
+            self.refuse((*keys, "unknown"), f"{LEFT_OUT} needs splits: lists of known classes")
+
+    def check_method(self, keys: Keys, table: dict[str, Any]) -> None:
+        """Raises for a method without a network, or with detectors that cannot be built."""
+        for key in ("network", "detectors"):
+            if not table.get(key):
+                self.refuse(keys, f"{key} is missing; every method needs one")
+        given = dict.fromkeys(table.get("companions", {}), nn.Identity())
+        given |= {"load": lambda run: nn.Identity(), "trust": self.trust}
+        for name in table["detectors"]:
+            self.attempt((*keys, "detectors"), detectors.build, name, **given)
+        for place, whole in ((keys, table), *_companions(keys, table)):
+            self.attempt((*place, "training"), settings, whole.get("training", {}))
+
+    def check_tuning(self, keys: Keys, table: dict[str, Any]) -> None:
+        """Raises for tuning of a detector that is not there, or on unknown data of the test."""
+        for detector, sets in table.get("tune", {}).items():
+            place = (*keys, "tune", detector)
+            if detector not in table["detectors"]:
+                self.refuse(place, unknown_name("detector here", detector, table["detectors"]))
+            self.attempt(place, refuse_leak, sets, _sets(table["unknown"]))
+
+    def check_figures(self, table: dict[str, Any]) -> None:
+        """Raises for published figures of what the protocol does not have."""
+        run = {name for _, part in _tables(table) for name in part.get("detectors", [])}
+        unknown = [part["unknown"] for _, part in _tables(table) if "unknown" in part]
+        sets = {KNOWN, *(str(DataName.parse(name)) for each in unknown for name in _sets(each))}
+        sets |= {group for each in unknown if isinstance(each, dict) for group in each}
+        for keys, part in _tables(table):
+            for detector in part.get("published", {}):
+                if detector not in run:
+                    hint = "; methods that are not run go under [others]"
+                    problem = unknown_name("detector here", detector, run) + hint
+                    self.refuse((*keys, "published", detector), problem)
+            for key in ("published", "others"):
+                for detector, figures in part.get(key, {}).items():
+                    self.check_sets((*keys, key, detector), figures, sets)
+
+    def check_sets(self, place: Keys, figures: dict[str, Any], sets: set[str]) -> None:
+        """Raises for figures on another unknown set, or of another metric."""
+        for name, values in figures.items():
+            if name not in sets:
+                self.refuse((*place, name), unknown_name("unknown set here", name, sets))
+            for metric in values:
+                self.attempt((*place, name, metric), metrics.find, metric)
 
 
-def _tables(table: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], dict[str, Any]]]:
+def _tables(table: dict[str, Any]) -> Iterator[tuple[Keys, dict[str, Any]]]:
     """The top, the tiers and the methods, with the keys that lead to them."""
     places = [((), table), *(((tier,), table.get(tier, {})) for tier in TIERS)]
     for keys, place in places:
@@ -119,135 +258,9 @@ def _tables(table: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], dict
             yield from _companions((*keys, "methods", i), method)
 
 
-def _companions(keys: tuple, table: dict[str, Any]) -> Iterator[tuple[tuple, dict[str, Any]]]:
+def _companions(keys: Keys, table: dict[str, Any]) -> Iterator[tuple[Keys, dict[str, Any]]]:
     for name, companion in table.get("companions", {}).items():
         yield (*keys, "companions", name), companion
-
-
-def _check_keys(
-    file: TomlFile, keys: tuple, table: Any, allowed: Mapping[str, tuple[type, ...]]
-) -> None:
-    for key, value in table.items():
-        if key not in allowed:
-            file.refuse((*keys, key), unknown_name("key", key, allowed))
-        if not isinstance(value, allowed[key]) or isinstance(value, bool):
-            kinds = " or ".join(KINDS[kind] for kind in allowed[key])
-            file.refuse((*keys, key), f"{key} is {value!r}; expected {kinds}")
-    for i, method in enumerate(table.get("methods", [])):
-        _check_keys(file, (*keys, "methods", i), method, METHOD)
-    for place, companion in _companions(keys, table):
-        if not isinstance(companion, dict) or "network" not in companion:
-            file.refuse(place, "a companion is a table with a network and its training")
-        _check_keys(file, place, companion, COMPANION)
-
-
-KINDS = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    list: "a list",
-    dict: "a table",
-}
-
-
-def _check_names(file: TomlFile, keys: tuple, table: dict[str, Any]) -> None:
-    """Raises for a detector, metric, network, objective or setting that does not exist."""
-
-    def attempt(key: str, value: Any, make: Callable[[Any], object]) -> None:
-        try:
-            make(value)
-        except ValueError as error:
-            file.refuse((*keys, key), error, value)
-
-    for name in table.get("peers", []) if peers_installed() else []:
-        attempt("peers", name, detectors.build)
-    for name in table.get("metrics", []):
-        attempt("metrics", name, metrics.find)
-    if "network" in table:
-        known = NETWORKS | DENSE | LIBRARIES | AUTOENCODERS
-        attempt("network", table["network"], _find_in("network", known))
-    if "objective" in table:
-        attempt("objective", table["objective"], _find_in("objective", OBJECTIVES))
-    for key, value in table.get("training", {}).items():
-        try:
-            settings({"milestones": [1], key: value})
-        except (ValueError, TypeError) as error:
-            file.refuse((*keys, "training", key), f"{key} is {value!r}: {error}")
-    size = table.get("size", [1, 1])
-    if isinstance(size, list) and [type(side) for side in size] != [int, int]:
-        file.refuse((*keys, "size"), f"size is {size}; expected a side, or [height, width]")
-    if not table.get("seeds", 1) > 0:
-        file.refuse((*keys, "seeds"), f"seeds is {table['seeds']}; expected at least 1")
-
-
-def _find_in(kind: str, known: Mapping[str, Any]) -> Callable[[str], None]:
-    def find_name(spec: str) -> None:
-        name = parse(spec)[0]
-        if name not in known and "." not in name:
-            raise ValueError(unknown_name(kind, name, known))
-
-    return find_name
-
-
-def _check_method(file: TomlFile, keys: tuple, table: dict[str, Any]) -> None:
-    for key in ("network", "detectors"):
-        if not table.get(key):
-            file.refuse(keys, f"{key} is missing; every method needs one")
-    companions = dict.fromkeys(table.get("companions", {}), nn.Identity())
-    for name in table["detectors"]:
-        try:
-            detectors.build(name, load=lambda run: nn.Identity(), **companions)
-        except ValueError as error:
-            file.refuse((*keys, "detectors"), error, name)
-    for place, whole in ((keys, table), *_companions(keys, table)):
-        try:
-            settings(whole.get("training", {}))
-        except ValueError as error:
-            file.refuse((*place, "training"), error)
-
-
-def _check_tuning(file: TomlFile, keys: tuple, table: dict[str, Any]) -> None:
-    """Raises for tuning of a detector that is not there, or on unknown data of the test."""
-    for detector, sets in table.get("tune", {}).items():
-        place = (*keys, "tune", detector)
-        if detector not in table["detectors"]:
-            file.refuse(place, unknown_name("detector here", detector, table["detectors"]))
-        if not isinstance(sets, list):
-            file.refuse(place, f"tune is {sets!r}; expected a list of unknown sets")
-        try:
-            refuse_leak(sets, _sets(table["unknown"]))
-        except ValueError as error:
-            file.refuse(place, error)
-
-
-def _check_figures(file: TomlFile) -> None:
-    """Raises for published figures of a detector, set or metric that the protocol does not have."""
-    run = {name for _, table in _tables(file.table) for name in table.get("detectors", [])}
-    unknown = [table["unknown"] for _, table in _tables(file.table) if "unknown" in table]
-    sets = {KNOWN, *(str(DataName.parse(name)) for each in unknown for name in _sets(each))}
-    sets |= {group for each in unknown if isinstance(each, dict) for group in each}
-    for keys, table in _tables(file.table):
-        for key in ("published", "others"):
-            for detector, figures in table.get(key, {}).items():
-                place = (*keys, key, detector)
-                if key == "published" and detector not in run:
-                    hint = "; methods that are not run go under [others]"
-                    file.refuse(place, unknown_name("detector here", detector, run) + hint)
-                _check_detector_figures(file, place, figures, sets)
-
-
-def _check_detector_figures(file: TomlFile, place: tuple, figures: Any, sets: set[str]) -> None:
-    for name, values in figures.items():
-        if name not in sets:
-            file.refuse((*place, name), unknown_name("unknown set here", name, sets))
-        for metric, value in values.items():
-            try:
-                metrics.find(metric)
-            except ValueError as error:
-                file.refuse((*place, name, metric), error)
-            if not isinstance(value, float | int) or not 0 <= value <= 1:
-                problem = f"{metric} is {value!r}; expected a share in 0…1"
-                file.refuse((*place, name, metric), problem)
 
 
 def _sets(unknown: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
@@ -21,7 +20,7 @@ from openset.errors import Paused
 from openset.evaluation.evaluate import evaluate
 from openset.evaluation.metrics import METRICS
 from openset.evaluation.results import FILES, Results
-from openset.files import refuse_foreign
+from openset.files import parse_json, refuse_foreign
 from openset.model.fit import fit
 from openset.model.tune import tune_model
 from openset.networks.device import choose_device
@@ -160,8 +159,11 @@ class Runner:
         from openset.reporting.latent import pictures  # Here, because drawing takes long to import.
 
         started, protocol = time.monotonic(), step.trial.protocol
-        network = run.load_network().to(self.device)
-        beside = {name: Run.load(s.folder).load_network() for name, s in step.companions.items()}
+        network = run.load_network(protocol.trust or ()).to(self.device)
+        beside = {
+            name: Run.load(s.folder).load_network(protocol.trust or ())
+            for name, s in step.companions.items()
+        }
         detectors = {name: build_detector(name, **beside) for name in missing}
         with tempfile.TemporaryDirectory(dir=self.work, prefix=".activations-") as store:
             models = fit(
@@ -204,7 +206,7 @@ class Runner:
             self._add_seconds(other, Run.load(other.folder), [])
         log = run.folder / "log.jsonl"
         if log.exists() and (lines := log.read_text().splitlines()):
-            self.seconds["training"] += json.loads(lines[-1]).get("seconds", 0.0)
+            self.seconds["training"] += parse_json(lines[-1]).get("seconds", 0.0)
         self.seconds["evaluation"] += sum(part.seconds for part in parts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -16,6 +15,7 @@ from openset.benchmark.trial import Trial
 from openset.data import Data, ImageSet
 from openset.data.samples import summary
 from openset.evaluation.stamp import versions
+from openset.files import read_json
 from openset.objectives import Objective
 from openset.runs.recipe import Recipe
 from openset.runs.run import Run, build_detector
@@ -153,7 +153,7 @@ class Step:
         wrong = [name for name, value in self.facts.items() if have[name] != value]
         record = run.folder / "training.json"
         if record.exists() and not self.data.train.dense:
-            seen = json.loads(record.read_text(encoding="utf-8"))["data"]
+            seen = read_json(record)["data"]
             if not summary(self.data.train.labels).items() <= seen.items():
                 wrong.append("training images")
         if wrong:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openset.commands.options import Device, Places
+from openset.commands.options import Device, Places, Trust
 from openset.commands.screen import say, show, show_results
 
 
@@ -20,6 +20,7 @@ def benchmark(
     max_minutes: float | None = None,
     device: Device = None,
     cache: Path | None = None,
+    trust: Trust = None,
 ) -> None:
     """Run a protocol: the paper's table with ours beside it.
 
@@ -41,7 +42,7 @@ def benchmark(
     from openset.benchmark.runner import benchmark as run_benchmark
     from openset.evaluation.stamp import command
 
-    tier = protocols.load(protocol, "quick" if quick else "paper")
+    tier = protocols.load(protocol, "quick" if quick else "paper", trust or ())
     if dry_run:
         work = cache or out / "work"
         show(Plan(tier, work, seeds=seeds, only=only, skip_missing=skip_missing).table())

@@ -18,7 +18,7 @@ Training = Annotated[Settings, Parameter(name="*", group="Training")]
 
 Trust = Annotated[
     list[str] | None,
-    Parameter(negative="", help="Packages that may be imported to build the network."),
+    Parameter(negative="", help="Packages outside openset that a file may have imported."),
 ]
 
 

@@ -13,6 +13,10 @@ from torch import Tensor
 
 from openset.data.decode import open_picture, shown
 from openset.data.modes import DEPTHS, plain, to_pil
+from openset.spec import call
+
+LONGEST = 2**15
+"""Pixels of the longest side that an image may be brought to."""
 
 Picture = Image.Image | np.ndarray | Tensor
 
@@ -48,8 +52,10 @@ class Adapter:
     bits: int | None = None
 
     def __post_init__(self):
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size is {self.size}; give (height, width) of at least one pixel")
+        if len(self.size) != 2 or not 1 <= min(self.size) <= max(self.size) <= LONGEST:
+            raise ValueError(
+                f"size is {self.size}; give (height, width) of 1 to {LONGEST} pixels each"
+            )
         height, width = self.size  # a list where it comes from JSON
         object.__setattr__(self, "size", (int(height), int(width)))
         if self.channels not in (1, 3):
@@ -75,7 +81,7 @@ class Adapter:
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
         """The adapter that `settings` describes."""
-        return cls(**settings)
+        return call("adapter", cls, settings)
 
     def __call__(self, picture: Picture) -> Tensor:
         """A uint8 tensor `[C, H, W]` of a PIL image, an array `[H, W(, C)]` or tensor `[C, H, W]`.

@@ -90,10 +90,23 @@ def plain(image: Image.Image, mode: str, bits: int | None = None) -> Image.Image
         image = Image.fromarray(to_uint8(np.asarray(image)))
     elif image.mode.startswith("I"):
         image = Image.fromarray(upper_bits(np.asarray(image), "a picture", bits))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+    return on_white(image, mode) if image.has_transparency_data else image.convert(mode)
+
+
+BAND = 2**20
+"""Pixels that are laid on white at once, which takes several copies of them."""
+
+
+def on_white(image: Image.Image, mode: str) -> Image.Image:
+    """A transparent picture on white, in mode L or RGB."""
+    out = Image.new(mode, image.size)
+    width, height = image.size
+    step = max(1, BAND // width)
+    for top in range(0, height, step):
+        band = image.crop((0, top, width, min(top + step, height))).convert("RGBA")
+        band = Image.alpha_composite(Image.new("RGBA", band.size, "white"), band)
+        out.paste(band.convert(mode), (0, top))
+    return out
 
 
 def _refuse_shallow(image: Image.Image, bits: int | None) -> None:

@@ -98,10 +98,7 @@ def load(
     adapter = adapter_of(parts["train"].pixels, size, channels)
     bits = name.bits or used_bits(parts["train"], notes)
     adapter = replace(adapter, invert=inverted(name, adapter), bits=bits)
-    if source.masks and len(known) < len(source.classes):
-        labels = class_labels(source, known)
-        parts, note = without_left_out(parts, source.masks, labels, adapter)
-        notes.append(note)
+    parts = seen_as_known(parts, source, known, adapter, notes)
     left_out = {"train": VOID, "valid": VOID, "test": UNKNOWN}
     sets = {
         key: image_set(source, part, adapter, known, left_out[key]) for key, part in parts.items()
@@ -109,14 +106,32 @@ def load(
     if skip_bad:
         sets = {key: images.without_bad() for key, images in sets.items()}
     skipped = [reason for images in sets.values() for reason in images.skipped]
-    if skipped:
-        named = [reason.partition(";")[0] for reason in skipped[:10]]
-        more = ["…"] if len(skipped) > len(named) else []
-        notes.append(f"Unreadable images left out: {len(skipped)} ({'; '.join(named + more)}).")
+    notes += skipped_note(skipped)
     train, held, test = (known_part(sets[key]) for key in ("train", "valid", "test"))
     unknown = unknown_part(sets["test"])
     need_every_class(train, classes)
     return Data(source.name, classes, train, held, test, unknown, adapter, skipped, notes)
+
+
+def seen_as_known(
+    parts: dict[str, Split], source: Source, known: list[int], adapter: Adapter, notes: list[str]
+) -> dict[str, Split]:
+    """The splits, those to train on without images that show a class left out, if pixels do."""
+    if source.masks is None or len(known) == len(source.classes):
+        return parts
+    labels = class_labels(source, known)
+    parts, note = without_left_out(parts, source.masks, labels, adapter)
+    notes.append(note)
+    return parts
+
+
+def skipped_note(skipped: list[str]) -> list[str]:
+    """A sentence on the images that could not be read, if there are any."""
+    if not skipped:
+        return []
+    named = [reason.partition(";")[0] for reason in skipped[:10]]
+    more = ["…"] if len(skipped) > len(named) else []
+    return [f"Unreadable images left out: {len(skipped)} ({'; '.join(named + more)})."]
 
 
 def load_images(spec: Any, adapter: Adapter, *, seed: int = 0, skip_bad: bool = False) -> ImageSet:

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from openset import spec as names
 from openset.densities import DENSITIES
 from openset.detectors.base import Detector as Detector
 from openset.detectors.binary import BIN as BIN
@@ -33,12 +32,18 @@ from openset.detectors.vim import ViM as ViM
 from openset.detectors.vmdls import VMDLS as VMDLS
 from openset.detectors.vmdls import VMDLSb as VMDLSb
 from openset.fitted import by_name
-from openset.spec import as_names, look_up, parameters_of, parse
+from openset.spec import Trust, as_names, call, look_up, parameters_of, parse
 
 DETECTORS: dict[str, type[Detector]] = by_name(globals(), Detector)
 
 
-def build(spec: str, *, load: Callable[[str], nn.Module] | None = None, **given: Any) -> Detector:
+def build(
+    spec: str,
+    *,
+    load: Callable[[str], nn.Module] | None = None,
+    trust: Trust = None,
+    **given: Any,
+) -> Detector:
     """The detector that a string names: `"odin:epsilon=0.002"`, `"package.module:Class"`.
 
     Settings that a detector does not take go to its density, `"gemos:density=pca,components=4"`, or
@@ -48,6 +53,7 @@ def build(spec: str, *, load: Callable[[str], nn.Module] | None = None, **given:
         spec: The name with its settings.
         load: Reads a network by its name, for a setting that is one (`vmdls:autoencoder=RUN`);
             None takes networks from `given` alone. `openset.runs.run.build_detector` reads runs.
+        trust: Packages that may be imported; None any, for a string that a user typed.
         given: What the caller has, such as `autoencoder`; only a detector that takes it, and whose
             string does not set it, gets it.
 
@@ -58,34 +64,35 @@ def build(spec: str, *, load: Callable[[str], nn.Module] | None = None, **given:
         PCA(components=4)
     """
     name, bare, keyed = parse(spec)
-    factory = look_up("detector", DETECTORS, name)
+    factory = look_up("detector", DETECTORS, name, trust)
     own = parameters_of(factory)
 
     def made(key: str, value: Any) -> Any:
         if key == "detectors" and isinstance(value, str | tuple):
-            return [build(str(each), load=load, **given) for each in as_names(value)]
+            return [build(str(each), load=load, trust=trust, **given) for each in as_names(value)]
         return load(value) if key == "autoencoder" and load and isinstance(value, str) else value
 
-    bare = [made(key, value) for key, value in zip(own, bare, strict=False)] + bare[len(own) :]
-    keyed = {key: made(key, value) for key, value in keyed.items()}
+    placed = dict(zip(own, bare, strict=False))
+    if twice := placed.keys() & keyed.keys():
+        raise ValueError(f"detector {name} got {min(twice)} twice")
+    keyed = {key: made(key, value) for key, value in {**placed, **keyed}.items()}
     keyed = {key: value for key, value in given.items() if key in own} | keyed
-    _need(name, own, bare, keyed)
+    _need(name, own, keyed)
     inner = {key: value for key, value in keyed.items() if key not in own}
     taken = {key: value for key, value in keyed.items() if key in own}
     if inner and "options" in own:
-        return names.call("detector", name, factory, bare, {**taken, "options": inner}, {})
-    if not inner or "density" not in own:
-        return names.call("detector", name, factory, bare, keyed, {})
-    family = taken.pop("density", own["density"].default)
-    taken["density"] = names.call(
-        "density", family, look_up("density", DENSITIES, family), [], inner, {}
-    )
-    return names.call("detector", name, factory, bare, taken, {})
+        taken["options"], inner = inner, {}
+    if "density" in own and (inner or isinstance(taken.get("density"), str)):
+        family, first, more = parse(taken.get("density", own["density"].default))
+        density = look_up("density", DENSITIES, family, trust)
+        taken["density"] = call(f"density {family}", density, {**more, **inner}, first)
+        inner = {}
+    return call(f"detector {name}", factory, {**taken, **inner}, bare[len(own) :])
 
 
-def _need(name: str, own: Mapping[str, Parameter], bare: list, keyed: Mapping[str, Any]) -> None:
+def _need(name: str, own: Mapping[str, Parameter], keyed: Mapping[str, Any]) -> None:
     """Raises for a setting without a default that nobody gave."""
-    for key, parameter in list(own.items())[len(bare) :]:
+    for key, parameter in own.items():
         plain = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         if plain and parameter.default is parameter.empty and key not in keyed:
             raise ValueError(

@@ -43,6 +43,8 @@ class ODIN(Detector):
     ):
         super().__init__()
         self.temperature = positive(temperature, "temperature")
+        if std is not None and not (len(std) and min(std) > 0):
+            raise ValueError(f"std is a number above 0 for each channel; got {std}")
         self.epsilon, self.std = step(epsilon), std
 
     def score(self, rows: Activations) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 from rich.table import Table
 from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +20,15 @@ from openset.evaluation.rows import Case, Row, read_csv, write_csv
 from openset.evaluation.seen import Seen
 from openset.evaluation.stamp import stamp
 from openset.evaluation.summary import Cell, Summary, mean_over_seeds
-from openset.files import complete_folder, recovered, save_tensors
+from openset.files import (
+    complete_folder,
+    digest_of,
+    read_json,
+    read_tensors,
+    recovered,
+    save_tensors,
+    sealed_json,
+)
 from openset.scoring.scored import Scored
 from openset.scoring.threshold import ThresholdRecord
 
@@ -214,8 +220,8 @@ class Results:
             name: getattr(self, name) for name in ("notes", "shown", "shown_known", "seconds")
         }
         record |= {"runs": runs, "cases": cases, "figures": figures}
-        text = json.dumps(record, indent=1, ensure_ascii=False)
-        (folder / "results.json").write_text(text, encoding="utf-8")
+        record["table"] = digest_of(folder / "results.csv")
+        (folder / "results.json").write_text(sealed_json(record), encoding="utf-8")
 
     def _case_record(self, case: Case, shelf: _Shelf, album: _Album) -> dict[str, Any]:
         """A case for results.json, with the keys of its tensors and the files of its pictures."""
@@ -243,7 +249,7 @@ class Results:
         """
         with _reading(recovered(folder)) as folder:
             results, record = cls._table(folder)
-            results._fill(record, load((folder / "scores.safetensors").read_bytes()), folder)
+            results._fill(record, read_tensors(folder / "scores.safetensors"), folder)
         return results
 
     @classmethod
@@ -258,7 +264,9 @@ class Results:
 
     @classmethod
     def _table(cls, folder: Path) -> tuple[Results, dict[str, Any]]:
-        record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        record = read_json(folder / "results.json")
+        if record.get("table", digest := digest_of(folder / "results.csv")) != digest:
+            raise ValueError("results.csv was changed after it was written")
         notes = dict(record["notes"])
         # Before they had fields of their own, these were notes.
         shown, known = notes.pop("Shown", "").split(), notes.pop("Shown known", "")

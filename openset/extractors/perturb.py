@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -64,7 +63,7 @@ class Perturb(nn.Module):
 
 
 def step(epsilon: float) -> float:
-    """The length of a step, if it is finite and not negative: that would turn it round."""
-    if not 0 <= epsilon < math.inf:
-        raise ValueError(f"epsilon must be at least 0, in pixel units (0…1); got {epsilon}")
+    """The length of a step, if it is not negative, which would turn it round, and within 0…1."""
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"epsilon must lie in 0…1, in pixel units; got {epsilon}")
     return epsilon

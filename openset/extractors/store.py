@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from safetensors import safe_open
 from torch import Tensor
 
 from openset.activations import Activations
-from openset.files import complete_file, save_tensors
+from openset.files import complete_file, read_json, read_tensors, save_tensors, sealed_json
+from openset.spec import Range, call
 
 
 class Store:
@@ -46,7 +49,7 @@ class Store:
             _save(batch, self.folder / f"{i:05d}.safetensors")
             counts.append(len(batch))
         with complete_file(self.folder / "index.json") as partial:
-            partial.write_text(json.dumps({"counts": counts}))
+            partial.write_text(sealed_json({"counts": counts}))
         return self
 
     @property
@@ -61,14 +64,23 @@ class Store:
             raise ValueError(
                 f"{self.folder} holds no complete store; extract the activations again"
             )
-        return json.loads((self.folder / "index.json").read_text())["counts"]
+        index = call(f"the store {self.folder}", _Index, read_json(self.folder / "index.json"))
+        return index.counts
 
     def __len__(self) -> int:
         return sum(self.counts)
 
     def __iter__(self) -> Iterator[Activations]:
-        for i in range(len(self.counts)):
-            yield _load(self.folder / f"{i:05d}.safetensors")
+        for i, count in enumerate(self.counts):
+            batch = _load(self.folder / f"{i:05d}.safetensors")
+            if len(batch) != count:
+                raise ValueError(f"shard {i} of {self.folder} holds {len(batch)} rows, not {count}")
+            yield batch
+
+
+@dataclass(frozen=True)
+class _Index:
+    counts: list[Annotated[int, Range(least=0)]]
 
 
 def _save(batch: Activations, path: Path) -> None:
@@ -85,8 +97,10 @@ def _save(batch: Activations, path: Path) -> None:
 
 
 def _load(path: Path) -> Activations:
+    found = read_tensors(path)
     with safe_open(path, "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in json.loads(file.metadata()["order"])}
+        order = json.loads((file.metadata() or {}).get("order", "[]"))
+    tensors = {key: found[key] for key in order}
 
     def group(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}

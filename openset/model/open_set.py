@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,10 +9,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from openset import networks
 from openset.activations import UNKNOWN, Activations, EveryNth
 from openset.data import Adapter
 from openset.data.batch import check_images
@@ -23,8 +20,7 @@ from openset.extractors.extract import stream
 from openset.extractors.pixel_rows import HELD_OUT, pixel_rows
 from openset.extractors.store import Store
 from openset.extractors.tap import Tap
-from openset.files import complete_folder, save_tensors
-from openset.model.saved import DESCRIPTION, TENSORS, _digest, _read, restore
+from openset.model import saved
 from openset.networks.layers import is_channels_last
 from openset.scoring.answers import ask
 from openset.scoring.scored import joined
@@ -213,6 +209,7 @@ class OpenSet(nn.Module):
             "threshold": None if self.threshold is None else self.threshold.settings(),
             "classes": None if self.classes is None else list(self.classes),
             "adapter": None if self.adapter is None else self.adapter.settings(),
+            "state": saved.described_state(self.state_dict()),
         }
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -221,12 +218,7 @@ class OpenSet(nn.Module):
         The tensors' file holds the description too and can be loaded alone. The folder is complete
         or absent; an earlier model in it is replaced, anything else is refused.
         """
-        description = self.describe()
-        with complete_folder(folder, owns=(TENSORS, DESCRIPTION)) as partial:
-            text = json.dumps(description)
-            save_tensors(self.state_dict(), partial / TENSORS, {"openset": text})
-            readable = {**description, "sha256": _digest(partial / TENSORS)}
-            (partial / DESCRIPTION).write_text(json.dumps(readable, indent=2) + "\n")
+        saved.save(self, self.describe(), folder)
 
     @classmethod
     def load(
@@ -235,7 +227,7 @@ class OpenSet(nn.Module):
         network: nn.Module | None = None,
         trust: Sequence[str] = (),
     ) -> Self:
-        """Reads a saved model; nothing in it is executed.
+        """Reads a saved model, in evaluation mode; nothing in it is executed.
 
         Args:
             path: The folder, or its `model.safetensors` alone.
@@ -245,33 +237,7 @@ class OpenSet(nn.Module):
         Raises:
             ValueError: If a file is missing, truncated or changed, or names what is not trusted.
         """
-        path = Path(path)
-        file, description = _read(path)
-        if network is None:
-            if description["network"] is None:
-                raise ValueError(
-                    f"{path} holds a network that openset did not build; "
-                    "pass the same module: OpenSet.load(path, network=…)"
-                )
-            network = networks.from_spec(description["network"], trust)
-        detector = restore(description["detector"], trust)
-        detector.tuned_on = tuple(description.get("tuned_on", ()))
-        adapter, threshold = description["adapter"], description["threshold"]
-        model = cls(
-            Tap(network, **description["tap"]),
-            detector,
-            None if threshold is None else Threshold.from_settings(threshold),
-            description["classes"],
-            None if adapter is None else Adapter.from_settings(adapter),
-            description.get("name"),
-        )
-        try:
-            model.load_state_dict(load_file(file))
-        except RuntimeError as error:
-            raise ValueError(f"{file} does not fit the network it names: {error}") from error
-        if description.get("channels_last", False):  # The arithmetic that set the threshold.
-            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        return model
+        return saved.load(cls, path, network, trust)
 
 
 def are_activations(images: Any) -> bool:

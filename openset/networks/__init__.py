@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from openset import spec as names
+from openset.networks.allowance import Allowance
 from openset.networks.autoencoder import autoencoder
 from openset.networks.base import Backbone, Normalize, described
 from openset.networks.checkpoint import load_weights
@@ -60,6 +62,9 @@ AUTOENCODERS: dict[str, Callable[..., Any]] = {"autoencoder": autoencoder}
 FLOWS: dict[str, Callable[..., Any]] = {"real-nvp": real_nvp}
 """Factories `(channels, …) -> network` of densities that draw images, by name."""
 
+NAMED = NETWORKS | DENSE | LIBRARIES | AUTOENCODERS | FLOWS
+"""What a string may name."""
+
 __all__ = [
     "AUTOENCODERS",
     "DENSE",
@@ -86,6 +91,7 @@ __all__ = [
     "real_nvp",
     "resnet18",
     "resnet34",
+    "restore",
     "vgg",
     "vgg13",
     "wrn_16_2",
@@ -94,12 +100,13 @@ __all__ = [
 ]
 
 
-def build(spec: str | Mapping[str, Any], **given: Any) -> nn.Module:
+def build(spec: str | Mapping[str, Any], *, trust: names.Trust = None, **given: Any) -> nn.Module:
     """Makes the network that a string names, such as `"cnn"` or `"cnn:widths=16+32,hidden=64"`.
 
     Args:
         spec: A name of `NETWORKS` with its settings, `timm:NAME`, `torchvision:NAME`, `smp:NAME`,
             or `package.module:factory` for your own; or a mapping as `from_spec` takes it.
+        trust: Packages whose factories may be imported; None any, for a string that a user typed.
         given: What the caller knows, such as `classes` and `channels`; a factory gets those that
             it takes and that `spec` does not set.
 
@@ -111,15 +118,12 @@ def build(spec: str | Mapping[str, Any], **given: Any) -> nn.Module:
         Linear(in_features=64, out_features=6, bias=True)
     """
     if not isinstance(spec, str):
-        return _make(spec, (), given)
-    if "." not in spec.partition(":")[0]:
-        table = NETWORKS | DENSE | LIBRARIES | AUTOENCODERS | FLOWS
-        return names.build("network", table, spec, **given)
-    path, bare, keyed = names.parse(spec)
-    return names.call("network", path, _imported(path), bare, keyed, given)
+        return _make(spec, trust or (), given)
+    name, bare, keyed = names.parse(spec)
+    return names.call(f"network {name}", find(name, NAMED, trust), keyed, bare, given)
 
 
-def from_spec(spec: Mapping[str, Any], trust: Sequence[str] = ()) -> nn.Module:
+def from_spec(spec: Mapping[str, Any], trust: names.Trust = ()) -> nn.Module:
     """Makes again the network that `network.spec` describes; its weights are loaded separately.
 
     Args:
@@ -139,34 +143,36 @@ def from_spec(spec: Mapping[str, Any], trust: Sequence[str] = ()) -> nn.Module:
     return _make(spec, trust, {})
 
 
-def _make(spec: Mapping[str, Any], trust: Sequence[str], given: dict[str, Any]) -> nn.Module:
+def restore(spec: Mapping[str, Any], weights: Path, trust: names.Trust = ()) -> nn.Module:
+    """The network that a file describes and a file of weights fills, which must fit each other.
+
+    Args:
+        spec: As for `from_spec`; it makes nothing larger than the weights.
+        weights: A `.safetensors` file.
+        trust: As for `from_spec`.
+    """
+    with Allowance.of(weights, "the network's description") as allowance:
+        allowance.check_sizes(spec)
+        network = from_spec(spec, trust)
+    return load_weights(network, weights)
+
+
+def _make(spec: Mapping[str, Any], trust: names.Trust, given: dict[str, Any]) -> nn.Module:
     settings = {
         key: _make(value, trust, given) if isinstance(value, Mapping) else value
         for key, value in spec.items()
     }
     name = settings.pop("name", None)
     if not isinstance(name, str):
-        raise ValueError(f"a network's spec needs a name; got {dict(spec)}")
+        raise ValueError(f"a network's spec needs a name; got {dict(spec)!r:.200}")
     if name in LIBRARIES:
         settings["pretrained"] = False  # The weights come with the saved model.
-    return names.call("network", name, _trusted(name, trust), [], settings, given)
+    return names.call(f"network {name}", find(name, NAMED | HEADS, trust), settings, (), given)
 
 
-def _trusted(name: str, trust: Sequence[str]) -> Callable[..., Any]:
-    """The factory of that name; one outside openset only from a package in `trust`."""
-    table = NETWORKS | DENSE | LIBRARIES | HEADS | AUTOENCODERS | FLOWS
-    if name in table:
-        return table[name]
-    module = name.partition(":")[0]
-    if "." not in module:
-        raise ValueError(names.unknown_name("network", name, table))
-    if not any(f"{module}.".startswith(f"{package}.") for package in trust):
-        raise ValueError(
-            f"the network is made by {name}, which is code outside openset and runs when it is "
-            f"imported; if you trust it, pass trust=[{module.partition('.')[0]!r}]"
-        )
-    return _imported(name)
-
-
-def _imported(path: str) -> Callable[..., Any]:
-    return described(names.import_factory(path), path)
+def find(
+    name: str, table: Mapping[str, Callable[..., Any]], trust: names.Trust
+) -> Callable[..., Any]:
+    """The factory of that name, from a table or imported from a trusted package."""
+    factory = names.look_up("network", table, name, trust)
+    return factory if name in table else described(factory, name)

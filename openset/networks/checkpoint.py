@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from openset.files import check_ordinary, read_tensors
 
 
 def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
@@ -49,13 +48,14 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
 
 
 def _read(path: Path) -> Any:
+    check_ordinary(path)
     if not path.is_file():
         raise ValueError(f"no weights at {path}; give a .safetensors or state_dict file")
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+    except Exception as error:  # A damaged pickle raises whatever its reader stumbles on.
         raise ValueError(
             f"cannot read weights from {path}: it is damaged, or holds more than tensors and plain "
             f"values and is not run for safety; save network.state_dict() as safetensors ({error})"

@@ -93,10 +93,10 @@ class Recipe:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = networks.build(self.network, **fitting(data))
+            network = networks.build(self.network, trust=None, **fitting(data))
             if ready:
                 network = self._prepare(network, data)
-            return build("objective", OBJECTIVES, self.objective, network=network)
+            return build("objective", OBJECTIVES, self.objective, trust=None, network=network)
 
     def _prepare(self, network: nn.Module, data: Data) -> nn.Module:
         if self.weights is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,12 +18,13 @@ from openset.data import Adapter, Data, ImageSet, load_known
 from openset.data.sources import same_images
 from openset.detectors import Detector, build
 from openset.evaluation.rows import Case
-from openset.files import complete_file, recovered_folders
+from openset.files import complete_file, read_json, recovered_folders, sealed_json
 from openset.model.fit import fit
 from openset.model.open_set import OpenSet
 from openset.model.saved import DESCRIPTION, saved_name
 from openset.runs.recipe import Recipe
 from openset.scoring.threshold import SEEN
+from openset.spec import call
 
 OWN = "valid"
 """Stands for the images that a run held out, in place of a data string."""
@@ -67,10 +67,11 @@ class Run:
         folder = Path(folder)
         file = folder / "run.json"
         try:
-            told = json.loads(file.read_text(encoding="utf-8"))
+            told = read_json(file)
             told = told if "recipe" in told else _with_recipe(told)
-            recipe, adapter = Recipe.from_plain(told["recipe"]), Adapter(**told["adapter"])
-            return cls(folder, **{**told, "recipe": recipe, "adapter": adapter})
+            recipe = Recipe.from_plain(told["recipe"])
+            adapter = Adapter.from_settings(told["adapter"])
+            return call("run", cls, {**told, "recipe": recipe, "adapter": adapter}, [folder])
         except FileNotFoundError as error:
             raise ValueError(
                 f"{folder} holds no run (no run.json); give a folder that `openset train` wrote"
@@ -83,7 +84,7 @@ class Run:
         told = {one.name: getattr(self, one.name) for one in fields(self)[1:]}
         told |= {"recipe": self.recipe.to_plain(), "adapter": self.adapter.settings()}
         with complete_file(self.folder / "run.json") as partial:
-            partial.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+            partial.write_text(sealed_json(told), encoding="utf-8")
 
     def load_data(self) -> Data:
         """The data of the run, split and adapted as they were.
@@ -103,8 +104,8 @@ class Run:
 
     def load_network(self, trust: Sequence[str] = ()) -> nn.Module:
         """The trained network."""
-        network = networks.from_spec(self.network, trust)
-        network = networks.load_weights(network, self.folder / "network.safetensors").eval()
+        weights = self.folder / "network.safetensors"
+        network = networks.restore(self.network, weights, trust).eval()
         # On a CPU, convolutions are more than twice as fast this way, even in float32.
         return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from math import ceil
 from numbers import Real
 from typing import Any, Self, TypedDict
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from openset.scoring.scored import Scored
+from openset.spec import call
 
 ROUNDING = 1e-4
 """Relative distance of a threshold of `Threshold.of` above the score it is set by.
@@ -190,16 +191,21 @@ class Threshold:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """The threshold that `settings` describes."""
-        accepted = settings.get("accepted")
-        return cls(
-            tuple(settings["values"]),
-            settings["accept"],
-            tuple(settings["counts"]),
-            settings.get("training"),
-            None if accepted is None else tuple(accepted),
-            settings.get("doubt"),
+        """What `settings` describes.
+
+        Raises:
+            ValueError: For values that no calibration gives.
+        """
+        own = {field.name: settings[field.name] for field in fields(cls) if field.name in settings}
+        read = call("threshold", cls, {k: _hashable(x) for k, x in own.items()})
+        fits = len(read.values) == len(read.counts) > 0 and all(
+            0 < rank <= n for rank, n in zip(read.ranks, read.counts, strict=True)
         )
+        if not 0 < read.accept < 1 or not fits:
+            raise ValueError(
+                f"a threshold has as many values as counts, and a share that they allow; got {own}"
+            )
+        return read
 
     def record(self) -> ThresholdRecord:
         """As results and reports show it."""
@@ -275,6 +281,10 @@ def percent(share: float) -> str:
     """
     digits = next((d for d in range(1, 12) if round(share, d + 2) == share), 12)
     return f"{share:.{digits}%}"
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from PIL.Image import Resampling
 from torch import Tensor, nn
 
 from openset.data.adapter import to_pil
-from openset.files import LEFTOVERS, complete_file, locked, naming
+from openset.files import (
+    LEFTOVERS,
+    check_ordinary,
+    complete_file,
+    locked,
+    naming,
+    read_json,
+    save_tensors,
+    sealed_json,
+)
 
 PICTURES = "pictures"
 """The folder, within a run, of what the report shows of the training."""
@@ -75,18 +83,14 @@ class RunFolder:
                     left.unlink()
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(description, indent=2, ensure_ascii=False)
-        self._write("training.json", text.encode())
+        self._write("training.json", sealed_json(description).encode())
 
     def read_description(self) -> dict[str, Any] | None:
         """What `training.json` says, or None if there is no run here."""
         file = self.path / "training.json"
         if not file.exists():
             return None
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file} is damaged ({error}); choose another folder") from error
+        return read_json(file)
 
     def _refuse_other(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         old, new = dict(_flat(before)), dict(_flat(now))
@@ -106,21 +110,25 @@ class RunFolder:
         if not file.exists():
             self._cut_log(0)
             return None
-        try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        check_ordinary(file)
+        first, _, content = file.read_bytes().partition(b"\n")
+        if first != _seal(content):
             raise ValueError(
-                f"{file} is no checkpoint, or damaged; begin again in another folder"
-            ) from error
+                f"{file} is no checkpoint, or damaged, or of an earlier openset; "
+                "begin again in another folder"
+            )
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         self._cut_log(state["log_bytes"])
+        if _digest(self._log()) != state["log_digest"]:
+            raise ValueError(f"{self.path / 'log.jsonl'} is damaged; begin again in another folder")
         return state
 
     def save(self, state: dict[str, Any]) -> None:
         """Replaces the checkpoint in one step."""
-        log = self.path / "log.jsonl"
-        buffer = io.BytesIO()
-        torch.save({**state, "log_bytes": log.stat().st_size if log.exists() else 0}, buffer)
-        self._write("checkpoint.pt", buffer.getbuffer())
+        log, buffer = self._log(), io.BytesIO()
+        torch.save({**state, "log_bytes": len(log), "log_digest": _digest(log)}, buffer)
+        content = buffer.getvalue()
+        self._write("checkpoint.pt", _seal(content) + b"\n" + content)
 
     def log(self, record: dict[str, Any]) -> None:
         """Adds a line to the log; it counts once the next checkpoint is saved."""
@@ -130,6 +138,10 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
 
+    def _log(self) -> bytes:
+        log = self.path / "log.jsonl"
+        return log.read_bytes() if log.exists() else b""
+
     def _cut_log(self, size: int) -> None:
         log = self.path / "log.jsonl"
         if log.exists() and log.stat().st_size > size:
@@ -137,12 +149,9 @@ class RunFolder:
 
     def save_network(self, network: nn.Module) -> None:
         """Writes the network to keep as `network.safetensors`."""
-        # A clone each: safetensors refuses weights that share memory or are channels_last.
-        tensors = {
-            name: x.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, x in network.state_dict().items()
-        }
-        self._write("network.safetensors", safetensors.torch.save(tensors))
+        tensors = {name: x.detach().cpu() for name, x in network.state_dict().items()}
+        with complete_file(self.path / "network.safetensors") as partial:
+            save_tensors(tensors, partial)
 
     def save_pictures(self, pictures: Mapping[str, Tensor]) -> None:
         """Writes uint8 images `[C, H, W]` as PNG files under their titles, twice as large."""
@@ -162,6 +171,15 @@ def read_pictures(run: Path) -> dict[str, bytes]:
     """The pictures of a training, as PNG bytes by title."""
     files = sorted((run / PICTURES).glob("*.png"))
     return {file.stem: file.read_bytes() for file in files}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _seal(content: bytes) -> bytes:
+    """The first line of a checkpoint, by which damage to the rest is found."""
+    return b"openset checkpoint " + _digest(content).encode()
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

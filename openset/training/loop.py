@@ -343,14 +343,21 @@ class _Loop:
         if state is None:
             self._save()  # The weights to start from, which the next process may not have.
             return
-        self._load(state)
-        if self.step:
-            # The epoch's start freezes parts and clears sums: do that, then undo what it changed.
-            self._start_epoch()
+        try:
             self._load(state)
+            if self.step:
+                # The epoch's start freezes parts and clears sums: do that, then undo its changes.
+                self._start_epoch()
+                self._load(state)
+        except Exception as error:  # Whatever its parts raise that were not saved together.
+            raise ValueError(
+                f"the checkpoint does not fit the training ({error}); begin again in another folder"
+            ) from error
 
     def _load(self, state: dict[str, Any]) -> None:
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        if not 0 <= self.epoch <= self.settings.epochs or not 0 <= self.step <= len(self._order()):
+            raise ValueError(f"it stands at epoch {self.epoch}, step {self.step}")
         self.began = time.monotonic()
         self.objective.load_state_dict(state["objective"])
         for name, optimizer in self.optimizers.items():

@@ -4,44 +4,44 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 
 from openset.errors import unknown_name
-from openset.spec import allows, shown
+from openset.spec import Range, check_kinds
 
 
 @dataclass(frozen=True)
 class Settings:
     """Training settings: with the objective and the data, all that decides the weights."""
 
-    epochs: int = 10
+    epochs: Annotated[int, Range(least=0)] = 10
     """Passes over the training images."""
-    batch_size: int = 128
+    batch_size: Annotated[int, Range(least=1)] = 128
     """Images per step."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """The update rule of every learner."""
-    lr: float = 0.02
+    lr: Annotated[float, Range(least=0)] = 0.02
     """The learning rate at its highest; 0.02 suits SGD, 0.001 Adam."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Range(least=0, below=1)] = 0.9
     """Of SGD, and the first decay rate of Adam."""
     nesterov: bool = False
     """Whether SGD looks ahead (Nesterov); the others take no notice."""
-    weight_decay: float = 5e-4
+    weight_decay: Annotated[float, Range(least=0)] = 5e-4
     """The L2 penalty; decoupled with adamw."""
     schedule: Literal["constant", "cosine", "step", "one-cycle"] = "cosine"
     """The course of the rate: down to 0 by a cosine, down in steps, up and down, or constant."""
     milestones: tuple[int, ...] = ()
     """The epochs at which `step` lowers the rate."""
-    step_every: int | None = None
+    step_every: Annotated[int, Range(least=1)] | None = None
     """Instead of milestones: `step` lowers the rate after every so many epochs."""
-    step_factor: float = 0.1
+    step_factor: Annotated[float, Range(least=0)] = 0.1
     """The factor by which `step` multiplies the rate."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: Annotated[float, Range(least=0)] = 0.0
     """The rate first rises from 1 % over so many epochs."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float, Range(above=0)] | None = None
     """The largest norm of a learner's gradient; None leaves gradients as they are."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Arithmetic of the forward pass; weights stay float32, and a CPU takes bf16 for fp16."""
@@ -49,23 +49,12 @@ class Settings:
     """Whether images and weights lie channels-last, which convolutions prefer in bf16 and fp16."""
     augment: str | None = None
     """The name of a batch augmentation in `openset.data.augment`."""
-    seed: int = 0
+    seed: Annotated[int, Range(least=0)] = 0
     """The seed of the order, the augmentation and all else that is random."""
 
     def __post_init__(self):
-        for name, hint in get_type_hints(type(self)).items():
-            _check_kind(name, getattr(self, name), hint)
+        check_kinds("the training", type(self), vars(self))
         object.__setattr__(self, "milestones", tuple(self.milestones))  # A list in JSON and TOML.
-        least = {"epochs": 0, "batch_size": 1, "lr": 0, "momentum": 0, "weight_decay": 0}
-        for name, bound in {**least, "warmup_epochs": 0, "step_factor": 0, "seed": 0}.items():
-            if not getattr(self, name) >= bound:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {bound}")
-        if self.momentum >= 1:
-            raise ValueError(f"momentum is {self.momentum}; it must be below 1")
-        for name in ("clip_norm", "step_every"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value}; it must be above 0, or None")
         if self.schedule == "step" and not self.milestones and not self.step_every:
             raise ValueError("the step schedule needs milestones, or step_every")
         if self.nesterov and not self.momentum:
@@ -110,13 +99,3 @@ class Settings:
 
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(share, 1))) / 2
-
-
-def _check_kind(name: str, value: Any, hint: Any) -> None:
-    """Raises for a value that its annotation does not allow, such as text from a TOML file."""
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ValueError(unknown_name(name, str(value), get_args(hint)))
-        return
-    if not allows(hint, value):
-        raise ValueError(f"{name} is {value!r}; expected {shown(hint)}")

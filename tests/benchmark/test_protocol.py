@@ -1,11 +1,11 @@
-"""Protocols: the shipped ones are valid, tiers override, and errors name the line."""
+"""Protocols: the shipped ones are valid, tiers override, and errors name the place."""
 
 import re
+import time
 
 import pytest
 
 from openset.benchmark import protocol
-from openset.benchmark.toml_lines import line_numbers
 
 VALID = """\
 title = "tiny"
@@ -68,29 +68,74 @@ def test_methods_share_what_stands_above(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "says"),
+    ("old", "new", "place", "says"),
     [
-        ('title = "tiny"', 'titel = "tiny"', 1, "title"),
-        ('data = "digits"', "data = 3", 2, "expected text"),
-        ('"energy"]', '"enrgy"]', 7, "energy"),
-        ('metrics = ["auroc"]', 'metrics = ["auorc"]', 8, "auroc"),
-        ("seeds = 2", "seeds = 0", 9, "at least 1"),
-        ('network = "cnn"', 'network = "cmn"', 5, "cnn"),
-        ("lr = 0.05", "learning_rate = 0.05", 13, "unknown training setting"),
-        ("lr = 0.05", "lr = -1", 13, "at least 0"),
-        ("epochs = 1", 'epochs = "one"', 16, "epochs"),
-        ("[published.msp]", "[published.mps]", 18, "msp"),
-        ("left-out = {", "mnist = {", 19, "unknown set"),
-        ("auroc = 0.9 ", "auroc = 90 ", 19, "0…1"),
-        ("[training]", "[training", 11, "is no TOML"),
+        ('title = "tiny"', 'titel = "tiny"', "titel", "title"),
+        ('data = "digits"', "data = 3", "data", "expected text"),
+        ('"energy"]', '"enrgy"]', "detectors", "energy"),
+        ('"energy"]', "3]", "detectors", "expected a list of text"),
+        ('metrics = ["auroc"]', 'metrics = ["auorc"]', "metrics", "auroc"),
+        ("seeds = 2", "seeds = 0", "seeds", "at least 1"),
+        ("seeds = 2", "seeds = true", "seeds", "expected a whole number"),
+        ("seeds = 2", "size = [1, 2, 3]", "size", "2 times a whole number"),
+        ("seeds = 2", "accept = nan", "accept", "expected a number"),
+        ("seeds = 2", "methods = [3]", "methods", "expected a list of a table"),
+        ("seeds = 2", "methods = [{}, { detektors = [] }]", "methods[1].detektors", "detectors"),
+        ('network = "cnn"', 'network = "cmn"', "network", "cnn"),
+        ("lr = 0.05", "learning_rate = 0.05", "training.learning_rate", "unknown training setting"),
+        ("lr = 0.05", "lr = -1", "training.lr", "at least 0"),
+        ("epochs = 1", 'epochs = "one"', "quick.training.epochs", "epochs"),
+        ("[published.msp]", "[published.mps]", "published.mps", "msp"),
+        ("left-out = {", "mnist = {", "published.msp.mnist", "unknown set"),
+        ("auroc = 0.9 ", "auroc = 90 ", "published.msp.left-out.auroc", "at most 1"),
+        ("auroc = 0.9 ", "auorc = 0.9 ", "published.msp.left-out.auorc", "auroc"),
+        ("[training]", "[training", "line 11", "is no TOML"),
+        ("seeds = 2", f"seeds = {'[' * 5000}", "tiny.toml", "is no TOML"),
     ],
 )
-def test_errors_name_the_line(tmp_path, old, new, line, says):
+def test_errors_name_the_place(tmp_path, old, new, place, says):
     assert old in VALID
     path = write(tmp_path, VALID.replace(old, new))
     with pytest.raises(ValueError, match=re.escape(says)) as caught:
         protocol.load(str(path))
-    assert f"tiny.toml:{line}:" in str(caught.value) or f"line {line}," in str(caught.value)
+    assert f"tiny.toml: {place}:" in str(caught.value) or place in str(caught.value)
+
+
+def test_a_long_name_takes_no_time(tmp_path):
+    text = VALID.replace("seeds = 2", f"{'segmentation-models-pytorch-' * 40}extended")
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="is no TOML"):
+        protocol.load(str(write(tmp_path, text)))
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('network = "cnn"', 'network = "{}"'),
+        ("seeds = 2", 'objective = "{}"'),
+        ('"energy"]', '"{}"]'),
+        ('"energy"]', '"gemos:density={}"]'),
+        ('"energy"]', '"gemos:{}"]'),
+        ('"energy"]', '"fusion:energy+{}"]'),
+        ("seeds = 2", 'methods = [{{ detectors = ["{}"] }}]'),
+        ("seeds = 2", 'quick = {{ network = "{}" }}'),
+        ("seeds = 2", 'companions = {{ autoencoder = {{ network = "{}" }} }}'),
+    ],
+)
+def test_code_that_a_protocol_names_is_not_imported_unless_trusted(tmp_path, monkeypatch, old, new):
+    """A package that says when it is imported, at each place that may name one."""
+    (tmp_path / "planted_code").mkdir()
+    (tmp_path / "planted_code" / "__init__.py").write_text("raise ValueError('it ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = VALID.replace("[quick.training]", "[paper.training]").replace(
+        old, new.format("planted_code.inner:Thing")
+    )
+    path = str(write(tmp_path, text))
+    with pytest.raises(ValueError, match=r"pass trust=.*--trust planted_code"):
+        protocol.load(path)
+    with pytest.raises(ValueError, match="it ran"):
+        protocol.load(path, trust=["planted_code"])
 
 
 def test_what_is_missing_is_named(tmp_path):
@@ -113,15 +158,6 @@ def test_unknown_protocol_suggests_the_nearest():
         protocol.load("nowhere.toml")
 
 
-def test_lines_of_nested_tables():
-    text = '[[a]]\nx = 1\n[a.b]\ny = 2\n[[a]]\nx = [\n  [1, 2]\n]\n[c."d e"]\nz = {u = 1}\n'
-    lines = line_numbers(text)
-    assert lines["a", 0, "x"] == 2
-    assert lines["a", 0, "b", "y"] == 4
-    assert lines["a", 1, "x"] == 6
-    assert lines["c", "d e", "z"] == 10
-
-
 def test_a_detector_is_tuned_on_other_unknown_data_than_the_tests(tmp_path):
     text = VALID.replace("[training]", 'tune = { msp = ["uniform-noise,limit=9"] }\n[training]')
     assert protocol.load(str(write(tmp_path, text))).methods[0].tune == {
@@ -134,5 +170,5 @@ def test_a_detector_is_tuned_on_other_unknown_data_than_the_tests(tmp_path):
     with pytest.raises(ValueError, match="unknown detector here 'odin'"):
         protocol.load(str(write(tmp_path, other)))
     wrong = text.replace('["uniform-noise,limit=9"]', '"uniform-noise"')
-    with pytest.raises(ValueError, match="expected a list of unknown sets"):
+    with pytest.raises(ValueError, match=r"tune.msp of a protocol is .* expected a list of text"):
         protocol.load(str(write(tmp_path, wrong)))

@@ -1,5 +1,6 @@
 """The runner: keys, reuse, resuming after kill -9, pauses, missing sets, and the paper's table."""
 
+import json
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_protocol import TINY
 
 from openset.benchmark import protocol, runner
@@ -18,6 +20,7 @@ from openset.commands.app import main
 from openset.errors import Paused
 from openset.evaluation.results import Results
 from openset.evaluation.rows import Row, read_csv
+from openset.files import SEAL
 from openset.reporting.markdown import results_page
 from openset.training.settings import Settings
 
@@ -91,6 +94,9 @@ def test_changed_weights_are_evaluated_again(tiny, tmp_path):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"network.safetensors: it is damaged, or was changed"):
+        run(tiny, tmp_path / "out", seeds=1, only=["msp"])
+    save_file({name: x * 1 for name, x in load_file(file).items()}, file)  # Without a seal.
     _, said = run(tiny, tmp_path / "out", seeds=1, only=["msp"])
     assert len(said) == 1
     assert "evaluating msp" in said[0]
@@ -99,7 +105,11 @@ def test_changed_weights_are_evaluated_again(tiny, tmp_path):
 def test_a_run_of_another_description_is_refused(tiny, tmp_path):
     run(tiny, tmp_path / "out", seeds=1, only=["msp"])
     (file,) = tmp_path.glob("out/work/runs/*/run.json")
-    file.write_text(file.read_text().replace('"lr": 0.1', '"lr": 0.5'))
+    text = file.read_text().replace('"lr": 0.1', '"lr": 0.5')
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"run.json is damaged: it was changed"):
+        run(tiny, tmp_path / "out", seeds=1, only=["msp"])
+    file.write_text(json.dumps({k: x for k, x in json.loads(text).items() if k != SEAL}))
     with pytest.raises(ValueError, match="another training"):
         run(tiny, tmp_path / "out", seeds=1, only=["msp"])
 
@@ -300,7 +310,10 @@ def test_companions_are_trained_once_and_given_to_the_detectors_that_take_them(t
 def test_a_companion_needs_a_network(tmp_path):
     path = tmp_path / "tiny.toml"
     path.write_text(TINY + '\n[companions.autoencoder]\nobjective = "reconstruction"\n')
-    with pytest.raises(ValueError, match=r"tiny.toml:30: a companion is a table with a network"):
+    with pytest.raises(
+        ValueError,
+        match=r"tiny.toml: companions.autoencoder: a companion is a table with a network",
+    ):
         protocol.load(str(path))
     path.write_text(TINY.replace('"msp"', '"vmdls"'))
     with pytest.raises(ValueError, match="vmdls needs autoencoder"):

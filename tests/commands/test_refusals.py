@@ -56,10 +56,13 @@ def test_unknown_names_of_a_run_are_named(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("detector", "said"),
     [
-        ("gemos:components=2.5", "components of density gaussian-mixture is 2.5; expected int"),
-        ("knn:k=x", "k of detector knn is 'x'; expected int"),
-        ("energy:temperature=x", "temperature of detector energy is 'x'; expected float"),
-        ("odin:epsilon=-1", "epsilon must be at least 0"),
+        (
+            "gemos:components=2.5",
+            "components of density gaussian-mixture is 2.5; expected a whole number",
+        ),
+        ("knn:k=x", "k of detector knn is 'x'; expected a whole number"),
+        ("energy:temperature=x", "temperature of detector energy is 'x'; expected a number"),
+        ("odin:epsilon=-1", "epsilon must lie in 0…1"),
         ("mahalanobis:epsilon=x", "epsilon of detector mahalanobis is 'x'"),
         ("vib", "vib is for a network trained with --objective vib"),
         ("bin", "was trained with cross-entropy"),

@@ -142,3 +142,17 @@ def test_masks_are_resized_without_new_values():
     assert set(mask.unique().tolist()) == {0, 3, 11, 255}
     with pytest.raises(ValueError, match="mode RGB"):
         Adapter((4, 4)).mask(picture("RGB"))
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparency_is_laid_on_white_band_by_band(monkeypatch, mode, channels):
+    values = np.random.default_rng(0).integers(0, 256, (9, 7, 4)).astype(np.uint8)
+    image = Image.fromarray(values).convert("P" if mode == "P" else mode)
+    if mode == "P":
+        image.info["transparency"] = bytes(range(256))
+    adapter = Adapter((9, 7), channels)
+    whole = Image.alpha_composite(Image.new("RGBA", (7, 9), "white"), image.convert("RGBA"))
+    for band in (2**20, 14, 1):
+        monkeypatch.setattr("openset.data.modes.BAND", band)
+        assert torch.equal(adapter(image), adapter(whole.convert("RGB")))

@@ -126,7 +126,7 @@ def test_default_members():
         ("fusion:energy", "at least two detectors"),
         ("fusion:energy+kn", "did you mean knn"),
         ("fusion:detectors=energy+1", "unknown detector '1'"),
-        ("fusion:3", "expected Sequence"),
+        ("fusion:3", "expected a list"),
     ],
 )
 def test_members_that_cannot_be_named_are_refused(spec, sentence):

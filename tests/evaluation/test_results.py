@@ -19,6 +19,7 @@ from openset.evaluation.results import Results, thumbnail
 from openset.evaluation.rows import COLUMNS, Case, Row, read_csv
 from openset.evaluation.seen import Images
 from openset.evaluation.summary import Summary, mean_over_seeds
+from openset.files import read_json, sealed_json
 from openset.reporting.markdown import results_page
 from openset.scoring.scored import Scored
 
@@ -104,7 +105,7 @@ def test_labels_that_detectors_share_are_saved_once(tmp_path):
 def test_results_of_before_their_facts_had_fields_load(tmp_path):
     example().save(tmp_path / "out")
     path = tmp_path / "out" / "results.json"
-    record = json.loads(path.read_text())
+    record = read_json(path)
     for fact in ("shown", "shown_known", "seconds"):
         del record[fact]
     for case in record["cases"]:
@@ -190,8 +191,8 @@ def test_a_figure_is_never_read_from_elsewhere(tmp_path):
     example().save(tmp_path / "out")
     (tmp_path / "secret").write_text("secret")
     path = tmp_path / "out" / "results.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "figures": {"../secret": "t"}}))
+    record = read_json(path)
+    path.write_text(sealed_json({**record, "figures": {"../secret": "t"}}))
     with pytest.raises(ValueError, match="secret is missing"):
         Results.load(tmp_path / "out")
 

@@ -101,7 +101,7 @@ class Malicious:
 def test_a_malicious_pickle_does_not_run(trained, tmp_path, name):
     planted = tmp_path / "planted"
     path = saved({"state_dict": Malicious(planted)}, tmp_path / name)
-    with pytest.raises(ValueError, match="cannot read weights"):
+    with pytest.raises(ValueError, match=r"cannot read (weights|tensors)"):
         load_weights(trained, path)
     assert not planted.exists()
     torch.load(path.rename(tmp_path / "pickle"), weights_only=False)
@@ -117,7 +117,7 @@ def test_a_damaged_file_is_named(trained, tmp_path, name, content):
         write(trained.state_dict(), path)
         content = path.read_bytes()[: path.stat().st_size // 2]
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"cannot read weights from .*{name}"):
+    with pytest.raises(ValueError, match=f"cannot read (weights|tensors) from .*{name}"):
         load_weights(trained, path)
 
 

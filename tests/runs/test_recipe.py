@@ -18,7 +18,7 @@ def test_a_recipe_comes_back_from_json():
 
 
 def test_settings_of_another_kind_are_refused():
-    with pytest.raises(ValueError, match="valid of a recipe is 'some'; expected float"):
+    with pytest.raises(ValueError, match="valid of a recipe is 'some'; expected a number"):
         Recipe("digits", valid="some")  # pyright: ignore[reportArgumentType]
 
 

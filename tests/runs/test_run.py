@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from openset.data import Adapter
+from openset.files import SEAL
 from openset.runs.evaluate import evaluate_run
 from openset.runs.run import Run
 
@@ -15,6 +16,7 @@ def older(run: Run) -> dict:
     """The description of a run as it was before there were recipes."""
     told = json.loads((run.folder / "run.json").read_text())
     recipe = told.pop("recipe")
+    del told[SEAL]
     kept = {key: recipe[key] for key in ("data", "known_classes", "valid")}
     return {**kept, **told, "training": recipe["settings"], "seed": recipe["settings"]["seed"]}
 

@@ -79,15 +79,18 @@ def test_nesterov_reaches_sgd():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optimizer": "sdg"}, "unknown optimizer 'sdg': did you mean sgd"),
-        ({"precision": "bf16"}, "unknown precision 'bf16'"),
-        ({"schedule": "linear"}, "unknown schedule 'linear'"),
+        ({"optimizer": "sdg"}, "optimizer of the training is 'sdg'; expected 'sgd' or 'adam'"),
+        ({"precision": "bf16"}, "precision of the training is 'bf16'"),
+        ({"schedule": "linear"}, "schedule of the training is 'linear'"),
         ({"schedule": "step"}, "needs milestones, or step_every"),
-        ({"epochs": -1}, "epochs is -1; it must be at least 0"),
-        ({"batch_size": -1}, "batch_size is -1"),
-        ({"lr": float("nan")}, "lr is nan"),
-        ({"momentum": 1.5}, "momentum is 1.5; it must be below 1"),
-        ({"clip_norm": 0.0}, "clip_norm is 0.0; it must be above 0, or None"),
+        ({"epochs": -1}, "epochs of the training is -1; expected a whole number at least 0"),
+        ({"batch_size": -1}, "batch_size of the training is -1"),
+        ({"lr": float("nan")}, "lr of the training is nan"),
+        (
+            {"momentum": 1.5},
+            "momentum of the training is 1.5; expected a number at least 0 and below 1",
+        ),
+        ({"clip_norm": 0.0}, "clip_norm of the training is 0.0; expected a number above 0 or none"),
         ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum"),
     ],
 )

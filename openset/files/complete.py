@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from openset.errors import FULL
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 LEFTOVERS = (".*.partial", ".*.old", ".*.lock")
 """What a killed write may leave beside its file or folder; the next write sweeps it."""
@@ -124,45 +119,6 @@ def recovered_folders(parent: Path) -> list[Path]:
     for older in parent.glob(".*.old"):
         recovered(parent / older.name[1:-4])
     return sorted(path for path in parent.glob("[!.]*") if path.is_dir())
-
-
-def save_tensors(
-    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
-) -> None:
-    """Writes tensors of any layout, which may share memory, as safetensors.
-
-    Raises:
-        ValueError: For what is no plain tensor, such as the weights of an int8 network.
-        OSError: If there is no room, naming the file.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    for name, x in tensors.items():
-        if not hasattr(x, "is_quantized") or x.is_quantized:
-            raise ValueError(
-                f"{name} is quantised, which safetensors cannot hold; "
-                "save the network as it was before, and quantise it after loading"
-            )
-    try:
-        save_file(_unshared(tensors), path, metadata)
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
-
-
-def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors, with copies of those that share memory."""
-    seen: set[int] = set()
-    plain = {}
-    for name, x in tensors.items():
-        x = x.contiguous()
-        shared = x.data_ptr() in seen and x.numel() > 0
-        plain[name] = x.clone() if shared else x
-        seen.add(x.data_ptr())
-    return plain
 
 
 @contextmanager

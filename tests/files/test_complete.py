@@ -57,7 +57,7 @@ def test_a_failure_leaves_nothing_and_harms_nothing(older, failure):
 
 
 def test_a_failing_rename_brings_the_older_folder_back(older, monkeypatch):
-    from openset import files as folders
+    from openset.files import complete as folders
 
     rename = folders.os.rename
 
