@@ -1,6 +1,7 @@
 """What every objective promises, checked on each one; a new objective is picked up by its name."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -8,8 +9,11 @@ import torch
 from openset import networks
 from openset.errors import Paused
 from openset.objectives import OBJECTIVES
+from openset.runs.recipe import Recipe
+from openset.runs.train import train_run
 from openset.spec import build
 from openset.training.loop import accuracy, train
+from openset.training.settings import Settings
 
 CLASSES = 3
 
@@ -125,6 +129,37 @@ def test_learns_a_small_problem(objective):
         assert accuracy(network, [images(seed=1)]) > 0.9
     else:
         assert next(objective.step(*images(seed=1)))[1].item() < 0.8 * before
+
+
+HEAVY = ("flow-outliers", "gan-outliers")
+"""Objectives whose own networks take minutes at their full size."""
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [
+        *((name, 8) for name in sorted(OBJECTIVES) if name not in HEAVY),
+        *(pytest.param(name, 20, marks=pytest.mark.slow) for name in sorted(OBJECTIVES)),
+    ],
+)
+def test_learns_the_digits_with_the_settings_of_the_command_line(name, epochs, seed, tmp_path):
+    """Whatever is not named on the command line suits every objective."""
+    network = "cnn" if OBJECTIVES[name].classifies else "autoencoder"
+    recipe = Recipe(
+        "digits",
+        known_classes="0-5",
+        network=network,
+        objective=SMALL.get(name, name),
+        settings=Settings(epochs=epochs, seed=seed),
+    )
+    run = train_run(recipe, tmp_path / "run", progress=False, device="cpu")
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert run.warning is None
+    if OBJECTIVES[name].classifies:
+        assert run.accuracy["test"] > 0.9
+    else:
+        assert log[-1]["loss"]["network"] < 0.75 * log[0]["loss"]["network"]
 
 
 def test_state_dict_round_trip(objective):

@@ -104,6 +104,22 @@ def test_the_page_shows_figures_thresholds_and_worst_images(page):
     assert len(page.images) == 2 * (2 + 1 + 1 + 3 * 8)
 
 
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({}, False),
+        ({"interval": (0.99, 1.0), "value": -1.0}, True),
+        ({"doubt": "it has seen them", "guarantee": "No guarantee holds."}, True),
+    ],
+)
+def test_a_promise_that_does_not_hold_is_a_warning(changes, warned, tmp_path):
+    results = example()
+    for record in results.thresholds.values():
+        record |= changes
+    page = Page(report(results, tmp_path / "report.html"))
+    assert (("div", {"class": "warning"}) in page.tags) == warned
+
+
 def test_names_are_escaped_everywhere(page):
     assert not any(tag == "script" for tag, _ in page.tags)
     assert EVIL in page.text
