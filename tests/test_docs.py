@@ -36,15 +36,24 @@ NOT_RUN = Counter(
 )
 """Blocks that say why they are not run; a further one must be counted here."""
 
+LEAVES = {
+    "README.md": ["model/model.safetensors"],
+    "docs/index.md": ["model/model.json", "run/run.json", "answers.csv", "measured/report.html"],
+    "docs/how-to/choose-a-detector.md": ["report.html"],
+    "docs/how-to/compare.md": ["results/results.csv", "results/report.html"],
+}
+"""Files that a page's blocks say they write."""
+
 NETWORK = """
+from collections import OrderedDict
 from torch import nn
 
+def layer(inputs, outputs):
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+
 def make():
-    return nn.Sequential(
-        *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 6)),
-    )
+    top = nn.Sequential(nn.Flatten(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 6))
+    return nn.Sequential(OrderedDict(layer1=layer(1, 16), layer2=layer(16, 32), top=top))
 """
 
 
@@ -92,6 +101,15 @@ def test_every_block_is_run_or_says_why_not():
     assert shown <= {*test_examples.SHOWN, "server"}, "an example that no test runs"
 
 
+def test_what_a_page_names_is_there():
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"`([a-z_]+(?:/[a-z_]+)+\.(?:py|md|toml))`", text):
+            assert (ROOT / name).exists() or (ROOT / "openset" / name).exists(), f"{page}: {name}"
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+            assert (page.parent / link).exists(), f"{page}: {link}"
+
+
 @pytest.fixture(scope="module")
 def belongings(tmp_path_factory):
     """What the reader of Start has: a network with weights, its images, and pictures of others."""
@@ -137,6 +155,7 @@ def reader(belongings, tmp_path, monkeypatch):
 
 
 def run(block: Block, space: dict) -> None:
+    """Runs it as its reader would, in this process: importing torch again takes long."""
     if block.language == "python":
         exec(compile(block.code, block.page, "exec"), space)
         return
@@ -152,6 +171,8 @@ def test_the_page_runs(page, reader):
     for block in to_run({""})[page]:
         if block.kind != "slow":
             run(block, space)
+    for name in LEAVES.get(page, ()):
+        assert (reader / name).stat().st_size
 
 
 @pytest.mark.slow
