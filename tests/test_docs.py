@@ -180,7 +180,8 @@ def test_the_page_runs(page, reader):
 def test_the_page_runs_on_real_data(page, reader):
     from openset.data import load
 
-    Image.fromarray(load("camvid").test[0][0].permute(1, 2, 0).numpy()).save("street.png")
+    street = load("camvid").test[0][0].permute(1, 2, 0).mul(255).byte()
+    Image.fromarray(street.numpy()).save("street.png")
     space = {"__name__": page}
     for block in to_run({"slow"})[page]:
         run(block, space)
