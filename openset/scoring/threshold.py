@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from math import ceil
+from math import ceil, inf, nextafter
 from numbers import Real
 from typing import Any, Self, TypedDict
 
@@ -305,4 +305,4 @@ def _above(ordered: Tensor, rank: int, rounding: float) -> float:
     # that differ by more than the last bits of float32, few may be taken in.
     beyond = ordered[ordered > score + 4 * torch.finfo(torch.float32).eps * abs(score)]
     few = int(TAKEN_IN * len(ordered))
-    return min(value, float(beyond[few])) if len(beyond) > few else value
+    return min(value, nextafter(float(beyond[few]), -inf)) if len(beyond) > few else value

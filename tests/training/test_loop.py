@@ -213,7 +213,7 @@ def test_trains_on_label_maps():
     label = (image[:, 0] > 0.5).long()
     label[:, 0] = -100
     network = nn.Conv2d(1, 2, 1)
-    train(CrossEntropy(network), [(image, label)], epochs=40, batch_size=4)
+    train(CrossEntropy(network), [(image, label)], epochs=40, batch_size=4, lr=0.1)
     assert accuracy(network, [(image, label)]) > 0.9
 
 

@@ -38,19 +38,19 @@ def rates(build, epochs):
     ],
 )
 def test_schedules_are_torchs(settings, build):
-    ours = Settings(epochs=20, **settings)
+    ours = Settings(epochs=20, lr=0.1, **settings)
     assert [ours.lr_at(epoch) for epoch in range(20)] == pytest.approx(rates(build, 20))
 
 
 def test_one_cycle_is_torchs():
-    ours = Settings(epochs=1000, schedule="one-cycle")
+    ours = Settings(epochs=1000, lr=0.1, schedule="one-cycle")
     theirs = rates(lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=1000), 1000)
     # Torch counts steps from the first to the last, and we count time; 1000 steps hide it.
     assert [ours.lr_at(epoch) for epoch in range(1000)] == pytest.approx(theirs, abs=3e-4)
 
 
 def test_warm_up_rises_and_then_the_schedule_takes_what_is_left():
-    settings = Settings(epochs=12, schedule="cosine", warmup_epochs=2)
+    settings = Settings(epochs=12, lr=0.1, schedule="cosine", warmup_epochs=2)
     assert settings.lr_at(0) == pytest.approx(0.001)
     assert settings.lr_at(1) == pytest.approx(0.0505)
     assert settings.lr_at(2) == pytest.approx(0.1)
