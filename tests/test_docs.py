@@ -125,7 +125,10 @@ def belongings(tmp_path_factory):
     (home / "mynet.py").write_text(NETWORK)
     space: dict = {}
     exec(NETWORK, space)
-    save_file(trained(space["make"](), pixels, digits).state_dict(), home / "weights.safetensors")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = trained(space["make"](), pixels, digits)
+    save_file(network.state_dict(), home / "weights.safetensors")
     return home
 
 
@@ -134,7 +137,6 @@ def trained(network, pixels, digits):
     images = torch.from_numpy(pixels[seen])[:, None].float() / 255
     labels = torch.from_numpy(digits[seen])
     optimizer = torch.optim.Adam(network.parameters(), lr=0.005)
-    torch.manual_seed(0)
     for _ in range(15):
         for rows in torch.randperm(len(seen)).split(64):
             loss = torch.nn.functional.cross_entropy(network(images[rows]), labels[rows])
