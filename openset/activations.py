@@ -112,6 +112,11 @@ class Activations:
         """The features of one layer, `[N, D, *grid]`; `"logits"` names the logits."""
         if name == "logits":
             return self.logits
+        if name == "penultimate" and name not in self.features:
+            raise ValueError(
+                "the features before the network's last linear map are not recorded, and no such "
+                "map was found if it was not named; name it: Tap(network, head=…)"
+            )
         if name not in self.features:
             raise ValueError(unknown_name("layer", name, [*self.features, "logits"]))
         return self.features[name]

@@ -191,7 +191,7 @@ def test_the_same_set_is_looked_at_once(scenes, monkeypatch):
     monkeypatch.setattr(network, "forward", lambda image: seen.append(len(image)) or forward(image))
     tuned = build("msp")
     tuned.tuned_on = ("scenes", "others")
-    found = evaluate(Tap(network), [tuned], scenes.test, {"left-out": scenes.unknown})
+    found = evaluate(Tap(network, head="head"), [tuned], scenes.test, {"left-out": scenes.unknown})
     assert {row.tuned_on for row in found.rows} == {"scenes + others"}
     assert sum(seen) == len(scenes.test)
 

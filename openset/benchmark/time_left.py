@@ -11,7 +11,7 @@ from torch import nn
 
 from openset.data import Data, ImageSet
 from openset.detectors import Detector
-from openset.networks.layers import evaluating
+from openset.networks.watch import evaluating
 
 TIMED = 16
 """Images in the timed forward pass."""

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openset.activations import Activations
+from openset.extractors.base import Extractor
 from openset.extractors.extract import finite
 from openset.extractors.tap import Tap
 from openset.fitted import Fitted
@@ -31,6 +32,9 @@ class Detector(Fitted):
     kind: ClassVar[str] = "detector"
     held_out: bool = False
     """Whether `adjust` has something to learn from known data that no fit has seen."""
+
+    looks_again: bool = False
+    """Whether `view` sends an image through the network once more than the tap does."""
 
     layers: Sequence[str] | None = ()
 
@@ -76,15 +80,11 @@ class Detector(Fitted):
         """The layers that `score` reads: those that `fit` chose, or else those of the setting."""
         return self.layers if self.found_layers is None else self.found_layers
 
-    @property
-    def looks_again(self) -> bool:
-        """Whether `view` sends an image through the network once more than the tap does."""
-        return type(self).view is not Detector.view
-
-    def view(self, tap: Tap) -> nn.Module:
+    def view(self, tap: Tap) -> Extractor:
         """The extractor whose activations `score` wants; the tap itself unless it must look again.
 
-        Detectors whose `view` is the same tap share its pass. `fit` always reads plain activations.
+        Detectors whose views have the same `key` share a pass. `fit` always reads plain
+        activations.
         """
         return tap
 

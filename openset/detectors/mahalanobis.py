@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.rows import Rows, choose_layers
+from openset.extractors.base import Extractor
 from openset.extractors.perturb import Perturb, step
 from openset.extractors.tap import Tap
 from openset.moments import Moments
@@ -75,10 +76,10 @@ class Mahalanobis(Detector):
         return squared_distances(x, self.mean.to(x.dtype))
 
     @property
-    def looks_again(self) -> bool:
+    def looks_again(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.epsilon > 0
 
-    def view(self, tap: Tap) -> nn.Module:
+    def view(self, tap: Tap) -> Extractor:
         return Perturb(tap, self, self.epsilon) if self.looks_again else tap
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.logits import positive, unsure
+from openset.extractors.base import Extractor
 from openset.extractors.perturb import Perturb, step
 from openset.extractors.tap import Tap
 
@@ -27,6 +28,7 @@ class ODIN(Detector):
             images; None for one that normalises inside, as those of openset do.
 
     Example:
+        >>> from torch import nn
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> odin = ODIN(epsilon=0.002)
         >>> odin(odin.view(Tap(network))(torch.rand(5, 1, 2, 2))).shape
@@ -51,10 +53,10 @@ class ODIN(Detector):
         return unsure(rows.logits / self.temperature)
 
     @property
-    def looks_again(self) -> bool:
+    def looks_again(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.epsilon > 0
 
-    def view(self, tap: Tap) -> nn.Module:
+    def view(self, tap: Tap) -> Extractor:
         if not self.looks_again:
             return tap
         std = None if self.std is None else torch.tensor(self.std)

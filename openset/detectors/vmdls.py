@@ -152,6 +152,7 @@ class VMDLS(VMDLSb):
     """
 
     name = "vmdls"
+    looks_again = True
     l_ref: Tensor
 
     def __init__(

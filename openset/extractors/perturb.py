@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openset.activations import Activations
+from openset.extractors.base import Extractor
+from openset.extractors.extract import finite
 
 
-class Perturb(nn.Module):
+class Perturb(Extractor):
     """Looks again at an image moved one sign step so that its score falls (ODIN, Mahalanobis).
 
     Known images move more than unknown ones, so the step widens the gap. The step for a zero
@@ -23,11 +26,12 @@ class Perturb(nn.Module):
         std: Each channel's standard deviation `[C]`; None for 1.
     """
 
+    looks_again = moves_image = True
     std: Tensor | None
 
     def __init__(
         self,
-        extractor: nn.Module,
+        extractor: Extractor,
         score: Callable[[Activations], Tensor],
         epsilon: float,
         std: Tensor | None = None,
@@ -52,14 +56,31 @@ class Perturb(nn.Module):
         return self._looked(image)[1]
 
     def _looked(self, image: Tensor) -> tuple[Activations, Tensor]:
-        with torch.enable_grad():
-            image = image.detach().requires_grad_()
+        if any(x.is_inference() for x in chain(self.parameters(), self.buffers())):
+            raise ValueError(
+                "this network or detector was made in torch.inference_mode, so no gradient can "
+                "be taken to step along; make it outside torch.inference_mode, or take epsilon=0"
+            )
+        # A caller may be in inference mode, where nothing is kept for a gradient.
+        with torch.inference_mode(False), torch.enable_grad():
+            image = image.detach().clone().requires_grad_()
             plain = self.extractor(image)
+            finite(plain.logits.detach(), "the network's logits")
             score = self.score(plain.beside(self.score))
-            (gradient,) = torch.autograd.grad(score.sum(), image)
+            gradient = _gradient(score.sum(), image)
         sign = torch.where(gradient >= 0, 1.0, -1.0).to(image.dtype)
         step = sign if self.std is None else sign / self.std.to(sign).view(-1, 1, 1)
         return plain.map(Tensor.detach), step
+
+
+def _gradient(score: Tensor, image: Tensor) -> Tensor:
+    try:
+        return torch.autograd.grad(score, image)[0]
+    except RuntimeError as error:
+        raise ValueError(
+            "the score has no gradient with respect to the image, along which this detector "
+            f"steps ({error}); take a network in floating point, or epsilon=0"
+        ) from error
 
 
 def step(epsilon: float) -> float:

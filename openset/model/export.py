@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openset.extractors.perturb import Perturb
 from openset.files import complete_file
 from openset.model.open_set import OpenSet
 
@@ -98,7 +97,7 @@ def export(
 
 def refuse_what_cannot(model: OpenSet) -> None:
     """Raises for a model that no static graph can express, or that was never calibrated."""
-    if model.detector.looks_again and isinstance(model.extractor, Perturb):
+    if model.extractor.moves_image:
         raise ValueError(
             f"{model.detector.name} steps along a gradient, which ONNX cannot express; "
             "export another detector, or this one with epsilon=0"

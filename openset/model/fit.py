@@ -89,7 +89,7 @@ def fit(
             if training:
                 step = -(-len(seen_train) // SAMPLED)
                 thinned = EveryNth(seen_train, step)
-                if view is not tap:
+                if view.key != tap.key:
                     # Batches as large as before are left of those that are thinned.
                     thinned = stream(view, EveryNth(batches(train, batch_size * step), step))
                 accept_training({name: models[name] for name in names}, thinned, accept)

@@ -16,6 +16,7 @@ from openset.data import Adapter
 from openset.data.batch import check_images
 from openset.data.loaders import per_pixel
 from openset.detectors import Detector
+from openset.extractors.base import Extractor
 from openset.extractors.extract import stream
 from openset.extractors.pixel_rows import HELD_OUT, pixel_rows
 from openset.extractors.store import Store
@@ -75,7 +76,7 @@ class OpenSet(nn.Module):
         return self.set_threshold(self.threshold.doubted(reason))
 
     @property
-    def extractor(self) -> nn.Module:
+    def extractor(self) -> Extractor:
         """From an image to the activations that the detector scores."""
         return self.detector.view(self.tap)
 
@@ -183,7 +184,7 @@ class OpenSet(nn.Module):
         return self.doubt(ALIKE if pixels else None)
 
     def _given(self, activations: Iterable[Activations]) -> Iterable[Activations]:
-        if self.detector.looks_again:
+        if self.extractor.looks_again:
             raise ValueError(
                 f"{type(self.detector).__name__} looks at the image again, so plain "
                 "activations do not serve; pass the images: calibrate(data.valid)"
@@ -203,7 +204,7 @@ class OpenSet(nn.Module):
             "name": self.name,
             "network": spec,
             "channels_last": is_channels_last(self.tap.network),
-            "tap": {"layers": list(self.tap.layers), "head": self.tap.head},
+            "tap": self.tap.settings(),
             "detector": self.detector.spec(),
             "tuned_on": list(self.detector.tuned_on),
             "threshold": None if self.threshold is None else self.threshold.settings(),

@@ -38,7 +38,6 @@ class External(nn.Module):
         mean: Each channel's mean in 0…1; three values serve other channel counts by their average.
         std: Each channel's standard deviation.
         channels: Channels of the image.
-        layout: `"NHWC"` if the stages' maps have their channels last, as Swin's have.
     """
 
     stages: tuple[str, ...]
@@ -50,13 +49,11 @@ class External(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
         *,
         channels: int = 3,
-        layout: str = "NCHW",
     ):
         super().__init__()
         self.normalize = Normalize(_per_channel(mean, channels), _per_channel(std, channels))
         self.network = network
         self.stages = tuple(f"network.{path}" for path in find_stages(network))
-        self.output_fmt = layout  # timm's own name, by which Tap knows it.
 
     def forward(self, image: Tensor) -> Tensor:
         output = self.network(self.normalize(image))
@@ -89,8 +86,7 @@ def timm(
             model, pretrained=pretrained, num_classes=classes, in_chans=channels, **sized
         )
     config = network.pretrained_cfg
-    layout = getattr(network, "output_fmt", "NCHW")
-    return External(network, config["mean"], config["std"], channels=channels, layout=layout)
+    return External(network, config["mean"], config["std"], channels=channels)
 
 
 @described
@@ -114,8 +110,7 @@ def torchvision(model: str, classes: int, channels: int = 3, pretrained: bool = 
         )
     with _making(f"torchvision:{model}"):
         network = _torchvision_network(models, model, classes, pretrained)
-    swin = isinstance(network, models.SwinTransformer)
-    return External(network, layout="NHWC" if swin else "NCHW")
+    return External(network)
 
 
 def _torchvision_network(models: Any, model: str, classes: int, pretrained: bool) -> nn.Module:

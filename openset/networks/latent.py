@@ -43,7 +43,6 @@ class Latent(nn.Module):
         network.set_submodule(path, nn.Identity())
         self.network = network
         self.size, self.variance = size, variance
-        # `mean` comes last, so that a Tap takes it for the head and records its input.
         self.log_variance = nn.Linear(head.in_features, size)
         self.mean = nn.Linear(head.in_features, size)
         nn.init.constant_(self.log_variance.bias, math.log(variance))

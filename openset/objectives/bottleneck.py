@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from openset.moments import Moments
 from openset.networks.heads import Bottleneck, bottleneck
-from openset.networks.layers import evaluating
+from openset.networks.watch import evaluating
 from openset.objectives.base import Objective
 
 

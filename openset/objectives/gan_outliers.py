@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openset.networks.dcgan import Discriminator, Generator
-from openset.networks.layers import evaluating
+from openset.networks.watch import evaluating
 from openset.objectives.synthetic_outliers import (
     SyntheticOutliers,
     frozen,

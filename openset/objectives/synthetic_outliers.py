@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openset.activations import UNKNOWN, VOID
-from openset.networks.layers import evaluating
+from openset.networks.watch import evaluating
 from openset.objectives.base import Objective
 from openset.objectives.patches import Patches, sides
 

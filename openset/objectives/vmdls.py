@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from openset.moments import Moments
 from openset.networks.latent import Latent, latent
-from openset.networks.layers import evaluating
+from openset.networks.watch import evaluating
 from openset.objectives.base import Objective
 
 RAMP_START = 0.15

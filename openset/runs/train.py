@@ -14,7 +14,7 @@ import torch
 
 from openset.data import Data
 from openset.data.loaders import batches, per_pixel
-from openset.networks.layers import evaluating
+from openset.networks.watch import evaluating
 from openset.objectives import Objective
 from openset.runs.recipe import Recipe
 from openset.runs.run import Run

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from openset.activations import Activations
 from openset.data import batches
 from openset.detectors import Detector
+from openset.extractors.base import Extractor
 from openset.extractors.extract import finite
-from openset.extractors.perturb import Perturb
 from openset.extractors.tap import Tap
 from openset.networks.device import device_of
 from openset.networks.layers import find_stages
@@ -47,20 +47,18 @@ def tap_for(
     return Tap(network, layers_for(network, detectors, refit=refit), head)
 
 
-def views(tap: Tap, detectors: Mapping[str, Detector]) -> list[tuple[nn.Module, list[str]]]:
+def views(tap: Tap, detectors: Mapping[str, Detector]) -> list[tuple[Extractor, list[str]]]:
     """The extractors that the detectors want, each with the names of those that share it.
 
-    A view that passes the tap's activations on with something added says by its `key` which others
-    add the same.
+    A view that only adds to the tap's activations serves those who want these alone, too.
     """
-    groups: dict[Hashable, tuple[nn.Module, list[str]]] = {}
+    groups: dict[Hashable, tuple[Extractor, list[str]]] = {}
     for name, detector in detectors.items():
         view = detector.view(tap)
-        groups.setdefault(getattr(view, "key", view), (view, []))[1].append(name)
-    # A view that only adds to the tap's activations serves those who want these alone, too.
-    richer = [key for key, (view, _) in groups.items() if hasattr(view, "key")]
-    if richer and tap in groups:
-        groups[richer[0]][1].extend(groups.pop(tap)[1])
+        groups.setdefault(view.key, (view, []))[1].append(name)
+    richer = [names for view, names in groups.values() if view.looks_again and not view.moves_image]
+    if richer and tap.key in groups:
+        richer[0].extend(groups.pop(tap.key)[1])
     return list(groups.values())
 
 
@@ -85,8 +83,8 @@ class Views:
     def __init__(self, tap: Tap, detectors: Mapping[str, Detector]):
         groups = views(tap, detectors)
         self.tap = tap
-        self.plain = [name for view, names in groups if view is tap for name in names]
-        self.others = [(view, names) for view, names in groups if view is not tap]
+        self.plain = [name for view, names in groups if view.key == tap.key for name in names]
+        self.others = [(view, names) for view, names in groups if view.key != tap.key]
 
     def stream(
         self, source: object, batch_size: int = 256
@@ -118,12 +116,10 @@ class Views:
     def _look(self, image: Tensor) -> Iterator[tuple[list[str], Activations]]:
         waiting = self.plain
         for view, names in self.others:
-            if waiting and isinstance(view, Perturb) and view.extractor is self.tap:
-                plain, seen = view.both(image)
+            plain, seen = view.both(image)
+            if waiting:
                 yield waiting, plain
                 waiting = []
-            else:
-                seen = view(image)
             yield names, seen
         if waiting:
             yield waiting, self.tap(image)

@@ -18,7 +18,7 @@ from openset.activations import VOID
 from openset.data.samples import Batches, Samples, samples
 from openset.errors import Paused
 from openset.networks.device import choose_device
-from openset.networks.layers import evaluating
+from openset.networks.watch import evaluating
 from openset.objectives.base import Objective
 from openset.training.checkpoints import RunFolder, run_folder
 from openset.training.progress import Clock, Losses, progress_bar

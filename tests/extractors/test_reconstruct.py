@@ -6,7 +6,7 @@ from torch import nn
 
 from openset.extractors.reconstruct import Reconstruct
 from openset.extractors.tap import Tap
-from openset.networks.layers import output_of
+from openset.networks.watch import output_of
 
 
 class Darker(nn.Module):
@@ -62,7 +62,7 @@ def test_a_layer_the_tap_records_is_not_computed_again():
     image = torch.rand(2, 1, 6, 6)
     for layers, passes in ((["1"], 2), ([], 3)):
         calls.clear()
-        Reconstruct(Tap(model, layers), Darker(), layer="stage1")(image)
+        Reconstruct(Tap(model, layers, head="4"), Darker(), layer="stage1")(image)
         assert len(calls) == passes
 
 

@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -129,3 +131,155 @@ def test_images_of_whole_numbers_are_refused():
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     with pytest.raises(ValueError, match="divide them by 255"):
         Tap(network)(torch.zeros(2, 1, 2, 2, dtype=torch.uint8))
+
+
+class Adds(nn.Module):
+    """Changes what a layer gave in place, and runs another one twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(1, 4, 3), nn.Softplus()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, image):
+        h = self.conv(image)
+        h += 5
+        h = self.act(self.act(h)).mean((2, 3))
+        logits = self.fc(h)
+        h.zero_()
+        return logits
+
+
+def test_what_a_layer_gave_is_kept_whatever_becomes_of_it():
+    network, image = Adds().eval(), torch.rand(3, 1, 8, 8)
+    tap = Tap(network, ["conv"])
+    for _ in range(2):  # The second look averages at once.
+        with torch.no_grad():
+            seen = tap(image)
+        torch.testing.assert_close(seen.features["conv"], network.conv(image).mean((2, 3)))
+        by_hand = network.act(network.act(network.conv(image) + 5)).mean((2, 3))
+        torch.testing.assert_close(seen.features["penultimate"], by_hand)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_maps_that_are_changed_in_place_are_kept_too(mode):
+    network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(inplace=True), nn.Conv2d(4, 3, 1)).eval()
+    image = torch.rand(2, 1, 5, 5)
+    tap = Tap(network, ["0", "penultimate"])
+    for _ in range(2):
+        with mode():
+            seen = tap(image)
+            torch.testing.assert_close(seen.features["0"], network[0](image))
+            torch.testing.assert_close(seen.features["penultimate"], network[:2](image))
+
+
+def test_all_runs_of_a_layer_stand_side_by_side():
+    network, image = Adds().eval(), torch.rand(3, 1, 8, 8)
+    seen = Tap(network, ["act"])(image).features["act"]
+    once = network.act(network.conv(image) + 5)
+    expected = torch.cat([once.mean((2, 3)), network.act(once).mean((2, 3))], 1)
+    torch.testing.assert_close(seen, expected)
+
+
+class Windows(nn.Module):
+    """Maps `[N, H, W, D]` between its stages, merged two by two, as Swin has."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(1, 6, 4, 4)
+        self.first = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 6), nn.GELU())
+        self.merge = nn.Linear(24, 12)
+        self.second = nn.Sequential(nn.LayerNorm(12), nn.Linear(12, 12))
+        self.norm, self.head = nn.LayerNorm(12), nn.Linear(12, 3)
+
+    def forward(self, image):
+        x = self.first(self.embed(image).permute(0, 2, 3, 1))
+        x = torch.cat([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], -1)
+        return self.head(self.norm(self.second(self.merge(x))).mean((1, 2)))
+
+
+def test_maps_with_their_channels_last_are_averaged_over_space():
+    network, image = Windows().eval(), torch.rand(2, 1, 32, 32)
+    assert find_stages(network) == ("first", "norm")
+    seen = Tap(network, ["embed", "first.2", "stage1", "stage2"])(image).features
+    x = network.embed(image)
+    torch.testing.assert_close(seen["embed"], x.mean((2, 3)))
+    x = network.first(x.permute(0, 2, 3, 1))
+    torch.testing.assert_close(seen["stage1"], x.mean((1, 2)))
+    torch.testing.assert_close(seen["first.2"], seen["stage1"])
+    assert seen["stage2"].shape == (2, 12)
+
+
+def test_a_list_of_maps_stands_side_by_side_and_other_things_are_refused():
+    class Branches(nn.Module):
+        def forward(self, x):
+            return [x, x[:, :, ::2, ::2] + 1]
+
+    class Network(nn.Sequential):
+        def forward(self, image):
+            return self[1](self[0](image)[0].flatten(1))
+
+    network = Network(Branches(), nn.Linear(4, 3))
+    seen = Tap(network, ["0"])(torch.zeros(2, 1, 2, 2)).features["0"]
+    assert torch.equal(seen, torch.tensor([[0.0, 1.0]] * 2))
+    network[0].forward = lambda x: {0: x}
+    with pytest.raises(ValueError, match="gave a dict, not a tensor; name a module inside it"):
+        Tap(network, ["0"])(torch.zeros(2, 1, 2, 2))
+    network.forward = lambda image: network[1](image.flatten(1))
+    with pytest.raises(ValueError, match="did not run its layer '0'"):
+        Tap(network, ["0"])(torch.zeros(2, 1, 2, 2))
+
+
+def test_wrapped_networks_are_read_as_the_bare_one(network):
+    image, plain = torch.rand(2, 1, 12, 12), Tap(network, ["stage1"])
+    compiled = torch.compile(network.eval(), backend="eager")
+    compiled(image)
+    for wrapped in (compiled, nn.DataParallel(network)):
+        tap = Tap(wrapped, ["stage1"])
+        assert tap.state_dict().keys() == plain.state_dict().keys()
+        expected = plain(image).features["stage1"]
+        torch.testing.assert_close(tap(image).features["stage1"], expected)
+    seen = Tap(compiled, ["_orig_mod.stage1"])(image)
+    assert "_orig_mod.stage1" in seen.features
+
+
+def test_torchscript_gives_logits_and_no_layers(network):
+    image = torch.rand(2, 1, 12, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(network.eval(), image)
+    torch.testing.assert_close(Tap(traced)(image).logits, network(image))
+    for layers in (["stage1"], ["penultimate"]):
+        with pytest.raises(ValueError, match="TorchScript"):
+            Tap(traced, layers)
+
+
+def test_images_take_the_networks_precision(network):
+    assert Tap(network)(torch.rand(2, 1, 12, 12).double()).logits.dtype == torch.float32
+    assert Tap(network.double())(torch.rand(2, 1, 12, 12)).logits.dtype == torch.float64
+    with pytest.raises(ValueError, match="images are a list; give a tensor"):
+        Tap(network)([[0.5]])
+
+
+def test_what_was_found_is_said_and_makes_the_tap_again():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.Conv2d(4, 6, 3, 2), nn.Flatten(1))
+    network = nn.Sequential(network[:2], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    tap = Tap(network, ["stage1", "stage2"])
+    told = {"layers": {"stage1": "0.0", "stage2": "0"}, "head": "3"}
+    assert tap.settings() == told
+    assert "layers=[stage1=0.0, stage2=0], head='3'" in repr(tap)
+    again = Tap(network, **told)
+    image = torch.rand(2, 1, 32, 32)
+    assert torch.equal(again(image).features["stage1"], tap(image).features["stage1"])
+
+
+def test_a_gradient_is_taken_in_inference_mode(network):
+    image = torch.rand(3, 1, 12, 12)
+    expected = Perturb(Tap(network), Energy(), 0.01)(image).logits
+    with torch.inference_mode():
+        inside = torch.rand(3, 1, 12, 12).copy_(image)
+        seen = Perturb(Tap(network), Energy(), 0.01)(inside)
+        torch.testing.assert_close(seen.logits, expected)
+        made = networks.cnn(classes=4, channels=1, widths=(4, 6), hidden=8)
+        with pytest.raises(ValueError, match="make it outside"):
+            Perturb(Tap(made), Energy(), 0.01)(inside)

@@ -222,3 +222,44 @@ def test_prediction_answers_as_the_model_does(network, pictures):
         assert record["score"] == pytest.approx(float(score[i]), rel=1e-5)
         assert record["label"] == ("unknown" if label[i] == UNKNOWN else str(int(label[i])))
         assert record["threshold"] == model.threshold.values[predicted[i]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_network_keeps_its_precision(known, dtype, given, tmp_path):
+    network = networks.cnn(classes=3, channels=1, widths=(4, 6), hidden=8).to(dtype)
+    model = OpenSet(Tap(network), Energy()).calibrate(known, 0.9)
+    assert {x.dtype for x in network.parameters()} == {dtype}
+    model.save(tmp_path / "model")
+    other = networks.cnn(classes=3, channels=1, widths=(4, 6), hidden=8) if given else None
+    again = OpenSet.load(tmp_path / "model", network=other)
+    assert {x.dtype for x in again.tap.network.parameters()} == {dtype}
+    image = known.tensors[0]
+    assert torch.equal(again(image)[1], model(image)[1])
+    assert again(image)[1].dtype in (torch.float32, torch.float64)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda n: torch.compile(n, backend="eager")])
+def test_a_saved_wrapper_loads_into_the_bare_network_and_back(known, wrap, tmp_path):
+    network = networks.cnn(classes=3, channels=1, widths=(4, 6), hidden=8)
+    image = known.tensors[0]
+    for saved, loaded in ((wrap(network), network), (network, wrap(network))):
+        model = OpenSet(Tap(saved, ["stage1"]), Energy()).calibrate(known, 0.9)
+        model.save(tmp_path / "model")
+        for given in (None, loaded):
+            again = OpenSet.load(tmp_path / "model", network=given)
+            torch.testing.assert_close(again(image), model(image))
+
+
+def test_stages_that_were_found_are_saved(known, tmp_path):
+    network = nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(4, 6, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        nn.Linear(6, 3),
+    )
+    tap = Tap(network, ["stage1"])
+    OpenSet(tap, Energy()).calibrate(known, 0.9).save(tmp_path / "model")
+    told = json.loads((tmp_path / "model" / "model.json").read_text())["tap"]
+    assert told == {"layers": {"stage1": tap.paths["stage1"]}, "head": "2"}
+    again = OpenSet.load(tmp_path / "model", network=network)
+    assert again.tap.paths == tap.paths

@@ -33,7 +33,7 @@ class Counted(nn.Module):
 
 @pytest.fixture
 def tap():
-    return Tap(Counted().requires_grad_(False))
+    return Tap(Counted().requires_grad_(False), head="layers.3")
 
 
 @pytest.fixture

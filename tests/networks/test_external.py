@@ -142,7 +142,7 @@ class ChannelsLast(nn.Module):
 
 
 def test_tap_averages_over_space_wherever_the_channels_are():
-    network = External(ChannelsLast(), layout="NHWC")
+    network = External(ChannelsLast())
     tap = Tap(network, layers=["stage1", "network.embed"])
     activations = tap(torch.rand(2, 3, 8, 8))
     assert activations.features["network.embed"].shape == (2, 4)
@@ -202,7 +202,17 @@ REAL = [
     ("timm", "timm:mambaout_femto", 64, (48, 96, 192, 288)),
     ("timm", "timm:efficientnet_b0", 64, (16, 24, 40, 112, 320)),
     ("torchvision", "torchvision:resnet18", 64, (64, 128, 256, 512)),
-    ("torchvision", "torchvision:swin_t", 64, ()),
+    ("torchvision", "torchvision:swin_t", 64, (96, 192, 384, 768)),
+    ("torchvision", "torchvision:densenet121", 64, (64, 256, 512, 1024, 1024)),
+    ("torchvision", "torchvision:vgg11", 64, (64, 128, 256, 512, 512, 512)),
+    ("torchvision", "torchvision:mobilenet_v3_small", 64, (16, 16, 24, 48, 576)),
+    ("torchvision", "torchvision:efficientnet_b0", 64, (16, 24, 40, 112, 1280)),
+    ("torchvision", "torchvision:convnext_tiny", 64, (96, 192, 384, 768)),
+    ("torchvision", "torchvision:regnet_x_400mf", 64, (32, 32, 64, 160, 400)),
+    ("torchvision", "torchvision:vit_b_32", 224, (768,) * 4),
+    ("timm", "timm:hrnet_w18_small", 64, (64, 128, 256, 512, 2048)),
+    ("timm", "timm:selecsls42", 64, (32, 128, 288, 480, 1024)),
+    ("timm", "timm:deit_tiny_distilled_patch16_224", 224, (192,) * 12),
     ("torchvision", "torchvision:fcn_resnet50", 64, (256, 512, 1024, 2048)),
     ("segmentation_models_pytorch", "smp:unet,encoder=resnet18", 64, (64, 128, 256, 512)),
     ("segmentation_models_pytorch", "smp:fpn", 64, (64, 128, 256, 512)),
