@@ -106,7 +106,7 @@ def naming(place: str | os.PathLike[str]) -> Iterator[None]:
 def recovered(path: str | os.PathLike[str]) -> Path:
     """The path of a folder, brought back if a kill came in the middle of its replacement."""
     path = Path(path)
-    older = _beside(path, "old")
+    older = _beside(path.resolve(), "old")
     if not path.exists() and older.exists():
         # Where another process holds the lock it is about to do the same, or to finish.
         with suppress(ValueError), _locked(path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from math import ceil, inf, nextafter
+from math import ceil
 from numbers import Real
 from typing import Any, Self, TypedDict
 
@@ -305,4 +305,7 @@ def _above(ordered: Tensor, rank: int, rounding: float) -> float:
     # that differ by more than the last bits of float32, few may be taken in.
     beyond = ordered[ordered > score + 4 * torch.finfo(torch.float32).eps * abs(score)]
     few = int(TAKEN_IN * len(ordered))
-    return min(value, nextafter(float(beyond[few]), -inf)) if len(beyond) > few else value
+    if len(beyond) <= few:
+        return value
+    last = ordered[ordered < beyond[few]][-1]
+    return min(value, float(last + beyond[few]) / 2)

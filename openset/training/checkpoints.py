@@ -112,13 +112,16 @@ class RunFolder:
             return None
         check_ordinary(file)
         first, _, content = file.read_bytes().partition(b"\n")
-        if first != _seal(content):
+        try:
+            if first != _seal(content):
+                raise ValueError("its seal is broken")
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            self._cut_log(state["log_bytes"])
+        except Exception as error:  # A damaged pickle raises whatever its reader stumbles on.
             raise ValueError(
                 f"{file} is no checkpoint, or damaged, or of an earlier openset; "
                 "begin again in another folder"
-            )
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        self._cut_log(state["log_bytes"])
+            ) from error
         if _digest(self._log()) != state["log_digest"]:
             raise ValueError(f"{self.path / 'log.jsonl'} is damaged; begin again in another folder")
         return state

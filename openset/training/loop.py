@@ -355,7 +355,7 @@ class _Loop:
             ) from error
 
     def _load(self, state: dict[str, Any]) -> None:
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"] + 0.0
         if not 0 <= self.epoch <= self.settings.epochs or not 0 <= self.step <= len(self._order()):
             raise ValueError(f"it stands at epoch {self.epoch}, step {self.step}")
         self.began = time.monotonic()

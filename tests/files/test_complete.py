@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -277,3 +278,8 @@ def test_a_file_that_finds_no_room_is_named(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_one_stands_in_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert recovered(".") == Path(".")

@@ -19,6 +19,9 @@ from openset.model.saved import restore
 from openset.scoring.views import layers_for
 
 PLANTED = "planted_code.inner:Thing"
+FREE = ("name", "layers", "coverage", "guarantee", "doubt", 0, 1, 2)
+"""Places in a description that hold names, or what follows from the rest and is not read."""
+
 DENSITY = {
     "flow": "gemos:density=flow,epochs=1,transforms=1,hidden=4",
     "gaussian-mixture": "gemos:components=1",
