@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,19 @@ class Fitted(nn.Module):
         names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         return {name: getattr(self, name) for name in names}
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The settings, under the name by which scikit-learn asks for them."""
+        return self.settings()
+
+    def set_params(self, **settings: Any) -> Self:
+        """Changes settings, as scikit-learn does, and forgets what was learned."""
+        type(self).__init__(self, **{**self.settings(), **settings})
+        return self
+
+    def __sklearn_clone__(self) -> Self:
+        # scikit-learn's own copies would keep what the detectors of a fusion have learned.
+        return type(self)(**{key: _unfitted(value) for key, value in self.settings().items()})
+
     def spec(self) -> dict[str, Any]:
         """Kind, name and settings as plain JSON values, by which a saved model is built again."""
         own = type(self).__module__.startswith("openset.")
@@ -92,6 +105,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, nn.Module):
         return {"kind": "network", "spec": getattr(value, "spec", None)}
     return value
+
+
+def _unfitted(value: Any) -> Any:
+    """A setting without anything that was learned."""
+    if isinstance(value, nn.ModuleList):
+        return [_unfitted(item) for item in value]
+    return value.__sklearn_clone__() if isinstance(value, Fitted) else value
 
 
 def by_name(namespace: dict[str, Any], family: type[Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ COMMANDS = {
     "fit": "fit:fit",
     "tune": "tune:tune",
     "predict": "predict:predict",
+    "show": "show:show",
     "export": "export:export",
     "evaluate": "evaluate:evaluate",
     "benchmark": "benchmark:benchmark",

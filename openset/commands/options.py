@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -10,6 +10,21 @@ from openset.training.settings import Settings
 
 Device = Annotated[
     str | None, Parameter(help="`cpu`, `cuda:1`, …; by default an accelerator if there is one.")
+]
+
+
+Resize = Annotated[
+    Literal["stretch", "shorter", "pad"],
+    Parameter(
+        help="An image of another aspect than `--size`: `stretch` it, resize its `shorter` side "
+        "and cut the centre out, or `pad` it with black bars."
+    ),
+]
+
+
+Interpolation = Annotated[
+    Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"],
+    Parameter(help="Filter that resizes, antialiased."),
 ]
 
 

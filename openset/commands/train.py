@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openset.commands.options import Device, Training
+from openset.commands.options import Device, Interpolation, Resize, Training
 from openset.commands.screen import say
 from openset.training.settings import Settings
 
@@ -19,6 +19,8 @@ def train(
     unknown_classes: str | None = None,
     size: int | None = None,
     channels: int | None = None,
+    resize: Resize = "stretch",
+    interpolation: Interpolation = "bilinear",
     valid: float = 0.1,
     weights: Path | None = None,
     skip_bad: bool = False,
@@ -38,6 +40,8 @@ def train(
         unknown_classes: Instead: classes to leave out, such as `Pedestrian,Bicyclist`.
         size: Height and width of every image; as stored by default.
         channels: 1 or 3; as stored by default.
+        resize: What happens to an aspect that is not that of `--size`.
+        interpolation: Filter that resizes.
         valid: Share of the training images held out for the threshold.
         weights: Weights to start from (safetensors or a state dict); `--epochs 0` keeps them.
         skip_bad: Leave out images that cannot be read; the report counts and names them.
@@ -57,6 +61,8 @@ def train(
         known_classes=known_classes,
         size=size,
         channels=channels,
+        resize=resize,
+        interpolation=interpolation,
         valid=valid,
         network=network,
         objective=objective,

@@ -76,7 +76,8 @@ class Arrays:
 
     def read(self, indices: Sequence[int], adapter: Adapter) -> Tensor:
         chosen = self.images[torch.as_tensor(indices, dtype=torch.long)]
-        if tuple(chosen.shape[1:]) == adapter.shape:
+        channels, height, width = chosen.shape[1:]
+        if channels == adapter.channels and adapter.leaves(height, width):
             return 255 - chosen if adapter.invert else chosen
         return _filled(len(chosen), adapter.shape, lambda i: adapter(chosen[i]))
 
@@ -227,8 +228,16 @@ PROBED = 16
 """Images that are looked at to judge a whole set by."""
 
 
-def adapter_of(pixels: Pixels, size: Any = None, channels: int | None = None) -> Adapter:
+def adapter_of(
+    pixels: Pixels, size: Any = None, channels: int | None = None, **way: Any
+) -> Adapter:
     """The adapter that leaves images as they are, judged by some 16 of them.
+
+    Args:
+        pixels: The images.
+        size: Height and width, or the side of a square, to bring them to instead.
+        channels: 1 or 3 instead.
+        way: Further settings of the adapter: `resize`, `interpolation`.
 
     Raises:
         ValueError: If they differ in size and no `size` is given, or if none can be read.
@@ -241,7 +250,7 @@ def adapter_of(pixels: Pixels, size: Any = None, channels: int | None = None) ->
         )
     if isinstance(size, int):
         size = (size, size)
-    return Adapter(size or sizes[0], channels or max(shape[0] for shape in shapes))
+    return Adapter(size or sizes[0], channels or max(shape[0] for shape in shapes), **way)
 
 
 def _shapes(pixels: Pixels) -> set[tuple[int, int, int]]:

@@ -60,6 +60,9 @@ def load(
     *,
     size: Size | None = None,
     channels: int | None = None,
+    resize: str = "stretch",
+    interpolation: str = "bilinear",
+    adapter: Adapter | None = None,
     valid: float = 0.1,
     seed: int = 0,
     skip_bad: bool = False,
@@ -73,6 +76,10 @@ def load(
             default. Their order is that of the labels. `"not cat,dog"` knows all but these.
         size: Height and width that every image is brought to; as stored by default.
         channels: 1 or 3; as stored by default.
+        resize: What happens to the aspect of images whose is another: `"stretch"`, `"shorter"` or
+            `"pad"`, as `Adapter` says.
+        interpolation: The filter that resizes.
+        adapter: What the network was trained on, in place of the four before it.
         valid: Share of each class of the training images that is held out, where the set has no
             validation split of its own.
         seed: Seed of what is held out.
@@ -95,7 +102,9 @@ def load(
     classes = check_classes([source.classes[c] for c in known], source)
     notes: list[str] = []
     parts = arrange(source, valid, seed, notes)
-    adapter = adapter_of(parts["train"].pixels, size, channels)
+    if adapter is None:
+        way = {"resize": resize, "interpolation": interpolation}
+        adapter = adapter_of(parts["train"].pixels, size, channels, **way)
     bits = name.bits or used_bits(parts["train"], notes)
     adapter = replace(adapter, invert=inverted(name, adapter), bits=bits)
     parts = seen_as_known(parts, source, known, adapter, notes)

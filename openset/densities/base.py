@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,8 +22,22 @@ class Density(Fitted):
     kind: ClassVar[str] = "density"
 
     def fit(self, batches: Iterable[Tensor]) -> Self:
-        """Fits one model to rows `[M, D]`; `batches` may be read several times."""
+        """Fits one model to rows `[M, D]`; `batches` may be read several times.
+
+        One array or tensor `[M, D]` will do.
+        """
+        if hasattr(batches, "__array__"):
+            batches = [_rows(batches)]
         return self.fit_classes(_Unlabelled(batches), classes=1)
+
+    def score_samples(self, x: Any) -> Any:
+        """Surprise `[M]` of an array or tensor `[M, D]`, higher = more surprising.
+
+        The other way round in scikit-learn, whose method of this name gives log-likelihoods.
+        """
+        with torch.no_grad():
+            scores = self(_rows(x))
+        return scores if isinstance(x, Tensor) else scores.cpu().numpy()
 
     def fit_classes(self, batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> Self:
         """Fits a model per class to (rows `[M, D]`, labels `[M]`), read once or several times.
@@ -60,6 +75,10 @@ class Density(Fitted):
     def classes(self) -> int:
         """The number of fitted models."""
         raise NotImplementedError
+
+
+def _rows(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
 
 
 def need_rows(counts: Tensor, least: int, who: Fitted, advice: str) -> None:

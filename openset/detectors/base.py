@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import ClassVar, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from openset.activations import Activations
+from openset.detectors.arrays import (
+    Array,
+    activations_of,
+    check_one_look,
+    like,
+    taking_arrays,
+)
 from openset.extractors.base import Extractor
 from openset.extractors.extract import finite
 from openset.extractors.tap import Tap
@@ -24,6 +31,9 @@ class Detector(Fitted):
 
     A subclass writes `score`, and `fit` if it learns something. It never sees the network: all that
     it knows comes through the activations, so one forward pass serves every detector.
+
+    Stored embeddings will do in place of a network: `fit(X, y)` and `score_samples(X)` take plain
+    arrays of features and logits.
 
     `layers` names the features that it reads: `()` for the logits alone, None for the default. It
     stays as it was given; what `fit` chose is `found_layers`, which is learned, saved and loaded.
@@ -47,10 +57,21 @@ class Detector(Fitted):
     tuned_on: Sequence[str] = ()
     """Names of the data that the settings were chosen on; all results and saved models say so."""
 
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        for name in vars(cls).keys() & {"fit", "adjust"}:
+            setattr(cls, name, taking_arrays(vars(cls)[name]))
+
+    @taking_arrays
     def fit(self, batches: Iterable[Activations]) -> Self:
-        """Learns from activations of known training data; `batches` may be read several times."""
+        """Learns from activations of known training data; `batches` may be read several times.
+
+        Plain arrays will do, `fit(X, y, logits=L)`, as `score_samples` takes them: y `[N]` are the
+        classes 0…K−1. Without y and logits all rows are of one class.
+        """
         return self
 
+    @taking_arrays
     def adjust(self, held_out: Iterable[Activations]) -> Self:
         """Learns what must come from held-out known data: a temperature, ranks. After `fit`."""
         return self
@@ -58,6 +79,33 @@ class Detector(Fitted):
     def score(self, rows: Activations) -> Tensor:
         """Scores `[M]` of M rows, each from its own row alone; higher = more unknown."""
         raise NotImplementedError
+
+    def score_samples(
+        self, x: Array | Mapping[str, Array] | None = None, *, logits: Array = None
+    ) -> Array:
+        """Scores `[N]` of plain arrays; higher = more unknown, the other way round in scikit-learn.
+
+        `Threshold.conformal(scores)` makes a threshold of the scores of held-out known rows.
+
+        Args:
+            x: Features `[N, D]`, those before the network's last layer, or several by the names of
+                their layers.
+            logits: `[N, K]`, for detectors that read them.
+
+        Raises:
+            ValueError: For a detector that needs what is not there: logits, the weights of the
+                network's last layer, or the network itself.
+
+        Example:
+            >>> import numpy as np
+            >>> from openset.detectors import KNN
+            >>> x = np.arange(12.0).reshape(6, 2)
+            >>> KNN(k=1).fit(x).score_samples(x).round(3).tolist()
+            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+        """
+        check_one_look(self)
+        with torch.no_grad():
+            return like(self(activations_of(x, None, logits)), x, logits)
 
     def training_score(self, rows: Activations) -> Tensor:
         """Scores `[M]` of rows that `fit` learned from, labels with them.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import Tensor
 
 from openset.activations import Activations
+from openset.detectors.arrays import Absent
 from openset.detectors.base import Detector
 from openset.extractors.extract import finite
 from openset.spec import as_names
@@ -86,10 +87,12 @@ def choose_layers(batches: Iterable[Activations], layers: Sequence[str] | None) 
 
     Where the tap recorded layers that are no stages, all of them are taken instead.
     """
-    features = peek(batches).features
+    first = peek(batches)
+    features = first.features
     if layers is not None:
         return as_names(layers)
     stages = [name for name in features if name.startswith("stage")]
     found = stages or [name for name in features if name != "penultimate"]
     last = ["penultimate"] if "penultimate" in features else []
-    return (*found, *last, "logits")
+    logits = [] if isinstance(first.logits, Absent) else ["logits"]
+    return (*found, *last, *logits)

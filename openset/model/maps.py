@@ -43,6 +43,8 @@ def labels_pixels(model: OpenSet) -> bool:
 def write_maps(model: OpenSet, images: Readable, folder: str | Path | None) -> int:
     """Writes three maps of each image, as large as the image's file, and returns their number.
 
+    Where the model's adapter cuts the centre out or adds bars, maps are those of what is left.
+
     `NAME.labels.png` holds classes as palette indices, with one more for unknown; `classes.json`
     says which is which. `NAME.score.npy` holds the score, higher = more unknown, and
     `NAME.score.png` a picture of it. `NAME.overlay.png` shows the labels over the image.
@@ -65,6 +67,8 @@ def write_maps(model: OpenSet, images: Readable, folder: str | Path | None) -> i
             label, score = (x.cpu() for x in model(image.to(device_of(model))))
             for i, position in enumerate(positions.tolist()):
                 original, place = original_of(images.images, position), partial / names[position]
+                if model.adapter is not None and not model.adapter.whole:
+                    original = model.adapter.show(original).convert("RGB")
                 write_image_maps(original, label[i], score[i], place, len(described))
                 record = (paths[position], names[position], *figures(label[i], score[i]))
                 index.append(csv_line(record))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from openset.data.preprocessing import described as preprocessing_of
 from openset.errors import unknown_name
 from openset.networks.base import Normalize, described
 from openset.networks.layers import find_stages
@@ -38,6 +39,8 @@ class External(nn.Module):
         mean: Each channel's mean in 0…1; three values serve other channel counts by their average.
         std: Each channel's standard deviation.
         channels: Channels of the image.
+        adapter_settings: How the library itself prepares images for this network, as
+            `Adapter(**settings)` takes it; None where it does not say.
     """
 
     stages: tuple[str, ...]
@@ -49,10 +52,12 @@ class External(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
         *,
         channels: int = 3,
+        adapter_settings: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.normalize = Normalize(_per_channel(mean, channels), _per_channel(std, channels))
         self.network = network
+        self.adapter_settings = adapter_settings
         self.stages = tuple(f"network.{path}" for path in find_stages(network))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -85,8 +90,11 @@ def timm(
         network = library.create_model(
             model, pretrained=pretrained, num_classes=classes, in_chans=channels, **sized
         )
-    config = network.pretrained_cfg
-    return External(network, config["mean"], config["std"], channels=channels)
+    config = dict(network.pretrained_cfg)
+    sides = [image_size] * 2 if image_size else (config.get("input_size") or (3, 224, 224))[1:]
+    config["input_size"] = (channels, *sides)
+    config |= {key: _per_channel(config[key], channels) for key in ("mean", "std")}
+    return _prepared(network, preprocessing_of(config), channels=channels)
 
 
 @described
@@ -110,7 +118,11 @@ def torchvision(model: str, classes: int, channels: int = 3, pretrained: bool = 
         )
     with _making(f"torchvision:{model}"):
         network = _torchvision_network(models, model, classes, pretrained)
-    return External(network)
+    try:
+        preparation = preprocessing_of(models.get_model_weights(model).DEFAULT)
+    except ValueError:  # That of segmentation leaves each image a size of its own.
+        preparation = {}
+    return _prepared(network, preparation)
 
 
 def _torchvision_network(models: Any, model: str, classes: int, pretrained: bool) -> nn.Module:
@@ -209,6 +221,14 @@ def _making(what: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         raise ValueError(f"cannot make {what}: {error}") from error
+
+
+def _prepared(network: nn.Module, preparation: dict[str, Any], **how: Any) -> External:
+    """The network behind the mean and std of its library's preparation, with the rest noted."""
+    inside = ("mean", "std")
+    given = {key: preparation[key] for key in inside if key in preparation}
+    noted = {key: value for key, value in preparation.items() if key not in inside}
+    return External(network, **given, **how, adapter_settings=noted or None)
 
 
 def _per_channel(values: Sequence[float], channels: int) -> list[float]:

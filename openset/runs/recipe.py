@@ -11,7 +11,7 @@ from torch import nn
 
 from openset import data as images
 from openset import networks
-from openset.data import Data, mean_std
+from openset.data import Adapter, Data, mean_std
 from openset.objectives import OBJECTIVES, Objective
 from openset.spec import build, check_kinds
 from openset.training.settings import Settings
@@ -29,6 +29,8 @@ class Recipe:
         known_classes: As `data.load` takes them; None for all.
         size: Height and width of every image; None leaves images as they are stored.
         channels: 1 or 3; None leaves images as they are stored.
+        resize: What happens to an image's aspect: `"stretch"`, `"shorter"` or `"pad"`.
+        interpolation: The filter that resizes, such as `"bicubic"`.
         valid: Share of the training images that is held out for the threshold.
         network: The network with its settings, as `networks.build` takes it.
         objective: The training method with its settings, such as `cross-entropy`.
@@ -46,6 +48,8 @@ class Recipe:
     objective: str = "cross-entropy"
     weights: Path | None = None
     skip_bad: bool = False
+    resize: str = "stretch"
+    interpolation: str = "bilinear"
     settings: Settings = Settings()  # noqa: RUF009 (It is frozen.)
 
     def __post_init__(self):
@@ -71,13 +75,20 @@ class Recipe:
         }
         return cls(**{**values, **changes})
 
-    def load_data(self) -> Data:
-        """The data, split and adapted; nothing is decoded yet."""
+    def load_data(self, adapter: Adapter | None = None) -> Data:
+        """The data, split and adapted; nothing is decoded yet.
+
+        Args:
+            adapter: What a run of this recipe learned of its images; None reads it from the recipe.
+        """
         return images.load(
             self.data,
             self.known_classes,
             size=self.size,
             channels=self.channels,
+            resize=self.resize,
+            interpolation=self.interpolation,
+            adapter=adapter,
             valid=self.valid,
             seed=self.seed,
             skip_bad=self.skip_bad,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -92,8 +92,7 @@ class Run:
         Raises:
             ValueError: If their classes are no longer those that the run was trained on.
         """
-        adapter = self.adapter
-        found = replace(self.recipe, size=adapter.size, channels=adapter.channels).load_data()
+        found = self.recipe.load_data(self.adapter)
         if found.classes != self.classes:
             raise ValueError(
                 f"{self.recipe.data} has the classes {', '.join(found.classes[:5])}… in this "

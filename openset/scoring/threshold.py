@@ -79,7 +79,7 @@ class Threshold:
     @classmethod
     def conformal(
         cls,
-        scores: Tensor,
+        scores: Any,
         accept: float = 0.95,
         classes: Tensor | None = None,
         number: int = 1,
@@ -94,7 +94,7 @@ class Threshold:
         accepted together, so they raise the share and never lower it; so does `rounding`.
 
         Args:
-            scores: `[n]`, of known samples that no fit has seen.
+            scores: `[n]`, a tensor or an array, of known samples that no fit has seen.
             accept: Share in 0…1.
             classes: Predicted class `[n]` of each score, for a threshold per class.
             number: Number of classes, with `classes`.
@@ -104,7 +104,7 @@ class Threshold:
         Raises:
             ValueError: If there are too few scores for the share, or some are not finite.
         """
-        accept = check_accept(accept)
+        accept, scores = check_accept(accept), torch.as_tensor(scores)
         if not scores.isfinite().all():
             bad = int((~scores.isfinite()).sum())
             raise ValueError(f"{bad} held-out scores are NaN or infinite; check the fit")

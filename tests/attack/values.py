@@ -31,7 +31,7 @@ VALUES: dict[str, list[tuple[tuple, object]]] = {
         *((("adapter", "size"), x) for x in ([8], [8, 8, 8], [0, 8], [-8, 8], "88", [8.5, 8], [])),
         *((("adapter", "channels"), x) for x in (0, 2, 4, "1", -1, 1.5)),
         *((("adapter", "invert"), x) for x in ("no", 2, [])),
-        *((("adapter", "resample"), x) for x in ("x", 3, "")),
+        *((("adapter", "interpolation"), x) for x in ("x", 3, "")),
         *((("tap", "layers"), x) for x in (["no such"], [1], [[]], {})),
         *((("tap", "head"), x) for x in ("no such", 1, [])),
         *((("format",), x) for x in (0, 2, 99, "1", None)),

@@ -10,8 +10,10 @@ import sys
 import pytest
 import torch
 from command_line import call, fails
+from PIL import Image
 from safetensors.torch import load_file
 
+from openset.data import Adapter
 from openset.detectors import Energy
 from openset.evaluation.results import Results
 from openset.runs.run import Run
@@ -24,6 +26,32 @@ def test_a_run_says_what_it_is(run):
     assert told.accuracy["test"] > 0.8
     assert told.models == ["energy", "gemos:components=1"]
     assert len((run / "log.jsonl").read_text().splitlines()) == 6
+
+
+def test_show_writes_what_the_network_sees(run, tmp_path, capsys):
+    stored, out = tmp_path / "stored.png", tmp_path / "seen.png"
+    Image.linear_gradient("L").save(stored)
+    adapter = Run.load(run).adapter
+    for place in (run, Run.load(run).model_folder("energy")):
+        call("show", place, stored, "--out", out)
+        with Image.open(out) as seen:
+            assert torch.equal(adapter(seen), adapter.open(stored))
+        assert "stretched to 8 × 8 (bilinear), grey" in capsys.readouterr().err
+    assert "end the name in .png" in fails(capsys, "show", run, stored, "--out", tmp_path / "seen")
+
+
+def test_training_keeps_how_images_are_resized(tmp_path):
+    way = ("--size", 8, "--resize", "shorter", "--interpolation", "bicubic")
+    for name in ("a", "b"):
+        for i, split in enumerate(["train"] * 6 + ["test"] * 2):
+            place = tmp_path / "data" / split / name / f"{i}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.linear_gradient("L").resize((16, 10 + i)).save(place)
+    out = tmp_path / "run"
+    call("train", tmp_path / "data", "--out", out, *way, "--epochs", 1, "--valid", 0.3)
+    run = Run.load(out)
+    assert run.adapter == Adapter((8, 8), 1, resize="shorter", interpolation="bicubic")
+    assert run.load_data().test.adapter == run.adapter
 
 
 def test_evaluate_writes_the_table_and_the_report(run, tmp_path, capsys):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from openset.data import Adapter
+from openset.data import Adapter, ImageSet, load_files
 
 
 def picture(mode: str, size=(6, 4)) -> Image.Image:
@@ -72,8 +72,8 @@ def test_the_same_size_is_left_alone():
     st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]), st.booleans(),
     st.sampled_from(["bilinear", "bicubic", "lanczos", "box", "nearest"]),
 )  # fmt: skip
-def test_settings_survive_json(height, width, channels, invert, resample):
-    adapter = Adapter((height, width), channels, invert, resample)
+def test_settings_survive_json(height, width, channels, invert, interpolation):
+    adapter = Adapter((height, width), channels, invert, interpolation)
     assert Adapter.from_settings(json.loads(json.dumps(adapter.settings()))) == adapter
 
 
@@ -100,7 +100,11 @@ def test_other_shapes_are_refused(shape):
     [
         ({"size": (0, 4)}, "size is"),
         ({"size": (4, 4), "channels": 2}, "channels is 2"),
-        ({"size": (4, 4), "resample": "sinc"}, "nearest"),
+        ({"size": (4, 4), "interpolation": "sinc"}, "nearest"),
+        ({"size": (4, 4), "resize": "fit"}, "stretch, shorter, pad"),
+        ({"size": (4, 4), "scaled": (4, 0)}, "scaled is"),
+        ({"size": (4, 4), "fill": (0, 0, 300)}, "fill is"),
+        ({"size": (4, 4), "mean": (0.5,)}, "mean has 1 values for 3 channels"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
@@ -133,6 +137,96 @@ def test_photos_stand_upright(tmp_path):
     picture("L").save(tmp_path / "turned.png", exif=exif)
     upright = Adapter((4, 6), 1).open(tmp_path / "turned.png")
     assert torch.equal(upright, Adapter((4, 6), 1)(picture("L")).flip(1, 2))
+
+
+def ramps(height: int, width: int) -> Image.Image:
+    """A picture whose pixels tell where they lie: red is the column, green the row."""
+    red, green = np.meshgrid(np.arange(width), np.arange(height))
+    return Image.fromarray(np.stack([red, green, 0 * red], 2).astype(np.uint8))
+
+
+def test_the_shorter_side_is_resized_and_the_centre_cut_out():
+    adapter = Adapter((4, 4), resize="shorter", interpolation="nearest")
+    wide = adapter(ramps(8, 24))
+    assert wide[0, 0].tolist() == [9, 11, 13, 15]  # columns 4…7 of the 12 that are left
+    assert wide[1, :, 0].tolist() == [1, 3, 5, 7]
+    tall = adapter(ramps(24, 8))
+    assert tall[1, :, 0].tolist() == [9, 11, 13, 15]
+    assert tall[0, 0].tolist() == [1, 3, 5, 7]
+
+
+def test_the_centre_of_a_larger_picture_is_cut_out():
+    adapter = Adapter((4, 2), resize="shorter", scaled=(8, 8), interpolation="nearest")
+    cut = adapter(ramps(8, 8))
+    assert cut[0, 0].tolist() == [3, 4]
+    assert cut[1, :, 0].tolist() == [2, 3, 4, 5]
+    assert torch.equal(adapter(torch.from_numpy(np.array(ramps(8, 8))).permute(2, 0, 1)), cut)
+
+
+def test_bars_keep_the_whole_picture_and_its_aspect():
+    adapter = Adapter((6, 6), resize="pad", interpolation="nearest", fill=(7, 8, 9))
+    padded = adapter(ramps(4, 12))
+    assert padded[:, 2:4, :][0, 0].tolist() == [1, 3, 5, 7, 9, 11]
+    bars = padded[:, [0, 1, 4, 5]]
+    assert torch.equal(
+        bars, torch.tensor([7, 8, 9], dtype=torch.uint8).view(3, 1, 1).expand(3, 4, 6)
+    )
+    assert Adapter((6, 6), resize="pad")(ramps(4, 12))[:, 0].sum() == 0
+
+
+def test_a_mask_is_cut_as_its_picture_is():
+    classes = ramps(9, 30).split()[0]
+    for resize, scaled in [
+        ("shorter", None),
+        ("shorter", (12, 12)),
+        ("stretch", (8, 8)),
+        ("pad", None),
+    ]:
+        adapter = Adapter((6, 6), 1, resize=resize, scaled=scaled, interpolation="nearest")
+        pixels, mask = adapter(classes)[0], adapter.mask(classes)
+        beside = mask == 255
+        assert torch.equal(pixels[~beside], mask[~beside])
+        assert bool(beside.any()) == (resize == "pad")
+
+
+def test_images_in_memory_are_cut_as_files_are(tmp_path):
+    adapter = Adapter((4, 4), resize="shorter", scaled=(6, 6))
+    ramps(4, 4).save(tmp_path / "ramp.png")
+    images = ImageSet(adapter.open(tmp_path / "ramp.png")[None], None)
+    stored = torch.from_numpy(np.array(ramps(4, 4))).permute(2, 0, 1)[None]
+    assert torch.equal(ImageSet(stored, None, adapter)[0][0], images[0][0])
+    assert torch.equal(load_files([tmp_path / "ramp.png"], adapter)[0][0], images[0][0])
+
+
+def test_what_the_network_sees_can_be_looked_at(tmp_path):
+    adapter = Adapter((4, 4), 1, invert=True, resize="shorter")
+    ramps(8, 24).save(tmp_path / "ramp.png")
+    seen = adapter.show(tmp_path / "ramp.png")
+    assert seen.size == (4, 4)
+    assert torch.equal(torch.from_numpy(np.array(seen))[None], adapter.open(tmp_path / "ramp.png"))
+
+
+def test_a_picture_too_long_to_resize_is_refused():
+    sliver = Image.new("L", (1_000_000, 1))
+    with pytest.raises(ValueError, match=r"1 × 1000000 pixels would become.*stretch"):
+        Adapter((224, 224), resize="shorter")(sliver)
+    assert Adapter((224, 224), resize="pad")(sliver).shape == (3, 224, 224)
+
+
+def test_settings_of_earlier_versions_are_read_and_new_ones_are_short():
+    earlier = {"size": [8, 8], "channels": 1, "invert": True, "resample": "bicubic"}
+    adapter = Adapter.from_settings(earlier)
+    assert adapter == Adapter((8, 8), 1, invert=True, interpolation="bicubic")
+    renamed = {**earlier, "interpolation": "bicubic"}
+    del renamed["resample"]
+    assert adapter.settings() == renamed
+    whole = Adapter(
+        (4, 3), resize="pad", scaled=(8, 6), fill=(1, 2, 3), mean=(0.1,) * 3, std=(1.0,) * 3
+    )
+    assert Adapter.from_settings(json.loads(json.dumps(whole.settings()))) == whole
+    assert eval(repr(whole)) == whole
+    assert repr(Adapter((4, 3))) == "Adapter(size=(4, 3))"
+    assert str(whole) == "longer side to 8 × 6 (bilinear), bars, centre of 4 × 3, RGB"
 
 
 def test_masks_are_resized_without_new_values():

@@ -9,6 +9,7 @@ from io import StringIO
 import pyarrow.parquet as parquet
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from openset import OpenSet, Tap
@@ -100,6 +101,14 @@ def test_maps_are_written_of_what_can_be_read(pictures, tmp_path):
     assert not (out / "2.labels.png").exists()
     (pictures / "2.png").unlink()
     assert write_maps(model, open_images(model, [pictures / "2.jpg", pictures][1:]), out) == 5
+
+
+def test_maps_show_what_is_left_of_a_cut_image(pictures, tmp_path):
+    adapter = Adapter((6, 8), 1, resize="shorter", scaled=(12, 12))
+    model = OpenSet(Tap(nn.Conv2d(1, 3, 1)), Energy(), adapter=adapter)
+    predict_files(model, [pictures / "1.png"], tmp_path / "maps")
+    with Image.open(tmp_path / "maps" / "1.labels.png") as labels:
+        assert labels.size == (8, 6)
 
 
 def test_no_map_takes_the_place_of_another():
