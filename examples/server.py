@@ -6,15 +6,14 @@ Needs the extra `server` (FastAPI and uvicorn). The model is trained here so tha
 alone; a real one would be read by `OpenSet.load("folder")`.
 """
 
-import threading
 from typing import Annotated
 
 import torch
 from fastapi import Body, FastAPI, HTTPException
 
 import openset
-from openset import UNKNOWN, OpenSet, Tap
-from openset.detectors import Energy
+from openset import OpenSet, Tap
+from openset.detectors import Mahalanobis
 
 
 def train_model() -> OpenSet:
@@ -23,14 +22,15 @@ def train_model() -> OpenSet:
     network = openset.networks.cnn(classes=6, channels=1, widths=(16, 32), hidden=64)
     objective = openset.objectives.CrossEntropy(network)
     openset.train(objective, data.train, epochs=15, optimizer="adam", lr=0.002, batch_size=64)
-    model = OpenSet(Tap(network), Energy(), classes=data.classes, adapter=data.adapter)
+    tap = Tap(network, layers=["penultimate"])
+    detector = Mahalanobis(layers="penultimate").fit(openset.extract(tap, data.train))
+    model = OpenSet(tap, detector, classes=data.classes, adapter=data.adapter)
     return model.calibrate(data.valid, accept=0.95)
 
 
 torch.manual_seed(0)
 model = train_model()
 app = FastAPI(title="openset")
-one_at_a_time = threading.Lock()  # One pass takes all cores; two at once would only share them.
 
 
 @app.get("/model")
@@ -41,15 +41,15 @@ def describe() -> dict:
 
 @app.post("/label")
 def label(picture: Annotated[bytes, Body(media_type="image/*")]) -> dict:
-    """The class of an image file of any size, or "unknown", with its score and the threshold."""
+    """The class of an image file of any size, or "unknown", with what the model knows of it.
+
+    FastAPI calls this in threads, of which several may ask the model at once.
+    """
     try:
-        image = model.adapter.open(picture, name="the picture")
+        (answer,) = model.predict(picture)
     except ValueError as error:
         raise HTTPException(422, str(error)) from error
-    with one_at_a_time:
-        (answer,), (score,) = model(image[None].float() / 255)
-    name = "unknown" if answer == UNKNOWN else model.classes[int(answer)]
-    return {"label": name, "score": float(score), "threshold": model.threshold.values[0]}
+    return answer.record()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from openset.extractors.tap import Tap
     from openset.model.fit import fit
     from openset.model.open_set import OpenSet
+    from openset.model.wrap import wrap
     from openset.moments import Moments
     from openset.reporting.page import report
     from openset.scoring.threshold import Threshold
@@ -50,6 +51,7 @@ __all__ = [
     "objectives",
     "report",
     "train",
+    "wrap",
 ]
 
 _PLACES = {
@@ -64,6 +66,7 @@ _PLACES = {
     "Tap": "openset.extractors.tap",
     "fit": "openset.model.fit",
     "OpenSet": "openset.model.open_set",
+    "wrap": "openset.model.wrap",
     "Moments": "openset.moments",
     "report": "openset.reporting.page",
     "Threshold": "openset.scoring.threshold",

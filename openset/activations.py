@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from openset.errors import unknown_name
+from openset.text import few
 
 UNKNOWN = -1
 """Label of a sample that belongs to none of the known classes."""
@@ -19,7 +20,7 @@ VOID = -100
 """Label of a pixel that is left out of training and evaluation."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Activations:
     """Logits, features and labels of one batch, for whole images or for pixels.
 
@@ -42,6 +43,19 @@ class Activations:
     labels: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
     head: tuple[Tensor, Tensor] | None = None
+
+    def __repr__(self) -> str:
+        def shapes(tensors: dict[str, Tensor]) -> str:
+            return few(f"{name} {list(x.shape)}" for name, x in tensors.items())
+
+        labels = "none" if self.labels is None else str(list(self.labels.shape))
+        lines = [
+            f"Activations of {len(self)} images: logits {list(self.logits.shape)}",
+            f"  features: {shapes(self.features)}",
+            f"  labels: {labels}",
+        ]
+        lines += [f"  extra: {shapes(self.extra)}"] if self.extra else []
+        return "\n".join(lines)
 
     @property
     def grid(self) -> torch.Size:

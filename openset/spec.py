@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import math
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import (
@@ -29,18 +31,24 @@ def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def parse(spec: str) -> tuple[str, list[Any], dict[str, Any]]:
+def parse(spec: str, table: Container[str] | None = None) -> tuple[str, list[Any], dict[str, Any]]:
     """Splits `name:first,key=value` into the name, the bare values and the keyed ones.
 
     A value is read as int, float, bool or None where it looks like one; `a+b` is a tuple. The name
     of something to import keeps its own colon: `package.module:Name:key=value`.
+
+    Args:
+        spec: The name with its settings.
+        table: The names that there are. One that is none of them and has no dot may be a module
+            too, such as `eff:make` for the function `make` of `eff.py`; None knows no such module.
 
     Example:
         >>> parse("fusion:energy+knn,weights=1+2")
         ('fusion', [('energy', 'knn')], {'weights': (1, 2)})
     """
     name, _, rest = spec.partition(":")
-    if "." in name:
+    module = table is not None and name not in table and rest.partition(":")[0].isidentifier()
+    if "." in name or module:
         attribute, _, rest = rest.partition(":")
         name = f"{name}:{attribute}"
     bare: list[Any] = []
@@ -97,7 +105,7 @@ def build(
     Raises:
         ValueError: For an unknown name or setting, with the nearest ones that exist.
     """
-    name, bare, keyed = parse(spec)
+    name, bare, keyed = parse(spec, table)
     return call(f"{kind} {name}", look_up(kind, table, name, trust), keyed, bare, given)
 
 
@@ -279,10 +287,12 @@ def look_up(
     """
     if name in table:
         return table[name]
-    if ":" in name:
+    module, colon, _ = name.partition(":")
+    if colon:
         check_trust(name, trust)
-        return import_factory(name)
-    raise ValueError(unknown_name(kind, name, table))
+        if _findable(module):
+            return import_factory(name)
+    raise ValueError(unknown_name(kind, module, table))
 
 
 def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -292,9 +302,26 @@ def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter
     return {name: parameter for name, parameter in found if parameter.kind not in gathers}
 
 
+def _findable(module: str) -> bool:
+    """Whether there may be such a module; of a package nothing is known before it is imported."""
+    _look_here()
+    return "." in module or importlib.util.find_spec(module) is not None
+
+
+def _look_here() -> None:
+    """Lets modules of the current folder be found, after all that are installed.
+
+    A command that was installed as a script would not find them otherwise.
+    """
+    here = os.getcwd()
+    if not {"", here}.intersection(sys.path):
+        sys.path.append(here)
+
+
 def import_factory(path: str) -> Callable[..., Any]:
-    """What `package.module:Name` names, imported."""
+    """What `package.module:Name`, or `module:Name` of the current folder, names, imported."""
     module, _, attribute = path.partition(":")
+    _look_here()
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -26,6 +26,19 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else _spelled(c) for c in text)
 
 
+def few(names: Iterable[object], most: int = 4) -> str:
+    """The first names of many, and how many more there are, each cut to 60 characters.
+
+    Example:
+        >>> few("abcdef")
+        'a, b, c, d and 2 more'
+    """
+    texts = [printable(str(name)) for name in names]
+    cut = [text if len(text) <= 60 else f"{text[:59]}…" for text in texts[:most]]
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return (", ".join(cut) or "none") + more
+
+
 def encodable(text: str) -> str:
     r"""A text that UTF-8 can hold: bytes of a file's name that are not UTF-8 are spelled out.
 

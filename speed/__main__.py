@@ -22,6 +22,7 @@ SCRIPTS = {
     "densities.py": [],
     "epoch.py": [],
     "pixels.py": [],
+    "latency.py": [],
     "peers.py": ["data", "pytorch_ood"],
 }
 """Each call with what it needs: the data sets under `$OPENSET_DATA`, or a library."""

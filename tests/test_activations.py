@@ -76,3 +76,15 @@ def test_beside_follows_what_a_module_has_learned():
     assert batch.beside(torch.nn.BatchNorm1d(3)) is batch
     assert batch.beside(torch.nn.Identity()) is batch
     assert batch.beside(len) is batch
+
+
+def test_activations_are_shown_in_five_lines():
+    features = {f"layer{i}": torch.zeros(2, 5) for i in range(200)}
+    seen = Activations(
+        torch.zeros(2, 3), features, torch.zeros(2), {"reconstruction": torch.ones(2)}
+    )
+    shown = repr(seen)
+    assert len(shown.splitlines()) <= 5
+    assert "logits [2, 3]" in shown
+    assert "layer0 [2, 5]" in shown
+    assert "196 more" in shown

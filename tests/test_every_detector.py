@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from openset import networks
+from openset import detectors, networks
 from openset.activations import Activations, concatenate
 from openset.detectors import DETECTORS, Detector, build
 from openset.extractors.tap import Tap
@@ -270,3 +270,10 @@ def test_a_fit_names_features_that_are_no_numbers():
     batch.features["penultimate"][7, 2] = torch.nan
     with pytest.raises(ValueError, match="the features hold NaN or infinite values in 1 of 20"):
         build("mahalanobis").fit([batch])
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_the_name_on_the_command_line_is_one_to_import(name):
+    """Without hyphens and whatever the case: `msp` is `MSP`, `max-logit` is `MaxLogit`."""
+    spelled = [n for n in vars(detectors) if n.lower() == name.replace("-", "")]
+    assert any(getattr(detectors, each) is DETECTORS[name] for each in spelled)

@@ -15,6 +15,8 @@ from command_line import call
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from openset.model.predict import COLUMNS
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 SHOWN = {
@@ -87,6 +89,11 @@ def test_the_server_gives_concurrent_requests_what_each_would_get_alone(client):
     with ThreadPoolExecutor(8) as pool:
         together = [answer.json() for answer in pool.map(lambda p: label(client, p), pictures)]
     assert together == alone
+    for answer in alone:
+        assert list(answer) == [*COLUMNS]
+        assert (answer["label"] == "unknown") == (answer["margin"] < 0)
+        assert answer["label"] in ("unknown", answer["nearest"])
+        assert 0 < answer["p_value"] <= 1
     digits = load_digits().target[-100:].tolist()
     right = [
         a["label"] == (str(d) if d < 6 else "unknown") for a, d in zip(alone, digits, strict=True)
@@ -98,4 +105,4 @@ def test_the_server_gives_concurrent_requests_what_each_would_get_alone(client):
 def test_the_server_says_what_is_wrong_with_a_picture(client):
     answer = label(client, b"no picture")
     assert answer.status_code == 422
-    assert answer.json()["detail"].startswith("cannot read the picture: ")
+    assert answer.json()["detail"].startswith("cannot read the image: ")

@@ -30,6 +30,7 @@ app = App(
 COMMANDS = {
     "demo": "demo:demo",
     "train": "train:train",
+    "import": "import_network:import_network",
     "fit": "fit:fit",
     "tune": "tune:tune",
     "predict": "predict:predict",

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openset.commands.options import Trust
+from openset.commands.options import Network, Trust
 from openset.commands.screen import say
 
 
-def export(run: Path, *, detector: str | None = None, out: Path, trust: Trust = None) -> None:
+def export(
+    run: Path,
+    *,
+    detector: str | None = None,
+    out: Path,
+    trust: Trust = None,
+    network: Network = None,
+) -> None:
     """Write network, detector and threshold as one ONNX file, checked against the model.
 
     Args:
@@ -21,5 +28,5 @@ def export(run: Path, *, detector: str | None = None, out: Path, trust: Trust = 
 
     if out.suffix != ".onnx":
         raise ValueError(f"cannot write {out.name}; end the name in .onnx")
-    gap = to_onnx(load_model(run, detector, trust or ()), out)
+    gap = to_onnx(load_model(run, detector, trust or (), network), out)
     say(f"scores differ from the model's by at most {gap:.1g} of a score: {out}")

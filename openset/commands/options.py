@@ -37,4 +37,13 @@ Trust = Annotated[
 ]
 
 
+Network = Annotated[
+    str | None,
+    Parameter(
+        help="What makes the model's network, such as `eff:make`, if openset did not; the model "
+        "fills it with its weights."
+    ),
+]
+
+
 Places = Annotated[list[str], Parameter(negative="", consume_multiple=True)]

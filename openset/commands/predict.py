@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from openset.commands.options import Device, Trust
+from openset.commands.options import Device, Network, Trust
 from openset.commands.screen import say
 
 
@@ -17,10 +17,15 @@ def predict(
     *,
     detector: str | None = None,
     out: Path | None = None,
+    accept: float | None = None,
+    threshold: float | None = None,
     skip_bad: bool = False,
     probabilities: bool = False,
+    batch_size: int | None = None,
+    workers: int | None = None,
     device: Device = None,
     trust: Trust = None,
+    network: Network = None,
 ) -> None:
     """Label image files, or call them unknown.
 
@@ -32,15 +37,24 @@ def predict(
         detector: Which model of a run.
         out: File to write (.csv, .jsonl or .parquet); by default CSV goes to the screen. For a
             model that labels pixels, the folder for its maps.
+        accept: Accept another share of known images than the model was calibrated for; it follows
+            from the held-out scores that the model keeps.
+        threshold: Call an image unknown above this score, of which nothing is promised.
         skip_bad: Do without files that cannot be read, and count them. Otherwise the others are
             answered too, and the command then ends with an error that names them.
         probabilities: Add each known class's probability.
+        batch_size: Images per pass.
+        workers: Threads that decode images; by default one a core.
     """
-    from openset.model.predict import predict_files
+    from openset.model.predict_files import predict_files
     from openset.networks.device import choose_device
     from openset.runs.run import load_model
 
-    loaded = load_model(model, detector, trust or ())
+    loaded = load_model(model, detector, trust or (), network)
     loaded.tap.to(choose_device(device))
-    for line in predict_files(loaded, images, out, skip_bad=skip_bad, probabilities=probabilities):
+    said = predict_files(
+        loaded, images, out, accept=accept, threshold=threshold, skip_bad=skip_bad,
+        probabilities=probabilities, batch_size=batch_size, workers=workers,
+    )  # fmt: skip
+    for line in said:
         say(line)

@@ -24,7 +24,8 @@ def tune(
 ) -> None:
     """Choose a detector's settings, such as ODIN's temperature and ε, on validation data.
 
-    With unknown data the settings with the least FPR95 win; without, known images alone decide.
+    With unknown data the settings with the least FPR95 (known positive) win; without, known images
+    alone decide.
     The model is saved under its new settings, and every result of it names what it was tuned on.
 
     Args:

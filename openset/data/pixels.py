@@ -79,7 +79,7 @@ class Arrays:
         channels, height, width = chosen.shape[1:]
         if channels == adapter.channels and adapter.leaves(height, width):
             return 255 - chosen if adapter.invert else chosen
-        return _filled(len(chosen), adapter.shape, lambda i: adapter(chosen[i]))
+        return filled(len(chosen), adapter.shape, lambda i: adapter(chosen[i]))
 
     def shape(self, index: int) -> tuple[int, int, int]:
         channels, height, width = self.images.shape[1:]
@@ -137,7 +137,7 @@ class Encoded:
             except ValueError as error:
                 raise ValueError(f"{self._named(cells[i], index)}: {error}") from error
 
-        return _filled(len(cells), shape, one)
+        return filled(len(cells), shape, one)
 
     def shape(self, index: int) -> tuple[int, int, int]:
         picture = self._picture(self._cells([index])[0], index)
@@ -202,8 +202,17 @@ def _content(cell: dict[str, Any] | None) -> bytes:
     return Path(path).read_bytes()
 
 
-def _filled(count: int, shape: tuple[int, ...], read: Callable[[int], Tensor]) -> Tensor:
-    """A uint8 tensor `[count, *shape]` whose item i is `read(i)`; Pillow decodes in threads."""
+def filled(
+    count: int, shape: tuple[int, ...], read: Callable[[int], Tensor], workers: int | None = None
+) -> Tensor:
+    """A uint8 tensor `[count, *shape]` whose item i is `read(i)`; Pillow decodes in threads.
+
+    Args:
+        count: How many items.
+        shape: The shape of each.
+        read: Gives one.
+        workers: Threads; None for one a core, or one alone where images are small.
+    """
     out = torch.empty(count, *shape, dtype=torch.uint8)
     array = out.numpy()
     pixels = shape[-2] * shape[-1]
@@ -214,7 +223,9 @@ def _filled(count: int, shape: tuple[int, ...], read: Callable[[int], Tensor]) -
             array[i] = read(i).numpy()
 
     starts = range(0, count, step)
-    workers = min(len(starts), os.cpu_count() or 1) if pixels >= SMALL else 1
+    if workers is None:
+        workers = (os.cpu_count() or 1) if pixels >= SMALL else 1
+    workers = min(len(starts), workers)
     if workers == 1:
         for start in starts:
             fill(start)

@@ -52,6 +52,13 @@ class Split:
         """Whether there are labels, per image or per pixel."""
         return self.labels is not None or self.masks is not None
 
+    def without(self, classes: Tensor) -> Split:
+        """The images that are of none of these classes; those without a label, too."""
+        if self.labels is None:
+            return self
+        kept = ~torch.isin(self.labels[self.rows], classes)
+        return replace(self, chosen=self.rows[kept])
+
     def limited(self, limit: int, seed: int) -> Split:
         """At most `limit` of the images, drawn by `seed`, in their old order."""
         generator = torch.Generator().manual_seed(seed)

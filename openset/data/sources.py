@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from openset.data.classes import hold_out
+from openset.data.classes import choose_classes, hold_out
 from openset.data.columns import MASKS, MaskClasses, image_column, label_column, mask_column
 from openset.data.labels import Labels, read_labels, share_classes
 from openset.data.listings import with_images
@@ -51,6 +51,7 @@ class DataName:
         config: The configuration of a hub set that has several.
         noise: Add uniform noise in 0…`noise` to each pixel in 0…1.
         bits: Bits per pixel that images stored in 16 bits use; None for what their pixels say.
+        without: Classes to leave out, a name or index or several: `without=0+217+dog`.
 
     Example:
         >>> DataName.parse("ylecun/mnist:train,limit=1000").split
@@ -65,6 +66,7 @@ class DataName:
     config: str | None = None
     noise: float | None = None
     bits: int | None = None
+    without: Any = None
 
     def __post_init__(self):
         if self.limit is not None and not (isinstance(self.limit, int) and self.limit > 0):
@@ -86,7 +88,7 @@ class DataName:
         head, _, rest = text.partition(",")
         name, _, split = head.rpartition(":") if ":" in Path(head).name else (head, "", "")
         _, bare, keyed = parse(f":{rest}")
-        allowed = ("invert", "limit", "seed", "config", "noise", "bits")
+        allowed = ("invert", "limit", "seed", "config", "noise", "bits", "without")
         for key in [*map(str, bare), *keyed]:
             if key not in allowed or key in bare:
                 raise ValueError(unknown_name(f"setting of data {name}", key, allowed))
@@ -105,6 +107,11 @@ def open_source(spec: DataName) -> Source:
             cannot be read.
     """
     source = digits() if spec.name == "digits" else stored(spec)
+    if spec.without is not None:
+        words = spec.without if isinstance(spec.without, tuple) else (spec.without,)
+        left_out = torch.tensor(choose_classes([str(word) for word in words], source.classes))
+        for name, split in source.splits.items():
+            source.splits[name] = split.without(left_out)
     if spec.limit is not None:
         for name, split in source.splits.items():
             source.splits[name] = split.limited(spec.limit, spec.seed or 0)

@@ -12,11 +12,12 @@ import torch
 from openset.activations import UNKNOWN, VOID
 from openset.data.adapter import Adapter
 from openset.data.classes import choose_classes
-from openset.data.folders import file_table, find_images
+from openset.data.folders import find_images
 from openset.data.images import ImageSet
+from openset.data.loose import Loose
 from openset.data.modes import depth_of
 from openset.data.noise import NOISES, Noise
-from openset.data.pixels import Encoded, adapter_of, highest_pixel
+from openset.data.pixels import adapter_of, highest_pixel
 from openset.data.places import same_set
 from openset.data.relabel import without_left_out
 from openset.data.source import Source, Split
@@ -143,7 +144,9 @@ def skipped_note(skipped: list[str]) -> list[str]:
     return [f"Unreadable images left out: {len(skipped)} ({'; '.join(named + more)})."]
 
 
-def load_images(spec: Any, adapter: Adapter, *, seed: int = 0, skip_bad: bool = False) -> ImageSet:
+def load_images(
+    spec: Any, adapter: Adapter, *, seed: int = 0, count: int = 10_000, skip_bad: bool = False
+) -> ImageSet:
     """One split of any data set, adapted to a run's size and channels, as unknown images.
 
     The split is the one named after a colon, otherwise the first there is of test, validation and
@@ -155,6 +158,7 @@ def load_images(spec: Any, adapter: Adapter, *, seed: int = 0, skip_bad: bool = 
         adapter: The run's. Its `invert` is replaced where the set's polarity is known, or by the
             setting `invert=…`.
         seed: Seed of noise, where the string has none.
+        count: How many images of noise, where the string does not say by `limit=…`.
         skip_bad: Leave out images that cannot be read; the set counts them in `skipped`.
 
     Example:
@@ -165,7 +169,7 @@ def load_images(spec: Any, adapter: Adapter, *, seed: int = 0, skip_bad: bool = 
     adapter = replace(adapter, invert=inverted(name, adapter), bits=name.bits or adapter.bits)
     if source is None:
         seed = seed if name.seed is None else name.seed
-        noise = Noise(name.name, name.limit or 10_000, seed)
+        noise = Noise(name.name, name.limit or count, seed)
         return ImageSet(noise, None, adapter, name=name.name)
     split = source.find(name.split) if name.split else source.find("test", "valid", "train")
     if split is None:
@@ -221,7 +225,7 @@ def load_files(paths: Iterable[str | Path], adapter: Adapter) -> ImageSet:
         paths: What to read, in this order; `ImageSet.paths` says what was found.
         adapter: The model's.
     """
-    return ImageSet(Encoded(file_table(find_images(paths)), "image"), None, adapter)
+    return ImageSet(Loose(find_images(paths)), None, adapter)
 
 
 def opened(spec: Any) -> tuple[DataName, Source | None]:

@@ -34,6 +34,9 @@ from openset.detectors.vmdls import VMDLSb as VMDLSb
 from openset.fitted import by_name
 from openset.spec import Trust, as_names, call, look_up, parameters_of, parse
 
+MSP = MaxSoftmax
+"""Every detector is importable by its name on the command line, in the paper's spelling."""
+
 DETECTORS: dict[str, type[Detector]] = by_name(globals(), Detector)
 
 
@@ -63,7 +66,7 @@ def build(
         >>> build("gemos:density=pca,components=4").density
         PCA(components=4)
     """
-    name, bare, keyed = parse(spec)
+    name, bare, keyed = parse(spec, DETECTORS)
     factory = look_up("detector", DETECTORS, name, trust)
     own = parameters_of(factory)
 

@@ -67,8 +67,7 @@ class TailRank(Fitted):
         at_least = counts.flip(0).cumsum(0).flip(0)
         value = -((1 + at_least) / (n + 1)).log()
         if len(distinct) > self.knots:
-            wanted = torch.linspace(0, float(value[-1]), self.knots, dtype=torch.double)
-            chosen = torch.searchsorted(value.double(), wanted.to(value.device)).unique()
+            chosen = evenly_rare(value, self.knots)
             distinct, value = distinct[chosen], value[chosen]
         return distinct, value
 
@@ -89,6 +88,15 @@ class TailRank(Fitted):
         excess = (s - knots.gather(1, last)).clamp_min(0) / self.scale[:, None].to(scores.dtype)
         shape = self.shape[:, None].to(scores.dtype)
         return (below + (shape * excess).log1p() / shape).T
+
+
+def evenly_rare(value: Tensor, count: int) -> Tensor:
+    """At most `count` positions in ascending −log p `[n]`, evenly spaced by it: all of the highest.
+
+    The first and the last are among them.
+    """
+    wanted = torch.linspace(0, float(value[-1]), count, dtype=torch.double)
+    return torch.searchsorted(value.double(), wanted.to(value.device)).unique()
 
 
 def search(knots: Tensor, s: Tensor) -> Tensor:

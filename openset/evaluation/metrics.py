@@ -132,8 +132,10 @@ METRICS: dict[str, Metric] = {
     "auroc": _ranked(auroc, "AUROC", Ranking.auroc),
     "aupr_known": _ranked(aupr_known, "AUPR known", Ranking.aupr_known),
     "aupr_unknown": _ranked(aupr_unknown, "AUPR unknown", Ranking.aupr_unknown),
-    "fpr_at_95_tpr": _ranked(fpr_at_95_tpr, "FPR95", Ranking.fpr_at_95_tpr, up=False),
-    "tnr_at_95_tpr": _ranked(tnr_at_95_tpr, "TNR95", Ranking.tnr_at_95_tpr),
+    "fpr_at_95_tpr": _ranked(
+        fpr_at_95_tpr, "FPR95 (known positive)", Ranking.fpr_at_95_tpr, up=False
+    ),
+    "tnr_at_95_tpr": _ranked(tnr_at_95_tpr, "TNR95 (known positive)", Ranking.tnr_at_95_tpr),
     "detection_error": _ranked(
         detection_error, "Detection error", Ranking.detection_error, up=False
     ),

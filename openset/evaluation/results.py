@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.table import Table
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openset.evaluation.metrics import METRICS
-from openset.evaluation.rows import Case, Row, read_csv, write_csv
+from openset.evaluation.rows import COLUMNS, Case, Row, read_csv, write_csv
 from openset.evaluation.seen import Seen
 from openset.evaluation.stamp import stamp
 from openset.evaluation.summary import Cell, Summary, mean_over_seeds
@@ -31,6 +31,10 @@ from openset.files import (
 )
 from openset.scoring.scored import Scored
 from openset.scoring.threshold import ThresholdRecord
+from openset.text import few
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["Case", "Results", "Row", "Scored", "ThresholdRecord"]
 
@@ -51,7 +55,7 @@ THUMBNAIL = 96
 """Longest side in pixels of the images that are kept."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Results:
     """One long table, and all that the report draws.
 
@@ -90,6 +94,26 @@ class Results:
     shown: list[str] = field(default_factory=list)
     shown_known: str = ""
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        sets = sorted({row.unknown for row in self.rows if row.unknown})
+        detectors = sorted(
+            {case.detector for case in self.scored} or {r.detector for r in self.rows}
+        )
+        return "\n".join(
+            [
+                f"Results: {len(self.rows)} figures, {len(self.scored)} with scores",
+                f"  detectors: {few(detectors)}",
+                f"  unknown: {few(sets)}",
+                f"  metrics: {few(dict.fromkeys(row.metric for row in self.rows))}",
+            ]
+        )
+
+    def to_pandas(self) -> DataFrame:
+        """All figures as a `pandas.DataFrame`, with the columns of `results.csv`."""
+        from pandas import DataFrame
+
+        return DataFrame([asdict(row) for row in self.rows], columns=list(COLUMNS))
 
     def add(
         self,

@@ -16,6 +16,7 @@ from openset.extractors.base import Extractor
 from openset.networks.anatomy import equal
 from openset.networks.device import dtype_of
 from openset.networks.layers import find_head, resolve
+from openset.networks.outputs import logits_of
 from openset.networks.trial import copied, seen_modules, widths
 from openset.networks.watch import Listener, bare, evaluating, listening, run
 from openset.spec import as_names
@@ -36,7 +37,8 @@ class Tap(Extractor):
     is read without the wrapper.
 
     Args:
-        network: Any module from images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`.
+        network: Any module from images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`,
+            or to what `logits_of` finds them in.
         layers: Names of the layers to record, or their paths in the network by name.
         head: Path of the last linear map; None finds the one that gives the logits at the first
             look, by one run of the network more, on one image. `NO_HEAD` says that there is none.
@@ -99,11 +101,7 @@ class Tap(Extractor):
         seen: dict[str, list[Tensor]] = {layer: [] for layer in self.paths}
         ends: list[_End] = []
         with evaluating(self.network), listening(self._listeners(seen, ends)):
-            logits = run(self.network, image)
-        if not isinstance(logits, Tensor) or logits.dim() not in (2, 4):
-            raise ValueError(
-                f"the network gave {_describe(logits)}; expected logits [N, K] or [N, K, H, W]"
-            )
+            logits = logits_of(run(self.network, image))
         self._labels_pixels = logits.dim() == 4
         features = {layer: _side_by_side(layer, parts, logits) for layer, parts in seen.items()}
         if not ends:

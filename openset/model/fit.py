@@ -38,6 +38,7 @@ def fit(
     batch_size: int = 256,
     store: str | None = None,
     training: bool = False,
+    head: str | None = None,
 ) -> dict[str, OpenSet]:
     """Fits detectors on training images and calibrates them on held-out known ones.
 
@@ -61,6 +62,7 @@ def fit(
         store: A folder for the activations; None uses a temporary one.
         training: Whether to note on each threshold the one that accepts this share of the training
             images, too, judged by at most `SAMPLED` of them.
+        head: Path of the network's last linear map; None finds it.
 
     Returns:
         A calibrated model for each detector.
@@ -69,7 +71,7 @@ def fit(
         ValueError: If too few held-out images are there for the share to accept.
     """
     check_accept(accept)  # Before hours of fitting.
-    tap = tap_for(network, detectors.values(), refit=True)
+    tap = tap_for(network, detectors.values(), head=head, refit=True)
     models = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(store or temporary)
@@ -82,7 +84,7 @@ def fit(
         for i, (view, names) in enumerate(views(tap, detectors)):
             seen = activations(view, held_out, folder / f"held-out-{i}", batch_size)
             for name in names:
-                own = tap_for(network, [detectors[name]])
+                own = tap_for(network, [detectors[name]], head=head)
                 models[name] = OpenSet(own, detectors[name])
                 models[name].calibrate_on(seen, accept, per_class=per_class)
                 models[name].doubt(ALIKE if per_pixel(held_out) else None)

@@ -40,7 +40,9 @@ def labels_pixels(model: OpenSet) -> bool:
         return bool(model.tap(image).grid)
 
 
-def write_maps(model: OpenSet, images: Readable, folder: str | Path | None) -> int:
+def write_maps(
+    model: OpenSet, images: Readable, folder: str | Path | None, limit: Tensor | None = None
+) -> int:
     """Writes three maps of each image, as large as the image's file, and returns their number.
 
     Where the model's adapter cuts the centre out or adds bars, maps are those of what is left.
@@ -52,8 +54,9 @@ def write_maps(model: OpenSet, images: Readable, folder: str | Path | None) -> i
 
     Args:
         model: A calibrated model that labels pixels.
-        images: From `openset.model.predict.open_images`; those that cannot be read get no maps.
+        images: From `openset.model.predict.opened`; those that cannot be read get no maps.
         folder: Complete or absent; earlier maps in it are replaced.
+        limit: Another threshold `[1]` than the model's.
 
     Raises:
         ValueError: If no folder is given, or it holds anything else.
@@ -64,7 +67,7 @@ def write_maps(model: OpenSet, images: Readable, folder: str | Path | None) -> i
     names, index = names_of(paths), [csv_line(INDEX)]
     with complete_folder(folder, owns=FILES) as partial:
         for image, positions in images:
-            label, score = (x.cpu() for x in model(image.to(device_of(model))))
+            label, score = (x.cpu() for x in model(image.to(device_of(model)), limit))
             for i, position in enumerate(positions.tolist()):
                 original, place = original_of(images.images, position), partial / names[position]
                 if model.adapter is not None and not model.adapter.whole:

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,12 @@ from openset.extractors.tap import Tap
 from openset.model import saved
 from openset.networks.layers import is_channels_last
 from openset.scoring.answers import ask
+from openset.scoring.held_out import HeldOut
 from openset.scoring.scored import joined
-from openset.scoring.threshold import ALIKE, Threshold, check_accept
+from openset.scoring.threshold import ALIKE, Threshold, check_accept, known_groups
+
+if TYPE_CHECKING:
+    from openset.model.predict import Answer
 
 
 class OpenSet(nn.Module):
@@ -61,6 +65,7 @@ class OpenSet(nn.Module):
         super().__init__()
         self.tap, self.detector = tap, detector
         self.classes, self.adapter, self.name = classes, adapter, name
+        self.held_out = HeldOut()
         self.set_threshold(threshold)
 
     def set_threshold(self, threshold: Threshold | None) -> Self:
@@ -69,6 +74,72 @@ class OpenSet(nn.Module):
         limit = torch.tensor([torch.inf]) if threshold is None else threshold.tensor()
         self.register_buffer("limit", limit.double(), persistent=False)
         return self
+
+    def with_accept(self, accept: float) -> Self:
+        """The same model with the threshold that accepts another share of known samples.
+
+        It follows from the held-out scores that `calibrate` has kept, and promises what a
+        calibration at this share would. Of more than 1,000 held-out scores not all are kept: whole
+        percents are exact and so are the highest shares (`model.held_out.exact(accept)`); between
+        them the threshold is the next higher one, so that no fewer are accepted than asked for.
+
+        Args:
+            accept: Share of known samples to accept.
+
+        Raises:
+            ValueError: If the model holds no held-out scores, as those of older versions, or too
+                few for the share.
+        """
+        if not self.held_out.fitted:
+            raise ValueError(
+                "this model holds no held-out scores, so no other share can be accepted without "
+                "data; fit it again, or call calibrate(held_out, accept)"
+            )
+        threshold = self.held_out.threshold(accept)
+        doubt = None if self.threshold is None else self.threshold.doubt
+        other = type(self)(
+            self.tap, self.detector, None, self.classes, self.adapter, self.name
+        ).train(self.training)
+        other.held_out = self.held_out
+        return other.set_threshold(threshold.doubted(doubt))
+
+    def names(self, labels: Tensor | Iterable[int]) -> list[Any]:
+        """The class names of labels, "unknown" for `UNKNOWN`.
+
+        Args:
+            labels: As `forward` gives them: `[N]`, or nested as label maps `[N, H, W]` are.
+
+        Example:
+            >>> from openset.detectors import Energy
+            >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+            >>> model = OpenSet(Tap(network), Energy(), classes=["cat", "dog"])
+            >>> model.names(torch.tensor([0, -1, 1]))
+            ['cat', 'unknown', 'dog']
+        """
+
+        def name(label: Any) -> Any:
+            if isinstance(label, list):
+                return [name(each) for each in label]
+            if label == UNKNOWN:
+                return "unknown"
+            if label < 0 or (self.classes and label >= len(self.classes)):
+                raise ValueError(f"{label} is the label of no class; give those of model(images)")
+            return self.classes[label] if self.classes else str(label)
+
+        return name(labels.tolist() if isinstance(labels, Tensor) else [*map(int, labels)])
+
+    def predict(self, images: Any, **options: Any) -> list[Answer]:
+        """What the model says of each image; see `openset.model.predict.predict`.
+
+        Args:
+            images: A path, a folder, a glob, a PIL image, an image file's bytes, an array
+                `[H, W(, C)]`, a tensor `[C, H, W]`, a batch of either, an image set, or a list of
+                any of these.
+            options: `accept`, `threshold`, `probabilities`, `batch_size` and `workers`.
+        """
+        from openset.model.predict import predict  # Which itself needs this file.
+
+        return predict(self, images, **options)
 
     def doubt(self, reason: str | None) -> Self:
         """Notes on the threshold why its guarantee need not hold; None notes nothing."""
@@ -80,18 +151,19 @@ class OpenSet(nn.Module):
         """From an image to the activations that the detector scores."""
         return self.detector.view(self.tap)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, limit: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Labels and scores of a batch.
 
         Args:
             image: `[N, C, H, W]` of floats in 0…1.
+            limit: As for `decide`.
 
         Returns:
             The label `[N, *grid]`, `UNKNOWN` where the score is above the threshold, and the score
             `[N, *grid]`, higher = more unknown.
         """
         with torch.no_grad():
-            return self.decide(self.extractor(check_images(image)))
+            return self.decide(self.extractor(check_images(image)), limit)
 
     def decide(
         self, activations: Activations, limit: Tensor | None = None
@@ -102,7 +174,8 @@ class OpenSet(nn.Module):
             activations: Of any number of images.
             limit: Another threshold `[1]`, or one for each class `[K]`, than the calibrated one.
         """
-        label, score, _ = self.judge(activations, limit)
+        predicted, score, limit = self.judge(activations, limit)
+        label = torch.where(score <= limit, predicted, UNKNOWN)
         shape = (
             activations.logits.shape[0],
             *activations.grid,
@@ -112,7 +185,7 @@ class OpenSet(nn.Module):
     def judge(
         self, activations: Activations, limit: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Labels, scores and the thresholds that applied, `[M]` each; rows are not put on a grid.
+        """Nearest known classes, scores and the thresholds that apply, `[M]` each, not on a grid.
 
         Args:
             activations: As for `decide`.
@@ -120,8 +193,7 @@ class OpenSet(nn.Module):
         """
         predicted, score = self.detector.answer(activations)
         limit = (self.get_buffer("limit") if limit is None else limit).to(predicted.device)
-        limit = limit[predicted] if len(limit) > 1 else limit.expand_as(score)
-        return torch.where(score <= limit, predicted, UNKNOWN), score, limit
+        return predicted, score, limit[predicted] if len(limit) > 1 else limit.expand_as(score)
 
     def calibrate(
         self,
@@ -180,7 +252,9 @@ class OpenSet(nn.Module):
             parts.append(ask(self.detector, batch).rows())
             classes = batch.logits.shape[1] if per_class else None
             pixels = pixels or bool(batch.grid)
-        self.set_threshold(Threshold.of(joined(parts), accept, classes))
+        scored = joined(parts)
+        self.set_threshold(Threshold.of(scored, accept, classes))
+        self.held_out.fit(known_groups(scored, classes))
         return self.doubt(ALIKE if pixels else None)
 
     def _given(self, activations: Iterable[Activations]) -> Iterable[Activations]:

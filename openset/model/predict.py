@@ -1,188 +1,223 @@
-"""Image files in, one record each out: label or unknown, score, threshold."""
+"""Images in, one answer each out: label or unknown, nearest class, score, threshold, p-value."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from openset.activations import UNKNOWN
-from openset.data import load_files
-from openset.data.loaders import images_at_once
+from openset.activations import Activations
+from openset.data import ImageSet
+from openset.data.batch import check_images
+from openset.data.loose import Loose, gathered
 from openset.data.readable import Readable
 from openset.extractors.extract import stream
-from openset.files import complete_file
 from openset.model.open_set import OpenSet
-from openset.text import csv_line, encodable, printable
 
-FORMATS = (".csv", ".jsonl", ".parquet")
-
-
-COLUMNS = ("path", "label", "score", "threshold")
+COLUMNS = (
+    "path", "label", "nearest", "probability", "score", "threshold", "margin", "p_value",
+)  # fmt: skip
 """What is said of every image."""
 
 
-NAMED = 3
-"""At most so many broken files are named in an error."""
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of one image.
+
+    Args:
+        label: The class's name, or "unknown" where the score is above the threshold.
+        nearest: The name of the known class that fits best, also where the image is unknown.
+        probability: The softmax probability of that class.
+        score: How unknown the image looks; higher = more unknown.
+        threshold: The threshold that applied.
+        margin: Threshold − score: below 0 where the image is unknown.
+        p_value: The share of held-out known images that look at least so strange; None if the
+            model holds no held-out scores.
+        path: The image's file, or its place in its set; None for pictures in memory.
+        confidence: What the detector's paper shows in the score's place, if it does.
+        probabilities: Each known class's softmax probability, where asked for.
+    """
+
+    label: str
+    nearest: str
+    probability: float
+    score: float
+    threshold: float
+    margin: float
+    p_value: float | None
+    path: str | None = None
+    confidence: float | None = None
+    probabilities: Mapping[str, float] | None = field(default=None, hash=False)
+
+    def record(self) -> dict[str, Any]:
+        """The answer as one row of a table, by the names of its columns."""
+        record = {name: getattr(self, name) for name in COLUMNS}
+        if self.confidence is not None:
+            record["confidence"] = self.confidence
+        return record | {f"p_{name}": share for name, share in (self.probabilities or {}).items()}
 
 
-def open_images(model: OpenSet, places: Iterable[str | Path], batch_size: int = 256) -> Readable:
-    """The images that files, folders and globs name, brought to what the model takes.
+def predict(
+    model: OpenSet,
+    images: Any,
+    *,
+    accept: float | None = None,
+    threshold: float | None = None,
+    probabilities: bool = False,
+    batch_size: int = 256,
+    workers: int | None = None,
+) -> list[Answer]:
+    """What a model says of each image, in their order.
+
+    Pictures pass the model's adapter. Tensors of the size that the model takes are its input as
+    they stand, as for `model(images)`.
+
+    Args:
+        model: A model of whole images; calibrated, or else it accepts everything.
+        images: A path, a folder, a glob, a PIL image, an image file's bytes, an array `[H, W(, C)]`
+            or tensor `[C, H, W]` of uint8 or of floats in 0…1, a batch of either, an image set, or
+            a list of any of these.
+        accept: Another share of known images to accept, as `OpenSet.with_accept`.
+        threshold: Another threshold; nothing is promised of it.
+        probabilities: Whether to add the probability of each known class.
+        batch_size: Images per pass.
+        workers: Threads that decode; None for one a core.
 
     Raises:
-        ValueError: For a place without images, or a model that does not say what it takes.
+        ValueError: For an image that cannot be read, for a model that labels pixels, and for a
+            share that the model's held-out scores cannot give.
     """
+    found = opened(model, images, batch_size, workers)
+    model, limit = with_threshold(model, accept, threshold)
+    given = list(answers(model, found, limit, probabilities=probabilities))
+    if isinstance(found, Readable) and found.skipped:
+        raise ValueError(found.skipped[0])
+    return given
+
+
+def opened(
+    model: OpenSet, images: Any, batch_size: int = 256, workers: int | None = None
+) -> Readable | Inputs:
+    """Batches of what the model takes, from whatever pictures are at hand; see `predict`.
+
+    Raises:
+        ValueError: For what is no picture, or a model that does not say what it takes.
+    """
+    if isinstance(images, ImageSet):
+        return Readable(images, batch_size)
+    items = gathered(images)
+    shape = None if model.adapter is None else model.adapter.shape
+    tensors = [x for x in items if isinstance(x, Tensor) and shape in (None, tuple(x.shape))]
+    if len(tensors) == len(items):
+        return Inputs(tensors, batch_size)
     if model.adapter is None:
         raise ValueError(
             "this model does not say how an image file becomes its input; "
             "save it with OpenSet(…, adapter=Adapter(size, channels))"
         )
-    return Readable(load_files(places, model.adapter), batch_size)
+    return Readable(ImageSet(Loose(items, workers), None, model.adapter), batch_size)
 
 
-def predict(
-    model: OpenSet, images: Readable, *, probabilities: bool = False
-) -> Iterator[dict[str, Any]]:
-    """One record an image: path, label or "unknown", score and the threshold that applied.
+class Inputs:
+    """Batches of (image, position) of tensors that a network takes as they are."""
 
-    Images that cannot be read have none; `images.skipped` says why. A detector whose paper shows a
-    confidence, such as VIB, adds it.
+    def __init__(self, tensors: Sequence[Tensor], batch_size: int):
+        if len({x.shape for x in tensors}) > 1:
+            raise ValueError(
+                "tensors differ in shape and this model has no adapter; give [C, H, W] of one size"
+            )
+        self.tensors, self.batch_size = tensors, batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self.tensors), self.batch_size):
+            image = torch.stack(list(self.tensors[start : start + self.batch_size]))
+            image = image / 255 if image.dtype == torch.uint8 else image
+            yield check_images(image), torch.arange(start, start + len(image))
+
+
+def with_threshold(
+    model: OpenSet, accept: float | None, threshold: float | None
+) -> tuple[OpenSet, Tensor | None]:
+    """The model at another share to accept, and another threshold, where either is given."""
+    if accept is not None and threshold is not None:
+        raise ValueError("accept and threshold both set the threshold; give one of them")
+    if threshold is not None:
+        return model, torch.tensor([threshold], dtype=torch.float64)
+    return (model if accept is None else model.with_accept(accept)), None
+
+
+def answers(
+    model: OpenSet,
+    images: Readable | Inputs,
+    limit: Tensor | None = None,
+    *,
+    probabilities: bool = False,
+) -> Iterator[Answer]:
+    """One answer an image; those that cannot be read have none, and `images.skipped` says why.
 
     Args:
-        model: A calibrated model.
-        images: From `open_images`.
-        probabilities: Whether to add the softmax probability of each known class, as `p_NAME`.
+        model: A model of whole images.
+        images: From `opened`.
+        limit: Another threshold `[1]` than the model's.
+        probabilities: Whether to add the probability of each known class.
     """
-    paths = images.images.paths
     for seen in stream(model.extractor, images):
         if seen.grid:
-            raise ValueError("this model labels pixels; take openset.model.maps.write_maps")
+            raise ValueError(
+                "this model labels pixels, so an image has no single answer; for maps: "
+                "openset predict MODEL IMAGES --out FOLDER, or openset.model.maps.write_maps"
+            )
         assert seen.labels is not None
-        with torch.no_grad():
-            label, score, limits = (x.cpu() for x in model.judge(seen))
-        shown = model.detector.confidence(score)
-        shares = seen.logits.softmax(1)
-        names = model.classes or [str(c) for c in range(shares.shape[1])]
-        for i, position in enumerate(seen.labels.tolist()):
-            record = {
-                "path": paths[position],
-                "label": "unknown" if label[i] == UNKNOWN else names[int(label[i])],
-                "score": float(score[i]),
-                "threshold": float(limits[i]),
-            }
-            if shown is not None:
-                record["confidence"] = float(shown[i])
-            if probabilities:
-                record |= {f"p_{names[c]}": share for c, share in enumerate(shares[i].tolist())}
-            yield record
+        paths = [path_of(images, position) for position in seen.labels.tolist()]
+        yield from answered(model, seen, paths, limit, probabilities=probabilities)
 
 
-def predict_files(
+def path_of(images: Readable | Inputs, position: int) -> str | None:
+    """The file of an image, or its place in its set; None for a picture in memory."""
+    if isinstance(images, Inputs):
+        return None
+    found, row = images.images, int(images.images.indices[position])
+    if isinstance(found.pixels, Loose) and not isinstance(found.pixels.items[row], Path):
+        return None
+    return found.pixels.path(row)
+
+
+@torch.no_grad()
+def answered(
     model: OpenSet,
-    places: Iterable[str | Path],
-    out: Path | None = None,
+    seen: Activations,
+    paths: Sequence[str | None],
+    limit: Tensor | None,
     *,
-    skip_bad: bool = False,
-    probabilities: bool = False,
-) -> list[str]:
-    """Answers for all images of files, folders and globs; see `openset predict`.
-
-    Returns:
-        What to say on the screen, in lines; the records themselves go to `out` or to stdout.
-
-    Raises:
-        ValueError: If files cannot be read, unless `skip_bad`; the others are answered before.
-    """
-    from openset.model.maps import (
-        labels_pixels,  # Which takes long to import.
-        write_maps,
-    )
-
-    found = open_images(model, places)
-    if labels_pixels(model):
-        found.batch_size = images_at_once(found.images)
-        count = write_maps(model, found, out)
-    else:
-        records = predict(model, found, probabilities=probabilities)
-        count = print_csv(records) if out is None else write(records, out)
-    if found.skipped and not skip_bad:
-        raise ValueError(_unread(found, count, out))
-    said = [] if out is None else [f"{count} images: {out}"]
-    said += [f"skipped: {reason}" for reason in found.skipped]
-    return said + [f"{len(found.skipped)} files skipped"] * bool(found.skipped)
-
-
-def _unread(found: Readable, count: int, out: Path | None) -> str:
-    bad = len(found.skipped)
-    reasons = [reason.partition(";")[0] for reason in found.skipped[:NAMED]]
-    more = f"; and {bad - NAMED} more" if bad > NAMED else ""
-    place = "" if out is None else f" in {out}"
-    return (
-        f"{bad} of {len(found)} files have no answer: {'; '.join(reasons)}{more}; "
-        f"the other {count} are answered{place}; --skip-bad does without the bad ones"
-    )
-
-
-def write(records: Iterable[dict[str, Any]], path: Path) -> int:
-    r"""Writes records as CSV, JSON lines or Parquet, by the file's ending; returns their number.
-
-    The file is complete or absent, and names its columns even where there is no record. Bytes of a
-    file's name that are not UTF-8 are written as `\xff`.
-    """
-    if path.suffix not in FORMATS:
-        raise ValueError(f"cannot write {path.name}; end the name in {', '.join(FORMATS)}")
-    records = spelled(records, encodable)
-    with complete_file(path) as partial:
-        if path.suffix == ".parquet":
-            return _write_parquet(records, partial)
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            return (_write_csv if path.suffix == ".csv" else _write_lines)(records, file)
-
-
-def print_csv(records: Iterable[dict[str, Any]]) -> int:
-    """Prints records as CSV as they come; a terminal gets no escape sequence of a file's name."""
-    spell = printable if sys.stdout.isatty() else encodable
-    return _write_csv(spelled(records, spell), sys.stdout)
-
-
-def spelled(
-    records: Iterable[dict[str, Any]], spell: Callable[[str], str]
-) -> Iterator[dict[str, Any]]:
-    """Records whose texts, and names of columns, are spelled otherwise."""
-    for record in records:
-        yield {spell(key): spell(x) if isinstance(x, str) else x for key, x in record.items()}
-
-
-def _write_csv(records: Iterator[dict[str, Any]], file: TextIO) -> int:
-    first = next(records, None)
-    file.write(csv_line(first or COLUMNS))
-    count = 0
-    for record in chain([first] if first else [], records):
-        file.write(csv_line(record.values()))
-        count += 1
-    return count
-
-
-def _write_lines(records: Iterable[dict[str, Any]], file: TextIO) -> int:
-    count = 0
-    for record in records:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        count += 1
-    return count
-
-
-def _write_parquet(records: Iterable[dict[str, Any]], path: Path) -> int:
-    import pyarrow as arrow
-    from pyarrow import parquet
-
-    rows = list(records)
-    texts = ("path", "label")
-    kinds = [(x, arrow.string() if x in texts else arrow.float64()) for x in (*rows, COLUMNS)[0]]
-    table = arrow.Table.from_pylist(rows, arrow.schema(kinds))
-    parquet.write_table(table, path)
-    return table.num_rows
+    probabilities: bool,
+) -> Iterator[Answer]:
+    """The answers about one batch of activations."""
+    nearest, score, limits = (x.cpu() for x in model.judge(seen, limit))
+    rows = torch.arange(len(nearest))
+    shares = seen.logits.float().softmax(1)
+    none = [None] * len(paths)
+    rare = model.held_out.p_values(score, nearest).tolist() if model.held_out.fitted else none
+    shown = model.detector.confidence(score)
+    told = zip(
+        model.names(nearest), shares[rows, nearest].tolist(), score.tolist(), limits.tolist(),
+        rare, paths, none if shown is None else shown.tolist(),
+        shares.tolist() if probabilities else none, strict=True,
+    )  # fmt: skip
+    names = model.names(range(shares.shape[1]))
+    for name, share, value, threshold, p_value, path, confidence, each in told:
+        yield Answer(
+            label=name if value <= threshold else "unknown",
+            nearest=name,
+            probability=share,
+            score=value,
+            threshold=threshold,
+            margin=threshold - value,
+            p_value=p_value,
+            path=path,
+            confidence=confidence,
+            probabilities=None if each is None else dict(zip(names, each, strict=True)),
+        )

@@ -139,7 +139,7 @@ def load(
     trust: Trust = (),
 ) -> Model:
     """A model as it was saved, in evaluation mode; see `OpenSet.load` for the arguments."""
-    file, told = _read(Path(path))
+    file, told = read(Path(path))
     own = network is None
     try:
         if network is None and told.network is None:
@@ -225,6 +225,9 @@ def _try(model: Any, told: Description) -> None:
     if score.isnan().any():
         raise ValueError("it scores a grey image as NaN")
     check_classes(told, seen.logits.shape[1])
+    groups = len(model.held_out.sizes) if model.held_out.fitted else 1
+    if groups not in (1, seen.logits.shape[1]):
+        raise ValueError(f"it has held-out scores of {groups} classes, unlike its network")
 
 
 def check_classes(told: Description, number: int) -> None:
@@ -239,7 +242,7 @@ def check_classes(told: Description, number: int) -> None:
         raise ValueError(f"its network has {number} classes and it has {len(values)} thresholds")
 
 
-def _read(path: Path) -> tuple[Path, Description]:
+def read(path: Path) -> tuple[Path, Description]:
     """The tensors' file and the description, checked against each other."""
     path = recovered(path)
     file = path / TENSORS if path.is_dir() else path

@@ -15,13 +15,15 @@ from openset.networks.base import Backbone, Normalize, described
 from openset.networks.checkpoint import load_weights
 from openset.networks.cnn import cnn, plain_cnn
 from openset.networks.densenet import densenet_121, densenet_bc_100
-from openset.networks.external import smp, timm, torchvision
+from openset.networks.external import described_transformer, smp, timm, torchvision, transformers
 from openset.networks.heads import binary_heads, bottleneck
 from openset.networks.ladder import ladder_small
 from openset.networks.ladder_densenet import ladder_densenet_121
 from openset.networks.latent import latent
+from openset.networks.outputs import logits_of
 from openset.networks.real_nvp import real_nvp
 from openset.networks.resnet import resnet18, resnet34
+from openset.networks.select import select
 from openset.networks.vgg import vgg, vgg13
 from openset.networks.wide_resnet import wrn_16_2, wrn_16_4, wrn_28_10
 
@@ -46,13 +48,22 @@ DENSE: dict[str, Callable[..., Any]] = {
 }
 """The same for networks that label pixels."""
 
-LIBRARIES: dict[str, Callable[..., Any]] = {"timm": timm, "torchvision": torchvision, "smp": smp}
+LIBRARIES: dict[str, Callable[..., Any]] = {
+    "timm": timm,
+    "torchvision": torchvision,
+    "smp": smp,
+    "transformers": transformers,
+}
 """Factories `(model, classes, channels=3, …)` of other libraries' networks: `timm:resnet18`."""
+
+SAVED: dict[str, Callable[..., Any]] = {"transformers": described_transformer}
+"""What a saved model's names mean where they do not mean what a user means by them."""
 
 HEADS: dict[str, Callable[..., Any]] = {
     "latent": latent,
     "binary-heads": binary_heads,
     "bottleneck": bottleneck,
+    "select": select,
 }
 """Functions `(network, …) -> network` that put other heads on a network, by name."""
 
@@ -87,11 +98,13 @@ __all__ = [
     "ladder_small",
     "latent",
     "load_weights",
+    "logits_of",
     "plain_cnn",
     "real_nvp",
     "resnet18",
     "resnet34",
     "restore",
+    "select",
     "vgg",
     "vgg13",
     "wrn_16_2",
@@ -105,7 +118,9 @@ def build(spec: str | Mapping[str, Any], *, trust: names.Trust = None, **given: 
 
     Args:
         spec: A name of `NETWORKS` with its settings, `timm:NAME`, `torchvision:NAME`, `smp:NAME`,
-            or `package.module:factory` for your own; or a mapping as `from_spec` takes it.
+            `transformers:NAME`,
+            or `package.module:factory` for your own, `eff:make` for that of `eff.py` in the current
+            folder; or a mapping as `from_spec` takes it.
         trust: Packages whose factories may be imported; None any, for a string that a user typed.
         given: What the caller knows, such as `classes` and `channels`; a factory gets those that
             it takes and that `spec` does not set.
@@ -119,7 +134,7 @@ def build(spec: str | Mapping[str, Any], *, trust: names.Trust = None, **given: 
     """
     if not isinstance(spec, str):
         return _make(spec, trust or (), given)
-    name, bare, keyed = names.parse(spec)
+    name, bare, keyed = names.parse(spec, NAMED)
     return names.call(f"network {name}", find(name, NAMED, trust), keyed, bare, given)
 
 
@@ -165,9 +180,10 @@ def _make(spec: Mapping[str, Any], trust: names.Trust, given: dict[str, Any]) ->
     name = settings.pop("name", None)
     if not isinstance(name, str):
         raise ValueError(f"a network's spec needs a name; got {dict(spec)!r:.200}")
-    if name in LIBRARIES:
+    if name in LIBRARIES and name not in SAVED:
         settings["pretrained"] = False  # The weights come with the saved model.
-    return names.call(f"network {name}", find(name, NAMED | HEADS, trust), settings, (), given)
+    table = NAMED | HEADS | SAVED
+    return names.call(f"network {name}", find(name, table, trust), settings, (), given)
 
 
 def find(

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from openset.networks.outputs import first_logits
 from openset.networks.trial import Call, Trial, guessed, tried, widths
 
 FALLS = 0.6
@@ -73,9 +74,9 @@ def _anatomy(network: nn.Module, trial: Trial) -> Anatomy:
 
 def _head(trial: Trial) -> str:
     """The last linear map that gave the logits, or as many values, or any."""
-    logits = trial.output
+    logits = first_logits(trial.output)
     ran = [(call, call.values) for call in trial.calls if call.values is not None]
-    if isinstance(logits, Tensor) and logits.dim() > 1:
+    if logits is not None:
         same = [call.path for call, x in ran if equal(x, logits)]
         wide = [call.path for call, x in ran if x.dim() > 1 and x.shape[1] == logits.shape[1]]
         if same or wide:

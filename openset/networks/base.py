@@ -95,9 +95,13 @@ def described(factory: Callable[..., nn.Module], name: str | None = None) -> Cal
     @functools.wraps(factory)
     def build(*args: Any, **kwargs: Any) -> nn.Module:
         network = factory(*args, **kwargs)
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"{name} made a {type(network).__name__}; expected an nn.Module")
         bound = signature.bind(*args, **kwargs)
+        given = {*bound.arguments}
         bound.apply_defaults()
-        arguments = dict(bound.arguments)
+        # A default such as a class is not noted, as a file cannot hold it.
+        arguments = {k: v for k, v in bound.arguments.items() if k in given or _is_plain(v)}
         for key, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments.update(arguments.pop(key, {}))
@@ -106,6 +110,13 @@ def described(factory: Callable[..., nn.Module], name: str | None = None) -> Cal
         return network
 
     return build
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold a value."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float | dict | nn.Module)
 
 
 def pooled_neck(*before: nn.Module) -> nn.Sequential:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import inspect
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from openset.data.preprocessing import described as preprocessing_of
 from openset.errors import unknown_name
 from openset.networks.base import Normalize, described
 from openset.networks.layers import find_stages
+from openset.networks.outputs import logits_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -35,7 +38,7 @@ class External(nn.Module):
     """Another library's network behind `normalize`, so that it takes images in 0…1.
 
     Args:
-        network: From normalised images to logits, or to a dictionary with the logits in `"out"`.
+        network: From normalised images to logits, or to what `logits_of` finds them in.
         mean: Each channel's mean in 0…1; three values serve other channel counts by their average.
         std: Each channel's standard deviation.
         channels: Channels of the image.
@@ -61,8 +64,7 @@ class External(nn.Module):
         self.stages = tuple(f"network.{path}" for path in find_stages(network))
 
     def forward(self, image: Tensor) -> Tensor:
-        output = self.network(self.normalize(image))
-        return output["out"] if isinstance(output, dict) else output
+        return logits_of(self.network(self.normalize(image)))
 
 
 @described
@@ -171,19 +173,85 @@ def smp(
     return External(network, channels=channels)
 
 
+def transformers(
+    model: str, classes: int, channels: int = 3, pretrained: bool = False
+) -> nn.Module:
+    """A network of Hugging Face's transformers, by its hub id or the folder that it is kept in.
+
+    It classifies images, or labels pixels where its configuration says that it is made for that.
+
+    Args:
+        model: The hub id, such as `google/vit-base-patch16-224`, or a folder with `config.json`.
+        classes: The number of known classes.
+        channels: Channels of the image.
+        pretrained: Load its weights, all but the head's if the classes differ.
+    """
+    library = import_library("transformers")
+    sizes = {"num_labels": classes, "num_channels": channels}
+    with _making(f"transformers:{model}"):
+        config = library.AutoConfig.from_pretrained(model, trust_remote_code=False, **sizes)
+        network = described_transformer(model, json.dumps(config.to_dict()), channels)
+        if pretrained:
+            given = {"config": config, "ignore_mismatched_sizes": True, "use_safetensors": True}
+            network.network = _auto(library, config).from_pretrained(model, **given)
+        _normalize_as(network, library, model, channels)
+    return network
+
+
+@functools.partial(described, name="transformers")
+def described_transformer(model: str, config: str, channels: int = 3) -> External:
+    """A network of transformers by its configuration alone, as a saved model holds it.
+
+    Nothing is read: neither a file nor the hub, whatever the configuration names.
+
+    Args:
+        model: What it was called; says nothing of how it is made.
+        config: The configuration as JSON text.
+        channels: Channels of the image.
+    """
+    library = import_library("transformers")
+    told = json.loads(config)
+    if any(told.get(key) for key in ("backbone", "use_pretrained_backbone", "use_timm_backbone")):
+        raise ValueError(f"transformers:{model} rests on another network, which is not made here")
+    kept = {k: x for k, x in told.items() if k not in ("_name_or_path", "auto_map")}
+    with _making(f"transformers:{model}"):
+        settings = library.AutoConfig.for_model(**kept)
+        return External(_auto(library, settings).from_config(settings), channels=channels)
+
+
+def _auto(library: Any, config: Any) -> Any:
+    """The family of transformers' networks that a configuration is made for."""
+    pixels = any("Segmentation" in name for name in config.architectures or ())
+    kind = "SemanticSegmentation" if pixels else "ImageClassification"
+    return getattr(library, f"AutoModelFor{kind}")
+
+
+def _normalize_as(network: External, library: Any, model: str, channels: int) -> None:
+    """Takes mean and standard deviation from the images' processor, where the model has one."""
+    try:
+        processor = library.AutoImageProcessor.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError):
+        return  # ImageNet's stay.
+    mean = getattr(processor, "image_mean", None) or IMAGENET_MEAN
+    std = getattr(processor, "image_std", None) or IMAGENET_STD
+    network.normalize = Normalize(_per_channel(mean, channels), _per_channel(std, channels))
+
+
 def import_library(name: str) -> Any:
-    """Imports a library that rests on torchvision, beside whatever build of torch is there.
+    """Imports a library that may rest on torchvision, beside whatever build of torch is there.
 
     Raises:
         ValueError: If it is not installed; says what to install.
     """
     try:
-        _mend_torchvision()
+        if name != "transformers" or importlib.util.find_spec("torchvision"):
+            _mend_torchvision()
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        extra = "peers" if name == "pytorch_ood" else "vision"
+        own = {"pytorch_ood": "'openset[peers]'", "transformers": "transformers"}
+        install = own.get(name, "'openset[vision]'")
         raise ValueError(
-            f"{name} cannot be imported ({error}); install it: pip install 'openset[{extra}]'"
+            f"{name} cannot be imported ({error}); install it: pip install {install}"
         ) from error
 
 

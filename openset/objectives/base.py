@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from openset.fitted import Fitted
+from openset.networks.outputs import logits_of
 
 
 class Objective(Fitted):
@@ -19,7 +20,7 @@ class Objective(Fitted):
     asks for the next pair. Whatever must survive a resume is a buffer.
 
     Args:
-        network: From images `[N, C, H, W]` in 0…1 to logits.
+        network: From images `[N, C, H, W]` in 0…1 to logits, or to what `logits_of` finds them in.
     """
 
     classifies: ClassVar[bool] = True
@@ -51,7 +52,7 @@ class Objective(Fitted):
 
     def logits(self, image: Tensor) -> Tensor:
         """The class scores used for the accuracy that is logged during training."""
-        return self.network(image)
+        return logits_of(self.network(image))
 
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch, counted from 0."""

@@ -39,7 +39,7 @@ class BIN(Objective):
         self.negative_weight = negative_weight
 
     def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
-        yield "network", binary_cross_entropy(self.network(image), label, self.negative_weight)
+        yield "network", binary_cross_entropy(self.logits(image), label, self.negative_weight)
 
 
 class BINC(Objective):

@@ -38,7 +38,7 @@ class CrossEntropy(Objective):
 
     def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
         total = F.cross_entropy(
-            self.network(image),
+            self.logits(image),
             label,
             ignore_index=VOID,
             reduction="sum",

@@ -79,7 +79,7 @@ class GANOutliers(SyntheticOutliers):
         # The discriminator answers as it learned to, with the batch's own statistics; in evaluation
         # mode it would be far less sure that the samples are drawn.
         with frozen(self.network), frozen(self.discriminator, as_is=True):
-            divergence = uniform_divergence(self.network(drawn)).mean()
+            divergence = uniform_divergence(self.logits(drawn)).mean()
             yield "generator", self._deceived(drawn, 1) + self.strength(None) * divergence
 
         with torch.no_grad():

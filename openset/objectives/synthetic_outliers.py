@@ -87,14 +87,14 @@ class SyntheticOutliers(Objective):
         """
         self._note_shape(image, place)
         if place is not None:
-            logits = self.network(place.paste(image, outliers))
+            logits = self.logits(place.paste(image, outliers))
             return pasted_losses(logits, place.mark(label))
         if label.dim() > 1:
             raise ValueError(
                 f"{self.name} draws outliers of the images' size, which cannot be pasted; train "
                 "label maps with flow-outliers or noise-outliers"
             )
-        logits = self.network(torch.cat([image, outliers.to(image.dtype)]))
+        logits = self.logits(torch.cat([image, outliers.to(image.dtype)]))
         known, unknown = logits[: len(image)], logits[len(image) :]
         return F.cross_entropy(known.float(), label), uniform_divergence(unknown).mean()
 

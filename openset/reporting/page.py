@@ -84,7 +84,8 @@ def report(
         path: The file to write; it is replaced at once, and only when the page is complete.
         title: The page's heading.
         metrics: The summary's metrics; None for those that the results name (`Results.shown`), or
-            else accuracy, AUROC, FPR95 and macro-F1. Each detector's own table has all.
+            else accuracy, AUROC, FPR95 (known positive) and macro-F1. Each detector's own table
+            has all.
 
     Returns:
         The path.

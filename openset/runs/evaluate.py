@@ -74,7 +74,8 @@ def unknown_sets(names: Sequence[str], source: str, data: Data) -> dict[str, Ima
     if names:
         for name in names:
             check_strange(name, source, data)
-        return {name: images.load_images(name, data.adapter) for name in names}
+        count = len(data.test)  # Of noise as many as of the known.
+        return {name: images.load_images(name, data.adapter, count=count) for name in names}
     if not len(data.unknown):
         raise ValueError("this run left no class out; name unknown data: --unknown DATA…")
     return {data.unknown.name: data.unknown}
@@ -110,7 +111,7 @@ def run_notes(run: Run, data: Data, sets: Mapping[str, ImageSet]) -> dict[str, s
         "Images": f"{len(data.train):,} to train, {len(data.valid):,} held out for the "
         f"threshold, {len(data.test):,} to test",
         "Unknown": counts,
-        "Network": f"{run.network['name']}, {run.origin}",
+        "Network": f"{run.case.network}, {run.origin}",
         "Accuracy": shares,
         "Warning": run.warning or "",
         "Notes": " ".join(data.notes),

@@ -120,7 +120,12 @@ class Recipe:
         return network
 
 
-def fitting(data: Data) -> dict[str, int]:
+def fitting(data: Data) -> dict[str, Any]:
     """The arguments that fit a network to the data, by the names of its factory's parameters."""
-    adapter = data.adapter
-    return {"classes": len(data.classes), "channels": adapter.channels, "size": adapter.size[0]}
+    return fitting_to(len(data.classes), data.adapter)
+
+
+def fitting_to(classes: int, adapter: Adapter) -> dict[str, Any]:
+    """The same of a number of classes and an adapter; factories call the classes by two names."""
+    sizes = {"channels": adapter.channels, "size": adapter.size[0]}
+    return {"classes": classes, "num_classes": classes, **sizes}

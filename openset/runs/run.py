@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -21,8 +21,8 @@ from openset.evaluation.rows import Case
 from openset.files import complete_file, read_json, recovered_folders, sealed_json
 from openset.model.fit import fit
 from openset.model.open_set import OpenSet
-from openset.model.saved import DESCRIPTION, saved_name
-from openset.runs.recipe import Recipe
+from openset.model.saved import DESCRIPTION, read, saved_name
+from openset.runs.recipe import Recipe, fitting_to
 from openset.scoring.threshold import SEEN
 from openset.spec import call
 
@@ -35,7 +35,7 @@ IMPORTED = "imported"
 
 @dataclass
 class Run:
-    """A folder that `openset train` wrote, read back.
+    """A folder that `openset train` or `openset import` wrote, read back.
 
     Args:
         folder: Where it is.
@@ -46,6 +46,8 @@ class Run:
         objective: The objective's spec; None if the network was trained elsewhere.
         accuracy: Share of known images classified correctly, by split.
         warning: Why the network is of little use, in a sentence; None if it seems to have learned.
+        held_out: Known images that no training has seen, as `load_held_out` takes them, in place of
+            those that the run held out; None if nobody vouches for any.
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class Run:
     objective: dict[str, Any] | None = None
     accuracy: dict[str, float] = field(default_factory=dict)
     warning: str | None = None
+    held_out: str | None = None
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -74,10 +77,11 @@ class Run:
             return call("run", cls, {**told, "recipe": recipe, "adapter": adapter}, [folder])
         except FileNotFoundError as error:
             raise ValueError(
-                f"{folder} holds no run (no run.json); give a folder that `openset train` wrote"
+                f"{folder} holds no run (no run.json); give a folder that `openset train` or "
+                "`openset import` wrote"
             ) from error
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise ValueError(f"{file} is damaged ({error}); train the run again") from error
+            raise ValueError(f"{file} is damaged ({error}); make the run again") from error
 
     def save(self) -> None:
         """Writes the description into the folder."""
@@ -99,7 +103,7 @@ class Run:
                 f"order, but {self.folder} was trained on {', '.join(self.classes[:5])}…; train "
                 "again, or give the data as they were"
             )
-        return found
+        return replace(found, valid=self.load_held_out(self.held_out or OWN, found))
 
     def load_network(self, trust: Sequence[str] = ()) -> nn.Module:
         """The trained network."""
@@ -112,12 +116,14 @@ class Run:
     def origin(self) -> str:
         """Where the weights come from, for people."""
         if self.objective is None:
-            return IMPORTED
+            return IMPORTED + (f" from {self.recipe.weights.name}" if self.recipe.weights else "")
         return f"trained with {self.objective['name']}, seed {self.recipe.seed}"
 
     @property
     def doubt(self) -> str | None:
         """Why the images that the run held out guarantee nothing; None if it has seen none."""
+        if self.held_out is not None:
+            return None
         foreign = self.objective is None or self.recipe.weights or not self.recipe.settings.epochs
         return SEEN if foreign else None
 
@@ -126,7 +132,7 @@ class Run:
         """The run as the rows of the results name it."""
         return Case(
             seed=self.recipe.seed,
-            network=str(self.network["name"]),
+            network=_name(self.network),
             objective=self.objective["name"] if self.objective else IMPORTED,
             known=self.recipe.data,
         )
@@ -227,6 +233,13 @@ class Run:
             )
 
 
+def _name(network: Mapping[str, Any]) -> str:
+    """A network's name for people: `timm:resnet18`, and of chosen outputs their network's."""
+    if network["name"] == "select":
+        return _name(network["network"])
+    return ":".join([network["name"], *filter(None, [network.get("model")])])
+
+
 def plain_name(detector: str) -> str:
     """A detector's name as that of a folder on any system.
 
@@ -271,7 +284,10 @@ def build_detector(spec: str, **given: Any) -> Detector:
 
 
 def load_model(
-    place: str | os.PathLike[str], detector: str | None = None, trust: Sequence[str] = ()
+    place: str | os.PathLike[str],
+    detector: str | None = None,
+    trust: Sequence[str] = (),
+    network: str | None = None,
 ) -> OpenSet:
     """A fitted model from its own folder or file, or from a run by its detector's name.
 
@@ -279,15 +295,28 @@ def load_model(
         place: What `OpenSet.save` or `openset train` wrote.
         detector: Which model of a run; not needed if there is only one.
         trust: Packages that may be imported to build the network.
+        network: What makes the network, as `networks.build` takes it, for one that openset did not
+            build; the model fills it.
 
     Raises:
         ValueError: If a run holds no such model, or several and none was named.
     """
     if not (Path(place) / "run.json").exists():
-        return OpenSet.load(place, trust=trust)
+        return OpenSet.load(place, _made(network, Path(place)), trust)
     run = Run.load(place)
     names = [detector] if detector else run.models
     if len(names) != 1:
         have = ", ".join(names) or "none: run openset fit first"
         raise ValueError(f"{place} is a run; say which of its models: --detector ({have})")
-    return run.load_model(names[0], trust)
+    return run.load_model(names[0], trust, _made(network, run.model_folder(names[0])))
+
+
+def _made(network: str | None, model: Path) -> nn.Module | None:
+    """The network that a user names for a saved model, of its number of classes; None for none."""
+    if network is None:
+        return None
+    _, told = read(model)
+    if told.classes is None or told.adapter is None:
+        return networks.build(network)
+    adapter = Adapter.from_settings(told.adapter)
+    return networks.build(network, **fitting_to(len(told.classes), adapter))

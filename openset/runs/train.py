@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from openset.data import Data
 from openset.data.loaders import batches, per_pixel
+from openset.networks.outputs import logits_of
 from openset.networks.watch import evaluating
-from openset.objectives import Objective
 from openset.runs.recipe import Recipe
 from openset.runs.run import Run
 from openset.training.loop import accuracy, train
@@ -54,7 +55,8 @@ def train_run(
     check_place(out, work, resume)
     data = recipe.load_data()
     objective = recipe.build_objective(data)
-    check_pixels(objective, data, recipe.network)
+    if objective.classifies:
+        check_pixels(objective.network, data, recipe.network)
     spec = objective.spec()
     how: dict[str, Any] = {"resume": resume, "max_minutes": max_minutes, "progress": progress}
     with _nothing_left_of_no_epoch(work):
@@ -80,6 +82,20 @@ def train_run(
 def collapse(accuracy: float, test: Any, classes: int) -> str | None:
     """A sentence on a network that is no better than one answer for all; None if it is.
 
+    See `of_chance` for the arguments.
+    """
+    chance = of_chance(accuracy, test, classes)
+    if chance is None:
+        return None
+    return (
+        f"the network has learned nothing: {chance}; train for more epochs, with a lower lr, or "
+        "with clip_norm 1"
+    )
+
+
+def of_chance(accuracy: float, test: Any, classes: int) -> str | None:
+    """The accuracy beside that of one answer for all, in words; None if it is above chance.
+
     Fewer than 1 of 40 that answer alike are as right as the bound, two standard errors above the
     share of the commonest class.
 
@@ -95,9 +111,7 @@ def collapse(accuracy: float, test: Any, classes: int) -> str | None:
     if classes == 1 or accuracy > share + 2 * math.sqrt(share * (1 - share) / float(counts.sum())):
         return None
     return (
-        f"the network has learned nothing: {accuracy:.1%} of the test images are right, where one "
-        f"answer for all gives {share:.1%}; train for more epochs, with a lower lr, or with "
-        "clip_norm 1"
+        f"{accuracy:.1%} of the test images are right, where one answer for all gives {share:.1%}"
     )
 
 
@@ -129,13 +143,12 @@ def _nothing_left_of_no_epoch(work: Path) -> Iterator[None]:
         raise
 
 
-def check_pixels(objective: Objective, data: Data, name: str) -> None:
+def check_pixels(network: nn.Module, data: Data, name: str) -> None:
     """Raises where one of network and data labels pixels and the other whole images."""
-    if not objective.classifies:
-        return
-    network, image = objective.network, data.train[0][0]
+    image = data.train[0][0]
     with torch.no_grad(), evaluating(network):
-        pixels = network(image[None].to(next(network.parameters()).device)).dim() == 4
+        logits = logits_of(network(image[None].to(next(network.parameters()).device)))
+        pixels = logits.dim() == 4
     if pixels == per_pixel(data.train):
         return
     one, other = ("pixels", "whole images")[:: 1 if pixels else -1]

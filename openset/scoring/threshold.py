@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from math import ceil
 from numbers import Real
@@ -104,14 +105,13 @@ class Threshold:
         Raises:
             ValueError: If there are too few scores for the share, or some are not finite.
         """
-        accept, scores = check_accept(accept), torch.as_tensor(scores)
-        if not scores.isfinite().all():
-            bad = int((~scores.isfinite()).sum())
-            raise ValueError(f"{bad} held-out scores are NaN or infinite; check the fit")
-        ordered = [
-            (scores if classes is None else scores[classes == c]).double().sort().values
-            for c in range(1 if classes is None else number)
-        ]
+        check_accept(accept)
+        return cls.of_groups(grouped(torch.as_tensor(scores), classes, number), accept, rounding)
+
+    @classmethod
+    def of_groups(cls, ordered: Sequence[Tensor], accept: float, rounding: float = 0.0) -> Self:
+        """As `conformal`, of ascending scores of each group: of all samples, or of each class."""
+        accept = check_accept(accept)
         for c, group in enumerate(ordered):
             check_count(len(group), accept, f" predicted as class {c}" * (len(ordered) > 1))
         values = [_above(group, _rank(len(group), accept), rounding) for group in ordered]
@@ -131,9 +131,7 @@ class Threshold:
             accept: Share in 0…1.
             classes: The network's classes, for a threshold for each; None for one for all.
         """
-        known = scored.label >= 0
-        groups = None if classes is None else scored.predicted[known]
-        return cls.conformal(scored.score[known], accept, groups, classes or 1, rounding=ROUNDING)
+        return cls.of_groups(known_groups(scored, classes), accept, ROUNDING)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -221,6 +219,24 @@ class Threshold:
         if self.training is not None:
             record["training"] = self.training
         return record
+
+
+def known_groups(scored: Scored, classes: int | None = None) -> list[Tensor]:
+    """The ascending scores of the known samples, all together or by each predicted class."""
+    known = scored.label >= 0
+    groups = None if classes is None else scored.predicted[known]
+    return grouped(scored.score[known], groups, classes or 1)
+
+
+def grouped(scores: Tensor, classes: Tensor | None, number: int) -> list[Tensor]:
+    """Ascending scores, all together or of each of `number` classes; refuses what is not finite."""
+    if not scores.isfinite().all():
+        bad = int((~scores.isfinite()).sum())
+        raise ValueError(f"{bad} held-out scores are NaN or infinite; check the fit")
+    return [
+        (scores if classes is None else scores[classes == c]).double().sort().values
+        for c in range(1 if classes is None else number)
+    ]
 
 
 def training_quantile(scores: Tensor, accept: float) -> float:

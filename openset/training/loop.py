@@ -18,6 +18,7 @@ from openset.activations import VOID
 from openset.data.samples import Batches, Samples, samples
 from openset.errors import Paused
 from openset.networks.device import choose_device
+from openset.networks.outputs import logits_of
 from openset.networks.watch import evaluating
 from openset.objectives.base import Objective
 from openset.training.checkpoints import RunFolder, run_folder
@@ -122,7 +123,7 @@ def _share_right(logits: Callable[[Tensor], Tensor], batches: Iterable) -> float
     right = total = 0
     for image, label in batches:
         known = label >= 0
-        right += int(((logits(image).argmax(1) == label) & known).sum())
+        right += int(((logits_of(logits(image)).argmax(1) == label) & known).sum())
         total += int(known.sum())
     return right / total if total else math.nan
 

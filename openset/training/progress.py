@@ -80,14 +80,15 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
 
 
-def progress_bar(wanted: bool) -> Progress:
-    """A bar over all epochs with the rate and the time left; silent where no one looks."""
+def progress_bar(wanted: bool, text: str = "epoch {task.fields[epoch]}") -> Progress:
+    """A bar over all images with the rate and the time left; silent where no one looks."""
     console = Console(stderr=True)
     return Progress(
-        TextColumn("epoch {task.fields[epoch]}"),
+        TextColumn(text),
         BarColumn(),
         _Rate(),
         TimeRemainingColumn(),
         console=console,
+        redirect_stdout=False,  # It may be a pipe or a file.
         disable=not (wanted and console.is_terminal),
     )

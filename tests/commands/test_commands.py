@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from openset.data import Adapter
 from openset.detectors import Energy
 from openset.evaluation.results import Results
+from openset.model.predict import COLUMNS
 from openset.runs.run import Run
 
 
@@ -146,7 +147,7 @@ def test_predict_adds_the_confidence_that_a_paper_shows(run, pictures, tmp_path,
     monkeypatch.setattr(Energy, "confidence", lambda self, score: score.sigmoid())
     call("predict", run, pictures, "--detector", "energy", "--out", tmp_path / "out.csv")
     for record in read(tmp_path / "out.csv"):
-        assert list(record) == ["path", "label", "score", "threshold", "confidence"]
+        assert list(record) == [*COLUMNS, "confidence"]
         expected = 1 / (1 + math.exp(-float(record["score"])))
         assert float(record["confidence"]) == pytest.approx(expected, rel=1e-5)
 
@@ -177,7 +178,7 @@ def test_predict_works_in_a_fresh_process_from_the_model_alone(run, pictures, tm
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(done.stdout.splitlines()))
     assert len(rows) == 4
-    assert list(rows[0]) == ["path", "label", "score", "threshold"]
+    assert list(rows[0]) == [*COLUMNS]
 
 
 def test_a_bad_image_costs_no_other_and_is_named_or_skipped(run, pictures, tmp_path, capsys):
@@ -219,11 +220,11 @@ def test_tables_of_predictions_have_columns_without_rows(run, tmp_path):
         out = tmp_path / f"none.{ending}"
         call("predict", run, tmp_path, "--detector", "energy", "--skip-bad", "--out", out)
         if ending == "csv":
-            assert out.read_text() == "path,label,score,threshold\n"
+            assert out.read_text() == ",".join(COLUMNS) + "\n"
         else:
             import pyarrow.parquet as parquet
 
-            assert parquet.read_schema(out).names == ["path", "label", "score", "threshold"]
+            assert parquet.read_schema(out).names == [*COLUMNS]
 
 
 def test_an_interrupted_training_waits_for_resume(tmp_path, capsys, monkeypatch):

@@ -357,3 +357,12 @@ def test_progress_bars_stay_as_they_were(root, capfd):
     load_images("t", GREY)
     assert datasets.is_progress_bar_enabled()
     assert capfd.readouterr().err == ""
+
+
+def test_classes_are_left_out_of_a_set():
+    some = load_images("digits:test,without=3+8", Adapter((8, 8), channels=1))
+    everything = load_images("digits:test", Adapter((8, 8), channels=1))
+    known = load("digits", known_classes="3,8").test
+    assert len(some) == len(everything) - len(known)
+    with pytest.raises(ValueError, match="unknown class 'x'"):
+        load_images("digits,without=x", Adapter((8, 8), channels=1))

@@ -366,3 +366,23 @@ def test_a_narrow_summary_sets_the_sets_side_by_side():
 def test_an_unknown_metric_is_refused():
     with pytest.raises(ValueError, match="unknown metric 'aurok'"):
         example().table(["aurok"])
+
+
+def test_results_are_shown_in_five_lines_and_are_a_frame():
+    results = Results()
+    rows = [
+        Row(detector=f"d{i}", unknown=f"set {i}", metric="auroc", value=i / 9) for i in range(9)
+    ]
+    results.rows += rows
+    assert len(repr(results).splitlines()) <= 5
+    assert "9 figures" in repr(results)
+    frame = results.to_pandas()
+    assert list(frame.columns) == list(COLUMNS)
+    assert frame["value"].tolist() == [row.value for row in rows]
+    assert len(Results().to_pandas()) == 0
+
+
+def test_every_false_positive_rate_says_what_is_positive():
+    for metric in METRICS.values():
+        if "FPR95" in metric.title or "TNR95" in metric.title:
+            assert "known positive" in metric.title

@@ -14,7 +14,7 @@ from openset.detectors import ODIN, Energy, Fusion, GeMOS, Mahalanobis
 from openset.extractors.extract import extract
 from openset.extractors.tap import Tap
 from openset.model.open_set import OpenSet
-from openset.model.predict import open_images, predict
+from openset.model.predict import opened
 from openset.scoring.threshold import Threshold
 from openset.scoring.views import layers_for
 
@@ -213,8 +213,8 @@ def test_a_model_saved_when_a_fit_changed_the_setting_layers_still_loads(network
 def test_prediction_answers_as_the_model_does(network, pictures):
     model = OpenSet(Tap(network), Energy(), adapter=Adapter((8, 8), 1))
     model.set_threshold(Threshold((-1e9, 1e9, -1e9), 0.5, (1, 1, 1)))
-    found = open_images(model, [pictures])
-    records = list(predict(model, found))
+    found = opened(model, pictures)
+    records = [answer.record() for answer in model.predict(pictures)]
     image = torch.stack([found.images[i][0] for i in range(len(found))])
     label, score = model(image)
     predicted = network.eval()(image).argmax(1).tolist()

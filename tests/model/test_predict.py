@@ -16,7 +16,9 @@ from openset import OpenSet, Tap
 from openset.data import Adapter
 from openset.detectors import Energy
 from openset.model.maps import names_of, write_maps
-from openset.model.predict import open_images, predict, predict_files, print_csv, write
+from openset.model.predict import answers, opened
+from openset.model.predict_files import predict_files
+from openset.model.records import print_csv, write
 from openset.text import plain_cell
 
 NAMES = ["=1+1.png", "a\rb.png", "caf\udce9.png", 'say "x", y.png', "\x1b[31mred.png"]
@@ -64,14 +66,14 @@ def test_a_terminal_gets_no_escape_sequence_and_a_pipe_the_name(terminal, monkey
 
 
 def test_broken_files_cost_no_other(model, pictures, tmp_path):
-    whole = {record["path"]: record for record in predict(model, open_images(model, [pictures]))}
+    whole = {answer.path: answer for answer in model.predict(pictures)}
     for name in ("0-broken.png", "3-broken.png", "z.png"):
         (pictures / name).write_bytes(b"no image")
     for batch_size in (1, 2, 256):
-        found = open_images(model, [pictures], batch_size)
-        records = list(predict(model, found))
-        assert [record["path"] for record in records] == list(whole)
-        assert all(r["score"] == pytest.approx(whole[r["path"]]["score"]) for r in records)
+        found = opened(model, pictures, batch_size)
+        given = list(answers(model, found))
+        assert [answer.path for answer in given] == list(whole)
+        assert all(a.score == pytest.approx(whole[a.path].score) for a in given)
         assert len(found.skipped) == 3
     with pytest.raises(ValueError, match=r"3 of 8 files have no answer: .*0-broken.*; the other 5"):
         predict_files(model, [pictures], tmp_path / "out.csv")
@@ -100,7 +102,7 @@ def test_maps_are_written_of_what_can_be_read(pictures, tmp_path):
     assert [row["name"] for row in rows] == ["0", "1", "3", "4", "'=1"]
     assert not (out / "2.labels.png").exists()
     (pictures / "2.png").unlink()
-    assert write_maps(model, open_images(model, [pictures / "2.jpg", pictures][1:]), out) == 5
+    assert write_maps(model, opened(model, [pictures / "2.jpg", pictures][1:]), out) == 5
 
 
 def test_maps_show_what_is_left_of_a_cut_image(pictures, tmp_path):

@@ -1,13 +1,17 @@
 """Weights from a file."""
 
 import os
+from argparse import Namespace
 from collections import OrderedDict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from openset.networks import cnn, load_weights
+from openset.networks.checkpoint import OtherOutputs
 from openset.networks.external import External
 
 
@@ -130,3 +134,58 @@ def test_a_file_that_is_not_there(trained, tmp_path):
 def test_what_is_no_state_dict(trained, tmp_path, content):
     with pytest.raises(ValueError, match="holds no state_dict"):
         load_weights(trained, saved(content, tmp_path / "weights.pt"))
+
+
+def in_class(name):
+    """An instance of a class that nobody else has, as a trainer's settings are."""
+    kind = type(name, (dict,), {"__module__": __name__})
+    globals()[name] = kind
+    return kind(lr=0.1)
+
+
+TRAINERS = {
+    "lightning": lambda state: {
+        "state_dict": {**prefixed("model.", state), "criterion.weight": torch.ones(3)},
+        "hyper_parameters": in_class("AttributeDict"),
+        "callbacks": {"best": np.float64(0.9), "path": Path("best.ckpt")},
+    },
+    "net-in-a-wrapper": lambda state: {"state_dict": prefixed("net._orig_mod.", state)},
+    "model_state_dict": lambda state: {"model_state_dict": state, "args": Namespace(lr=0.1)},
+    "nested": lambda state: {"model": {"state_dict": state, "epoch": 1}},
+    "with-averages": lambda state: prefixed("model.", state) | prefixed("ema_model.", state),
+    "before-counters": lambda state: {k: x for k, x in state.items() if "num_batches" not in k},
+}
+
+
+@pytest.mark.parametrize("wrap", TRAINERS.values(), ids=TRAINERS.keys())
+def test_a_trainers_checkpoint_is_loaded(trained, tmp_path, wrap):
+    path = saved(wrap(trained.state_dict()), tmp_path / "last.ckpt")
+    globals().pop("AttributeDict", None)  # It need not be importable.
+    network = load_weights(small(), path)
+    assert same(network.state_dict(), trained.state_dict())
+
+
+def test_another_number_of_classes_is_one_sentence(trained, tmp_path):
+    path = saved(prefixed("model.", small(classes=7).state_dict()), tmp_path / "weights.pt")
+    with pytest.raises(OtherOutputs, match=r"trained on 7 classes, not 3.* --outputs") as refused:
+        load_weights(trained, path)
+    assert refused.value.outputs == 7
+
+
+class Planted:
+    def __reduce__(self):
+        return eval, ("__import__('pathlib').Path('planted').touch()",)
+
+
+def test_of_foreign_objects_nothing_is_made(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = saved({"state_dict": trained.state_dict(), "extra": Planted()}, tmp_path / "a.ckpt")
+    load_weights(small(), path)
+    assert not (tmp_path / "planted").exists()
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "planted").exists(), "the pickle was harmless, so the test showed nothing"
+
+
+def test_a_whole_network_is_not_run(trained, tmp_path):
+    with pytest.raises(ValueError, match="a whole network, which is code and is not run"):
+        load_weights(small(), saved(trained, tmp_path / "weights.pt"))

@@ -79,7 +79,7 @@ def test_a_damaged_description_is_one_sentence(copy, path, value):
         inner = inner[key]
     inner[path[-1]] = value
     file.write_text(json.dumps(told))
-    with pytest.raises(ValueError, match=r"run\.json is damaged \(.*\); train the run again"):
+    with pytest.raises(ValueError, match=r"run\.json is damaged \(.*\); make the run again"):
         Run.load(copy.folder)
 
 

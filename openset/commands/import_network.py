@@ -1,0 +1,70 @@
+"""`openset import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from openset.commands.options import Device
+from openset.commands.screen import say
+
+
+def import_network(
+    network: str,
+    *,
+    data: str,
+    out: Path,
+    weights: Path | None = None,
+    outputs: str | None = None,
+    held_out: str | None = None,
+    known_classes: str | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+    valid: float = 0.1,
+    skip_bad: bool = False,
+    device: Device = None,
+) -> None:
+    """Make a run of a network that was trained elsewhere.
+
+    Args:
+        network: `timm:NAME`, `torchvision:NAME`, `transformers:NAME`, a name of
+            `openset list networks`, or your own: `eff:make` for the function `make` of `eff.py`.
+        data: The images that it was trained on, as for `openset train`.
+        out: Folder for the run, which every other command takes.
+        weights: Its weights: safetensors, a state dict, or a checkpoint of Lightning or a training
+            script. Without, those that the network comes with.
+        outputs: Which of its outputs are the data's classes, such as `0,217,482`, or a file of all
+            its class names; by default they are the same.
+        held_out: Known images that no training has seen, to set thresholds from: a data string, or
+            `valid` for those that the data set itself holds out, if you vouch for them. Without,
+            no threshold guarantees anything.
+        known_classes: Classes that it knows, in the order of its outputs, such as `0-5` or
+            `cat,dog`.
+        size: Height and width of its images; by default as its library prepares them, such as timm,
+            or as they are stored.
+        channels: 1 or 3; as stored by default.
+        valid: Share of the training images set apart, where the data set holds none out.
+        skip_bad: Leave out images that cannot be read; the report counts and names them.
+    """
+    from openset.runs.imported import import_run
+    from openset.runs.recipe import Recipe
+
+    recipe = Recipe(
+        data=data,
+        known_classes=known_classes,
+        size=size,
+        channels=channels,
+        valid=valid,
+        network=network,
+        weights=weights,
+        skip_bad=skip_bad,
+    )
+    run = import_run(recipe, out, outputs=outputs, held_out=held_out, device=device)
+    shares = [f"accuracy: {split} {share:.2%}" for split, share in run.accuracy.items()]
+    say("; ".join([f"{run.origin}: {len(run.classes)} classes", *shares, f"run: {out}"]))
+    if run.warning:
+        say(f"warning: {run.warning}")
+    if run.doubt:
+        say(
+            f"no threshold will guarantee anything: {run.doubt}; name images that none has: "
+            "--held-out DATA"
+        )

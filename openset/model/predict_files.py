@@ -1,0 +1,115 @@
+"""Image files in, a table or maps out: what `openset predict` does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor
+
+from openset.data.loaders import images_at_once
+from openset.data.readable import Readable
+from openset.model.maps import labels_pixels, write_maps
+from openset.model.open_set import OpenSet
+from openset.model.predict import answers, opened, with_threshold
+from openset.model.records import print_csv, write
+from openset.scoring.threshold import percent
+from openset.training.progress import progress_bar
+
+NAMED = 3
+"""At most so many broken files are named in an error."""
+
+
+def predict_files(
+    model: OpenSet,
+    places: Sequence[str | Path],
+    out: Path | None = None,
+    *,
+    accept: float | None = None,
+    threshold: float | None = None,
+    skip_bad: bool = False,
+    probabilities: bool = False,
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> list[str]:
+    """Answers for all images of files, folders and globs; see `openset predict`.
+
+    Returns:
+        What to say on the screen, in lines; the records themselves go to `out` or to stdout.
+
+    Raises:
+        ValueError: If files cannot be read, unless `skip_bad`; the others are answered before.
+    """
+    model, limit = with_threshold(model, accept, threshold)
+    found = open_files(model, places, workers)
+    pixels = labels_pixels(model)
+    found.batch_size = batch_size or (images_at_once(found.images) if pixels else found.batch_size)
+    with shown(found, bar=out is not None or not sys.stdout.isatty()):
+        if pixels:
+            count = write_maps(model, found, out, limit)
+        else:
+            told = answers(model, found, limit, probabilities=probabilities)
+            records = (answer.record() for answer in told)
+            count = print_csv(records) if out is None else write(records, out)
+    if found.skipped and not skip_bad:
+        raise ValueError(_unread(found, count, out))
+    said = [] if out is None else [f"{count} images: {out}"]
+    said += promised(model, accept, limit)
+    said += [f"skipped: {reason}" for reason in found.skipped]
+    return said + [f"{len(found.skipped)} files skipped"] * bool(found.skipped)
+
+
+def open_files(
+    model: OpenSet, places: Sequence[str | Path], workers: int | None = None
+) -> Readable:
+    """The images that files, folders and globs name, brought to what the model takes."""
+    if not places:
+        raise ValueError("no images given; give image files, folders of them, or globs")
+    found = opened(model, places, workers=workers)
+    assert isinstance(found, Readable), "files are no tensors"
+    return found
+
+
+def promised(model: OpenSet, accept: float | None, limit: Tensor | None) -> list[str]:
+    """What holds of a threshold that was chosen after the calibration."""
+    if limit is not None:
+        if not model.held_out.fitted:
+            return ["The threshold was set by hand, so nothing is promised of it."]
+        n, share = sum(model.held_out.counts), model.held_out.accepted(float(limit))
+        return [
+            f"The threshold was set by hand and accepts {share:.1%} of the {n} held-out known "
+            "images; nothing else is promised of it."
+        ]
+    if accept is None or model.threshold is None:
+        return []
+    more = (
+        ""
+        if model.held_out.exact(accept)
+        else (
+            f" Not all held-out scores are kept; the threshold is that of the next share above "
+            f"{percent(accept)} which they give."
+        )
+    )
+    return [model.threshold.guarantee() + more]
+
+
+@contextmanager
+def shown(found: Readable, *, bar: bool) -> Iterator[None]:
+    """Shows how many images are done, at what rate and the time left, where someone looks."""
+    with progress_bar(bar, "{task.completed}/{task.total}") as progress:
+        task = progress.add_task("", total=len(found))
+        found.done = lambda count: progress.update(task, advance=count)
+        yield
+
+
+def _unread(found: Readable, count: int, out: Path | None) -> str:
+    bad = len(found.skipped)
+    reasons = [reason.partition(";")[0] for reason in found.skipped[:NAMED]]
+    more = f"; and {bad - NAMED} more" if bad > NAMED else ""
+    place = "" if out is None else f" in {out}"
+    return (
+        f"{bad} of {len(found)} files have no answer: {'; '.join(reasons)}{more}; "
+        f"the other {count} are answered{place}; --skip-bad does without the bad ones"
+    )

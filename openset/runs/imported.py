@@ -1,0 +1,240 @@
+"""Import a network that was trained elsewhere into a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from openset import networks
+from openset.data import Adapter, Data, batches
+from openset.data.loaders import per_pixel
+from openset.errors import unknown_name
+from openset.files import complete_folder, save_tensors
+from openset.networks.checkpoint import OtherOutputs
+from openset.networks.device import choose_device, device_of
+from openset.networks.layers import find_head
+from openset.networks.outputs import logits_of
+from openset.networks.select import select
+from openset.networks.watch import evaluating
+from openset.runs.recipe import Recipe, fitting_to
+from openset.runs.run import Run
+from openset.runs.train import check_pixels, of_chance
+from openset.training.loop import accuracy
+
+TRIED = 1000
+"""At most so many training images say which outputs of a network fit the data's classes."""
+
+FITTING = 0.5
+"""Outputs are suggested where at least this share of the training images would be right."""
+
+
+def import_run(
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    *,
+    outputs: str | Sequence[int] | None = None,
+    held_out: str | None = None,
+    device: str | torch.device | None = None,
+) -> Run:
+    """Writes a run of a network as it is, which every other command takes.
+
+    Args:
+        recipe: The network, its weights, and the data that it was trained on or for.
+        out: The new folder of the run.
+        outputs: Which of the network's outputs are the data's classes, as `read_outputs` takes
+            them; None where they are all, in this order.
+        held_out: Known images that no training has seen, as `Run.load_held_out` takes them.
+        device: Where to measure the accuracy, as `choose_device` takes it.
+
+    Raises:
+        ValueError: For a folder that is already there, and for a network, weights and data that do
+            not fit each other.
+    """
+    out = Path(out)
+    if out.exists():
+        raise ValueError(f"{out} already exists; name another folder, or remove it")
+    network, data = build_network(recipe)
+    chosen = read_outputs(outputs, data.classes)
+    if chosen is not None:
+        network = keep_outputs(network, chosen, data.train[0][0][None], recipe.network)
+    network = network.to(choose_device(device)).eval()
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    check_pixels(network, data, recipe.network)
+    check_classes(network, data, recipe.network)
+    shares = {} if per_pixel(data.test) else {"test": accuracy(network, data.test)}
+    with complete_folder(out) as partial:
+        run = Run(
+            folder=partial,
+            recipe=recipe,
+            classes=data.classes,
+            adapter=data.adapter,
+            network=getattr(network, "spec", None) or {},
+            accuracy=shares,
+            warning=misfit(network, data, shares["test"]) if shares else None,
+            held_out=held_out,
+        )
+        if held_out is not None:
+            run.load_held_out(held_out, data)
+        save_tensors(network.state_dict(), partial / "network.safetensors")
+        run.save()
+    return replace(run, folder=out)
+
+
+def read_outputs(outputs: str | Sequence[int] | None, classes: Sequence[str]) -> list[int] | None:
+    """Which of a network's outputs the data's classes are, one for each class.
+
+    Args:
+        outputs: Positions from 0, or as text `0,217,482`; or a file of the network's class names,
+            one a line in the order of its outputs, or a JSON list of them. A line may name a class
+            several times: `tench, Tinca tinca`.
+        classes: Names of the data's classes.
+
+    Raises:
+        ValueError: For another number of outputs than of classes, and for a class that the file
+            does not name.
+    """
+    if outputs is None:
+        return None
+    if isinstance(outputs, str):
+        words = outputs.replace("+", ",").split(",")
+        numbers = all(word.strip().isdecimal() for word in words)
+        chosen = [int(word) for word in words] if numbers else _by_name(Path(outputs), classes)
+    else:
+        chosen = list(outputs)
+    if len(chosen) != len(classes):
+        raise ValueError(
+            f"{len(chosen)} outputs are named for {len(classes)} classes; name one for each of "
+            f"{', '.join(classes[:10])}{', …' * (len(classes) > 10)}, in this order"
+        )
+    return chosen
+
+
+def _by_name(file: Path, classes: Sequence[str]) -> list[int]:
+    if not file.is_file():
+        raise ValueError(
+            f"outputs is {str(file)!r}; give positions such as 0,217,482, or a file of the "
+            "network's class names, one a line"
+        )
+    text = file.read_text(encoding="utf-8")
+    names = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
+    places: dict[str, int] = {}
+    for i, line in enumerate(names):
+        for name in (str(line), *str(line).split(",")):
+            places.setdefault(_plain(name), i)
+    for name in classes:
+        if _plain(name) not in places:
+            raise ValueError(f"{file}: {unknown_name('class', _plain(name), places)}")
+    return [places[_plain(name)] for name in classes]
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold().replace("_", " ")
+
+
+def build_network(recipe: Recipe) -> tuple[nn.Module, Data]:
+    """The recipe's network with its weights, and the data as it wants them.
+
+    Where the recipe names no size, images are prepared as the network's library prepares them.
+    """
+    if recipe.size is not None or recipe.network.partition(":")[0] not in networks.LIBRARIES:
+        data = recipe.load_data()
+        return _filled(recipe, data), data
+    any_size = Adapter((224, 224), recipe.channels or 3)  # Only the classes are asked for.
+    network = _filled(recipe, recipe.load_data(any_size))
+    told = getattr(network, "adapter_settings", None)
+    return network, recipe.load_data(Adapter(**told) if told else None)
+
+
+def keep_outputs(network: nn.Module, outputs: Sequence[int], image: Tensor, name: str) -> nn.Module:
+    """The network with only some of its outputs, as `select` keeps them, tried on an image."""
+    head = find_head(network, image)
+    with torch.no_grad(), evaluating(network):
+        before = logits_of(network(image))
+        network = select(network, outputs, head)
+        kept = before.index_select(1, torch.tensor(list(outputs)))
+        if not torch.allclose(logits_of(network(image)), kept, rtol=1e-3, atol=1e-3):
+            raise ValueError(
+                f"the outputs of {name} are not those of its last linear map, {head}; "
+                "choose among them in a network of your own: module:factory"
+            )
+    return network
+
+
+def _filled(recipe: Recipe, data: Data) -> nn.Module:
+    """The network with its weights, of as many classes as these are for."""
+
+    def built(classes: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            network = networks.build(recipe.network, **fitting_to(classes, data.adapter))
+        return network if recipe.weights is None else networks.load_weights(network, recipe.weights)
+
+    try:
+        return built(len(data.classes))
+    except OtherOutputs as other:
+        return built(other.outputs)
+
+
+def check_classes(network: nn.Module, data: Data, name: str) -> None:
+    """Raises for a network of another number of classes; says which of its outputs seem theirs."""
+    with torch.no_grad(), evaluating(network):
+        count = logits_of(network(data.train[0][0][None].to(device_of(network)))).shape[1]
+    if count == len(data.classes):
+        return
+    problem = f"{name} has {count} outputs and {data.name} {len(data.classes)} classes"
+    if count < len(data.classes):
+        raise ValueError(f"{problem}; leave out those that it does not know: --known-classes …")
+    raise ValueError(
+        f"{problem}; say which outputs these are: --outputs and {len(data.classes)} positions, or "
+        f"a file of the network's class names{suggestion(network, data)}"
+    )
+
+
+def misfit(network: nn.Module, data: Data, share: float) -> str | None:
+    """A sentence on a network that is no better than chance at the data's classes, or None."""
+    chance = of_chance(share, data.test, len(data.classes))
+    if chance is None:
+        return None
+    return (
+        f"{chance}: its outputs are not the data's classes in this order ({_few(data.classes)}), "
+        "or it wants its images otherwise: another size, mean or range"
+        f"{suggestion(network, data)}"
+    )
+
+
+def suggestion(network: nn.Module, data: Data) -> str:
+    """The outputs that fit the classes of training images best, as advice; empty if none do."""
+    if per_pixel(data.train):
+        return ""
+    from scipy.optimize import linear_sum_assignment  # Slow to import.
+
+    hits = _hits(network, data)
+    classes, outputs = linear_sum_assignment(hits, maximize=True)
+    share = float(hits[classes, outputs].sum() / hits.sum())
+    if share < FITTING:
+        return ""
+    chosen = ",".join(map(str, outputs.tolist()))
+    return f"; on training images these fit best ({share:.0%} right): --outputs {chosen}"
+
+
+def _hits(network: nn.Module, data: Data) -> Tensor:
+    """How often each output is the largest for training images of each class, `[K, outputs]`."""
+    chosen = torch.linspace(0, len(data.train) - 1, min(TRIED, len(data.train))).long()
+    counts: Tensor | None = None
+    with torch.no_grad(), evaluating(network):
+        for image, label in batches(data.train.subset(chosen)):
+            logits = logits_of(network(image.to(device_of(network)))).cpu()
+            counts = torch.zeros(len(data.classes), logits.shape[1]) if counts is None else counts
+            counts.index_put_((label, logits.argmax(1)), torch.ones(len(label)), accumulate=True)
+    assert counts is not None
+    return counts
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + ", …" * (len(names) > 5)

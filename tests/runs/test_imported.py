@@ -1,0 +1,171 @@
+"""Networks that were trained elsewhere, as runs."""
+
+import csv
+import json
+
+import pytest
+import torch
+from command_line import call, fails
+from safetensors.torch import load_file, save_file
+
+from openset.runs.imported import read_outputs
+from openset.runs.run import Run, load_model
+from openset.scoring.threshold import SEEN
+
+NETWORK = "cnn:widths=8+16,hidden=32"
+MINE = """
+from torch import nn
+
+from openset.networks import cnn
+
+
+class Net(nn.Module):
+    def __init__(self, classes, channels):
+        super().__init__()
+        self.body = cnn(classes, channels, widths=(8, 16), hidden=32)
+
+    def forward(self, image):
+        return {"logits": self.body(image), "loss": None}
+"""
+
+
+def bring(run, out, *options, network=NETWORK, weights=None, known="0-5"):
+    weights = weights or run / "network.safetensors"
+    known = ("--known-classes", known) if known else ()
+    call(
+        "import", network, "--weights", weights, "--data", "digits", *known, "--out", out, *options
+    )
+    return Run.load(out)
+
+
+def test_an_imported_run_says_what_it_is_and_every_command_takes_it(run, tmp_path, capsys):
+    found = bring(run, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "imported from network.safetensors: 6 classes; accuracy: test 9" in said
+    assert "no threshold will guarantee anything" in said
+    assert found.objective is None
+    assert found.accuracy == Run.load(run).accuracy
+    assert found.doubt == SEEN
+    call("fit", found.folder, "--detector", "energy", "--detector", "gemos:components=1")
+    assert "No guarantee holds" in capsys.readouterr().err
+    call("tune", found.folder, "--detector", "msp", "--grid", "temperature=1+3")
+    out = tmp_path / "out"
+    call("evaluate", found.folder, "--detector", "energy", "--out", out)
+    row = next(csv.DictReader((out / "results.csv").read_text().splitlines()))
+    assert (row["network"], row["objective"]) == ("cnn", "imported")
+    assert "imported from network.safetensors" in (out / "report.html").read_text()
+    call("report", out)
+    call("export", found.folder, "--detector", "energy", "--out", tmp_path / "model.onnx")
+
+
+def test_held_out_data_are_vouched_for_once(run, tmp_path, capsys):
+    found = bring(run, tmp_path / "run", "--held-out", "valid")
+    assert found.doubt is None
+    call("fit", found.folder, "--detector", "energy")
+    said = capsys.readouterr().err
+    assert "no threshold will guarantee" not in said
+    assert "No guarantee holds" not in said
+    assert "of future known samples are accepted" in said
+    refused = ("--data", "digits", "--known-classes", "0-5", "--held-out", "digits:test")
+    weights = run / "network.safetensors"
+    out = tmp_path / "other"
+    said = fails(capsys, "import", NETWORK, "--weights", weights, *refused, "--out", out)
+    assert "is what this run was trained and is tested on" in said
+    assert not out.exists()
+
+
+@pytest.fixture
+def shuffled(run, tmp_path):
+    """The run's weights with its outputs in another order: output i is class ORDER[i]."""
+    state = load_file(run / "network.safetensors")
+    order = torch.tensor([3, 5, 0, 1, 4, 2])
+    for key in ("head.weight", "head.bias"):
+        state[key] = state[key][order].clone()
+    save_file(state, tmp_path / "shuffled.safetensors")
+    return tmp_path / "shuffled.safetensors"
+
+
+RIGHT = "2,3,5,0,4,1"
+
+
+def test_outputs_in_another_order_are_noticed_and_put_right(run, shuffled, tmp_path, capsys):
+    found = bring(run, tmp_path / "wrong", weights=shuffled)
+    said = " ".join(capsys.readouterr().err.split())
+    assert found.accuracy["test"] < 0.3
+    assert "warning:" in said
+    assert "not the data's classes in this order" in said
+    assert f"--outputs {RIGHT}" in said
+    found = bring(run, tmp_path / "right", "--outputs", RIGHT, weights=shuffled)
+    assert found.accuracy == pytest.approx(Run.load(run).accuracy, abs=0.01)
+    assert found.warning is None
+    assert found.case.network == "cnn"
+
+
+def test_of_a_network_of_more_classes_those_of_the_data_are_kept(run, tmp_path, capsys):
+    some = (
+        "--weights",
+        run / "network.safetensors",
+        "--data",
+        "digits",
+        "--known-classes",
+        "3,1,5",
+    )
+    out = tmp_path / "run"
+    said = fails(capsys, "import", NETWORK, *some, "--out", out)
+    assert "has 6 outputs and digits 3 classes" in said
+    assert "--outputs 3,1,5" in said
+    (tmp_path / "names.txt").write_text("0, zero\n1\n2\n3, three\n4\n5\n")
+    call("import", NETWORK, *some, "--outputs", tmp_path / "names.txt", "--out", out)
+    found = Run.load(out)
+    assert found.network["outputs"] == [3, 1, 5]
+    assert found.accuracy["test"] > 0.9
+    call("fit", out, "--detector", "vim", "--detector", "energy")
+    label, _ = load_model(out, "energy")(torch.rand(3, 1, 8, 8))
+    assert label.max() < 3
+
+
+def test_a_network_of_ones_own_file_is_imported_and_predicts(run, pictures, tmp_path, monkeypatch):
+    (tmp_path / "mine_nets.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    state = load_file(run / "network.safetensors")
+    weights = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {f"model.body.{key}": x for key, x in state.items()}}, weights)
+    found = bring(run, tmp_path / "run", network="mine_nets:Net", weights=weights)
+    assert found.accuracy == Run.load(run).accuracy
+    with pytest.raises(SystemExit):
+        call("fit", found.folder, "--detector", "energy")
+    call("fit", found.folder, "--detector", "energy", "--trust", "mine_nets")
+    for how in (("--trust", "mine_nets"), ("--network", "mine_nets:Net")):
+        call("predict", found.folder, pictures, *how, "--out", tmp_path / f"{how[0]}.csv")
+    assert (tmp_path / "--trust.csv").read_text() == (tmp_path / "--network.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ("0,1", "2 outputs are named for 3 classes"),
+        ("0,1,9", "name at least two of 0…5"),
+        ("nowhere.txt", "give positions such as 0,217,482, or a file"),
+    ],
+)
+def test_outputs_that_do_not_fit(run, tmp_path, capsys, outputs, said):
+    some = (
+        "--weights",
+        run / "network.safetensors",
+        "--data",
+        "digits",
+        "--known-classes",
+        "3,1,5",
+    )
+    out = tmp_path / "run"
+    assert said in fails(capsys, "import", NETWORK, *some, "--outputs", outputs, "--out", out)
+    assert not out.exists()
+
+
+def test_class_names_are_looked_up(tmp_path):
+    names = ["tench, Tinca tinca", "English_springer", "chain saw"]
+    (tmp_path / "names.json").write_text(json.dumps(names))
+    classes = ["Chain Saw", "tench"]
+    assert read_outputs(str(tmp_path / "names.json"), classes) == [2, 0]
+    with pytest.raises(ValueError, match="unknown class 'tenchh': did you mean tench"):
+        read_outputs(str(tmp_path / "names.json"), ["tenchh", "chain saw"])
