@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from openset.extractors.tap import Tap
     from openset.model.fit import fit
     from openset.model.open_set import OpenSet
+    from openset.model.predict import Answer
     from openset.moments import Moments
     from openset.reporting.page import report
     from openset.scoring.threshold import Threshold
@@ -32,6 +33,7 @@ __all__ = [
     "UNKNOWN",
     "VOID",
     "Activations",
+    "Answer",
     "Moments",
     "OpenSet",
     "Perturb",
@@ -64,6 +66,7 @@ _PLACES = {
     "Tap": "openset.extractors.tap",
     "fit": "openset.model.fit",
     "OpenSet": "openset.model.open_set",
+    "Answer": "openset.model.predict",
     "Moments": "openset.moments",
     "report": "openset.reporting.page",
     "Threshold": "openset.scoring.threshold",
