@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-slow attack check format bench results clean
+.PHONY: demo test test-slow attack check format bench docs results clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -36,8 +36,15 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python speed
 
+$(BIN)/mkdocs: $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: $(BIN)/mkdocs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+
 results: $(INSTALLED)
 	$(BIN)/python -m openset.reporting.markdown docs/results
 
 clean:
-	rm -rf .venv demo .pytest_cache .ruff_cache .hypothesis .coverage build *.egg-info
+	rm -rf .venv demo site .pytest_cache .ruff_cache .hypothesis .coverage build *.egg-info

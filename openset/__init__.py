@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from openset.extractors.tap import Tap
     from openset.model.fit import fit
     from openset.model.open_set import OpenSet
+    from openset.model.predict import Answer
     from openset.model.wrap import wrap
     from openset.moments import Moments
     from openset.reporting.page import report
@@ -33,6 +34,7 @@ __all__ = [
     "UNKNOWN",
     "VOID",
     "Activations",
+    "Answer",
     "Moments",
     "OpenSet",
     "Perturb",
@@ -66,6 +68,7 @@ _PLACES = {
     "Tap": "openset.extractors.tap",
     "fit": "openset.model.fit",
     "OpenSet": "openset.model.open_set",
+    "Answer": "openset.model.predict",
     "wrap": "openset.model.wrap",
     "Moments": "openset.moments",
     "report": "openset.reporting.page",

@@ -58,6 +58,7 @@ def tell_apart(network: torch.nn.Module, batches: list[tuple[torch.Tensor, torch
     label = torch.cat([label for _, label in batches])
     means = torch.stack([features[label == c].mean(0) for c in range(CLASSES)])
     head = network.get_submodule(str(tap.head))
+    assert isinstance(head, torch.nn.Linear)
     head.weight.copy_(2 * means)
     head.bias.copy_(-means.square().sum(1))
 

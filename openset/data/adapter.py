@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,6 +96,10 @@ class Adapter:
                 object.__setattr__(self, name, _per_channel(name, values, self.channels))
         if self.fill is not None and not all(0 <= value <= 255 for value in self.fill):
             raise ValueError(f"fill is {self.fill}; give values in 0…255")
+        if not all(map(isfinite, (*(self.mean or ()), *(self.std or ())))) or 0 in (self.std or ()):
+            raise ValueError(
+                f"mean is {self.mean} and std {self.std}; give finite numbers, and no std of 0"
+            )
 
     @classmethod
     def of(cls, thing: Any, **changes: Any) -> Self:

@@ -60,6 +60,8 @@ class Tap(Extractor):
         self.network = bare(network)
         self.layers = tuple(layer for layer in as_names(layers) if layer != "logits")
         named = layers if isinstance(layers, Mapping) else {name: name for name in self.layers}
+        if named.get("penultimate", "penultimate") != "penultimate":
+            raise ValueError(f"penultimate is {named['penultimate']!r}; name the head instead")
         self.paths = {
             layer: resolve(self.network, named[layer])
             for layer in self.layers

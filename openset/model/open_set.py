@@ -137,7 +137,7 @@ class OpenSet(nn.Module):
                 any of these.
             options: `accept`, `threshold`, `probabilities`, `batch_size` and `workers`.
         """
-        from openset.model.predict import predict  # Which itself needs this file.
+        from openset.model.predict import predict  # Which takes long to import.
 
         return predict(self, images, **options)
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openset.activations import Activations
-from openset.data import ImageSet
+from openset.data import Adapter, ImageSet
 from openset.data.batch import check_images
 from openset.data.loose import Loose, gathered
 from openset.data.readable import Readable
+from openset.detectors import Detector
 from openset.extractors.extract import stream
-from openset.model.open_set import OpenSet
+from openset.scoring.held_out import HeldOut
 
 COLUMNS = (
     "path", "label", "nearest", "probability", "score", "threshold", "margin", "p_value",
@@ -61,8 +62,30 @@ class Answer:
         return record | {f"p_{name}": share for name, share in (self.probabilities or {}).items()}
 
 
+class Model(Protocol):
+    """What is asked of a model here; `OpenSet`, which imports this file, is one."""
+
+    adapter: Adapter | None
+    detector: Detector
+    held_out: HeldOut
+
+    @property
+    def extractor(self) -> nn.Module: ...
+
+    def judge(
+        self, activations: Activations, limit: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    def names(self, labels: Tensor | Iterable[int]) -> list[Any]: ...
+
+    def with_accept(self, accept: float) -> Self: ...
+
+
+Kind = TypeVar("Kind", bound=Model)
+
+
 def predict(
-    model: OpenSet,
+    model: Model,
     images: Any,
     *,
     accept: float | None = None,
@@ -100,7 +123,7 @@ def predict(
 
 
 def opened(
-    model: OpenSet, images: Any, batch_size: int = 256, workers: int | None = None
+    model: Model, images: Any, batch_size: int = 256, workers: int | None = None
 ) -> Readable | Inputs:
     """Batches of what the model takes, from whatever pictures are at hand; see `predict`.
 
@@ -140,8 +163,8 @@ class Inputs:
 
 
 def with_threshold(
-    model: OpenSet, accept: float | None, threshold: float | None
-) -> tuple[OpenSet, Tensor | None]:
+    model: Kind, accept: float | None, threshold: float | None
+) -> tuple[Kind, Tensor | None]:
     """The model at another share to accept, and another threshold, where either is given."""
     if accept is not None and threshold is not None:
         raise ValueError("accept and threshold both set the threshold; give one of them")
@@ -151,7 +174,7 @@ def with_threshold(
 
 
 def answers(
-    model: OpenSet,
+    model: Model,
     images: Readable | Inputs,
     limit: Tensor | None = None,
     *,
@@ -188,7 +211,7 @@ def path_of(images: Readable | Inputs, position: int) -> str | None:
 
 @torch.no_grad()
 def answered(
-    model: OpenSet,
+    model: Model,
     seen: Activations,
     paths: Sequence[str | None],
     limit: Tensor | None,

@@ -30,6 +30,7 @@ from openset.files import (
 )
 from openset.fitted import Fitted
 from openset.networks.allowance import Allowance
+from openset.networks.device import dtype_of
 from openset.scoring.threshold import Threshold
 from openset.spec import Trust, call, hints_of, look_up
 
@@ -151,7 +152,8 @@ def load(
         check_state(told, tensors)
         with Allowance.of(file, "its description") as allowance:
             allowance.check_sizes(told.network or {})
-            network = network or networks.from_spec(told.network or {}, trust or ())
+            if network is None:
+                network = networks.from_spec(told.network or {}, trust or ())
             detector = restore(told.detector, trust or ())
             if not isinstance(detector, Detector):
                 raise ValueError(f"its detector is a {type(detector).__name__}")
@@ -193,7 +195,7 @@ def described_state(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
 
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], own: bool) -> None:
-    """Loads the tensors; a network that openset built takes their type, as half precision."""
+    """Loads the tensors, whose precision the network takes."""
     kinds: dict[torch.dtype, torch.dtype] = {}
     empty: dict[str, Tensor] = model.state_dict()
     for name, x in tensors.items():
@@ -203,6 +205,8 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], own: bool) -> None:
         same_kind = before.is_floating_point == x.dtype.is_floating_point
         if name in empty and (not same_kind or kinds.setdefault(before, x.dtype) != x.dtype):
             raise ValueError(f"{name} is {x.dtype}, unlike the others")
+    if not own:
+        model.to(kinds.get(dtype_of(model)))
     copies = {name: x.clone() for name, x in tensors.items()} if own else tensors
     try:
         model.load_state_dict(copies, assign=own)

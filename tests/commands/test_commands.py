@@ -292,3 +292,16 @@ def test_vmdls_takes_the_autoencoder_of_another_run_and_holds_it(run, pictures, 
     call("predict", model, pictures)
     assert capsys.readouterr().out == before
     shutil.rmtree(model)
+
+
+def test_predict_moves_the_threshold_without_data(run, pictures, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    given = ("predict", run, pictures, "--detector", "energy", "--out", out)
+    call(*given, "--accept", "0.8", "--batch-size", "2", "--workers", "2")
+    assert "At least 80.0% of future known samples" in capsys.readouterr().err
+    assert len(read(out)) == 5
+    call(*given, "--threshold", "-1e9")
+    assert "set by hand and accepts 0.0% of the" in capsys.readouterr().err
+    assert {record["label"] for record in read(out)} == {"unknown"}
+    assert "give one of them" in fails(capsys, *given, "--accept", "0.8", "--threshold", "1")
+    assert "needs at least 9999" in fails(capsys, *given, "--accept", "0.9999")

@@ -104,6 +104,7 @@ def test_other_shapes_are_refused(shape):
         ({"size": (4, 4), "resize": "fit"}, "stretch, shorter, pad"),
         ({"size": (4, 4), "scaled": (4, 0)}, "scaled is"),
         ({"size": (4, 4), "fill": (0, 0, 300)}, "fill is"),
+        ({"size": (4, 4), "channels": 1, "std": (0.0,)}, "no std of 0"),
         ({"size": (4, 4), "mean": (0.5,)}, "mean has 1 values for 3 channels"),
     ],
 )

@@ -32,8 +32,10 @@ def test_every_form_gives_the_same_set(form, tmp_path):
 
 
 def test_the_page_lists_every_form():
-    page = Path(__file__).parents[2] / "docs" / "data.md"
-    assert markdown() in page.read_text(), "put tests.data.forms.markdown() into docs/data.md"
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "own-data.md"
+    assert markdown() in page.read_text(), (
+        "put tests.data.forms.markdown() into docs/how-to/own-data.md"
+    )
 
 
 def write(folder: Path, name: str, text: str) -> str:

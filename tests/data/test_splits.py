@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from openset.activations import UNKNOWN, VOID
-from openset.data import ImageSet, load, load_images, mean_std
+from openset.data import Adapter, ImageSet, load, load_images, mean_std
 
 slow = pytest.mark.slow
 
@@ -56,6 +56,15 @@ def test_valid_is_a_share_of_each_class():
     assert len(load("digits", valid=0).valid) == 0
     with pytest.raises(ValueError, match=r"share is 1\.5"):
         load("digits", valid=1.5)
+
+
+def test_the_way_of_resizing_or_a_whole_adapter_is_declared_once():
+    data = load("digits", size=(6, 4), resize="shorter", interpolation="nearest")
+    cut = Adapter((6, 4), 1, resize="shorter", interpolation="nearest")
+    assert data.adapter == data.test.adapter == cut
+    again = load("digits", adapter=cut)
+    assert torch.equal(again.test.images, data.test.images)
+    assert load_images("digits", cut)[0][0].shape == (1, 6, 4)
 
 
 def test_size_and_channels_are_declared_once():
