@@ -177,7 +177,7 @@ def check_kinds(what: str, factory: Any, settings: Mapping[str, Any]) -> None:
 
 
 def _innermost(place: str, hint: Any, value: Any) -> tuple[str, Any, Any]:
-    """The value in a table of tables that its annotation does not allow, with the way to it."""
+    """Finds the value in nested tables that its annotation does not allow, with the path to it."""
     origin, inner = get_origin(hint), get_args(hint)
     if isinstance(value, Mapping) and isinstance(origin, type) and issubclass(origin, Mapping):
         for key, one in value.items():
@@ -241,7 +241,7 @@ def _is_finite(value: float) -> bool:
 
 
 def shown(hint: Any) -> str:
-    """An annotation for people.
+    """An annotation in plain words, for an error or a help text.
 
     Example:
         >>> shown(Annotated[float, Range(least=0)] | None)
@@ -319,7 +319,7 @@ def _look_here() -> None:
 
 
 def import_factory(path: str) -> Callable[..., Any]:
-    """What `package.module:Name`, or `module:Name` of the current folder, names, imported."""
+    """Imports what `package.module:Name` names, or `module:Name` of the current folder."""
     module, _, attribute = path.partition(":")
     _look_here()
     try:

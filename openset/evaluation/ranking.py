@@ -114,7 +114,7 @@ class Ranking:
 
 
 def ranks(known: Values, unknown: Values) -> tuple[np.ndarray, np.ndarray]:
-    """Where a sample is unknown `[N]`, and the dense rank of its score `[N]`; known come first.
+    """Whether each sample is unknown `[N]`, and its score's dense rank `[N]`; known come first.
 
     Infinite scores rank first or last.
 

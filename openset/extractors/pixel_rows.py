@@ -69,7 +69,7 @@ def _candidates(
 
 
 class Layout:
-    """How the parts of activations lie side by side in one matrix, and back."""
+    """Packs the parts of activations side by side into one matrix, and unpacks them."""
 
     def __init__(self):
         self.names: list[tuple[str, str, int]] = []

@@ -57,7 +57,7 @@ class Recipe:
 
     @property
     def seed(self) -> int:
-        """Decides what is held out, the first weights and all that is random in the training."""
+        """Seed of the held-out images, of the first weights and of all chance in the training."""
         return self.settings.seed
 
     def to_plain(self) -> dict[str, Any]:
@@ -126,6 +126,6 @@ def fitting(data: Data) -> dict[str, Any]:
 
 
 def fitting_to(classes: int, adapter: Adapter) -> dict[str, Any]:
-    """The same of a number of classes and an adapter; factories call the classes by two names."""
+    """As `fitting`, of a number of classes and an adapter; factories have two names for classes."""
     sizes = {"channels": adapter.channels, "size": adapter.size[0]}
     return {"classes": classes, "num_classes": classes, **sizes}
