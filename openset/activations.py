@@ -1,4 +1,4 @@
-"""Activations that a network gives for a batch of images: the input of every detector."""
+"""Activations of one batch of images, from one pass or look: the input of every detector."""
 
 from __future__ import annotations
 

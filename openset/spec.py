@@ -96,7 +96,7 @@ def build(
     """Makes what `spec` names from a table of factories, or imports `package.module:Name`.
 
     Args:
-        kind: What the table holds, for the error messages, such as "detector".
+        kind: Kind of thing in the table, for the error messages, such as "detector".
         table: Name to class or function.
         spec: The name with its settings.
         trust: Packages that may be imported; None any, for a name that a user typed.
@@ -119,11 +119,11 @@ def call(
     """Calls a factory with settings from a string or a file, each checked against its annotation.
 
     Args:
-        what: What is made, for the error messages, such as "detector energy".
+        what: Name of the thing to make, for the error messages, such as "detector energy".
         factory: A class or function.
         keyed: Settings by name.
         bare: Settings by position.
-        given: What the caller supplies for settings that are not there.
+        given: Values that the caller supplies for settings that are not there.
 
     Raises:
         ValueError: For a setting that the factory does not take, that is missing or of a wrong
@@ -165,7 +165,7 @@ def check_kinds(what: str, factory: Any, settings: Mapping[str, Any]) -> None:
     """Raises for a setting that its annotation does not allow.
 
     Args:
-        what: What the settings are of, for the error.
+        what: Owner of the settings, for the error, such as "a protocol".
         factory: A function, a class with a constructor, a dataclass or a `TypedDict`.
         settings: Values by name, as text, JSON or TOML gives them.
     """

@@ -29,17 +29,17 @@ class Model(Protocol):
 
     @property
     def tap(self) -> Tap:
-        """Reads the network."""
+        """The tap that reads the network."""
         ...
 
     @property
     def detector(self) -> Detector:
-        """Fitted."""
+        """The fitted detector."""
         ...
 
     @property
     def threshold(self) -> Threshold | None:
-        """For the metrics that need one."""
+        """The threshold for metrics that need one."""
         ...
 
     @property

@@ -40,7 +40,7 @@ def pixel_rows(
         source: Images with label maps.
         most: Pixels of each class, or in all.
         balanced: Whether `most` counts for each class; otherwise for all pixels together.
-        seed: Which sample.
+        seed: Seed of the sample.
     """
     layout = Layout()
     count = len(source) if hasattr(source, "__len__") else 1

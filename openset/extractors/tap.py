@@ -209,7 +209,7 @@ def _first(layer: str, output: Any) -> Tensor:
 
 
 def _side_by_side(layer: str, parts: list[Tensor], logits: Tensor) -> Tensor:
-    """All that a layer gave, on the logits' grid."""
+    """Joins the outputs of all runs of a layer, on the logits' grid."""
     if not parts:
         raise ValueError(
             f"the network did not run its layer {layer!r}; name one that it runs, and give a "

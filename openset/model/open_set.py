@@ -171,7 +171,7 @@ class OpenSet(nn.Module):
         """Labels and scores of activations of `extractor`, as `forward` gives them for images.
 
         Args:
-            activations: Of any number of images.
+            activations: Activations of any number of images.
             limit: Another threshold `[1]`, or one for each class `[K]`, than the calibrated one.
         """
         predicted, score, limit = self.judge(activations, limit)

@@ -22,7 +22,7 @@ from openset.scoring.held_out import HeldOut
 COLUMNS = (
     "path", "label", "nearest", "probability", "score", "threshold", "margin", "p_value",
 )  # fmt: skip
-"""Columns of a table of answers, which hold for every image."""
+"""Columns that every table of answers has."""
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,8 @@ def import_run(
     Args:
         recipe: The network, its weights, and the data that it was trained on or for.
         out: The new folder of the run.
-        outputs: Which of the network's outputs are the data's classes, as `read_outputs` takes
-            them; None where they are all, in this order.
+        outputs: The network's outputs that stand for the data's classes, as `read_outputs` takes
+            them; None where all do, in this order.
         held_out: Known images that no training has seen, as `Run.load_held_out` takes them.
         device: Where to measure the accuracy, as `choose_device` takes it.
 

@@ -59,7 +59,7 @@ class Threshold:
         counts: Held-out known samples that each value rests on.
         training: The score that the same share of the training samples stays at or below, where it
             was asked for; it decides nothing but the metric `macro_f1_train`.
-        accepted: How many of its held-out samples each value accepts; more than were asked for
+        accepted: Held-out samples of its own that each value accepts; more than were asked for
             where scores are equal. None if nobody noted it.
         doubt: Why the guarantee need not hold, such as `SEEN`; None where nothing is known against
             it.
@@ -99,7 +99,7 @@ class Threshold:
             accept: Share in 0…1.
             classes: Predicted class `[n]` of each score, for a threshold per class.
             number: Number of classes, with `classes`.
-            rounding: How far above that score the threshold lies, as a share of its size; less
+            rounding: Distance of the threshold above that score, as a share of its size; less
                 where `TAKEN_IN` of the held-out samples lie between.
 
         Raises:
@@ -110,7 +110,7 @@ class Threshold:
 
     @classmethod
     def of_groups(cls, ordered: Sequence[Tensor], accept: float, rounding: float = 0.0) -> Self:
-        """As `conformal`, of ascending scores of each group: of all samples, or of each class."""
+        """As `conformal`, from ascending scores of each group: of all samples, or of each class."""
         accept = check_accept(accept)
         for c, group in enumerate(ordered):
             check_count(len(group), accept, f" predicted as class {c}" * (len(ordered) > 1))
