@@ -1,4 +1,4 @@
-"""What one look at a batch of images leaves behind: the input of every detector."""
+"""Activations of one batch of images, from one pass or look: the input of every detector."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Activations:
         return moved
 
     def single(self) -> Activations:
-        """These, with what is in half precision in single: scores of it would tie."""
+        """Casts half-precision tensors to single precision, in which scores no longer tie."""
 
         def widened(x: Tensor) -> Tensor:
             return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -103,7 +103,7 @@ class Activations:
         return found
 
     def beside(self, learned: object) -> Activations:
-        """These, on the device of what a module has learned; as they are if it has nothing."""
+        """Moves to the device of a module's buffers; without buffers nothing moves."""
         tensors = learned.buffers() if isinstance(learned, nn.Module) else ()
         for tensor in tensors:
             return self if tensor.device == self.logits.device else self.to(tensor.device)
@@ -174,8 +174,8 @@ class EveryNth:
     Samples are counted through all batches, so the choice does not depend on the batches' sizes.
 
     Args:
-        batches: What may be read several times itself.
-        step: How many samples lie from one to the next.
+        batches: An iterable that may itself be read several times.
+        step: Distance, in samples, from one chosen sample to the next.
         start: The first sample, counted from 0.
 
     Example:

@@ -1,4 +1,4 @@
-"""How an error reads on the command line."""
+"""Errors in one sentence, for the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from openset.text import printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says where a file finds no more room."""
+"""Error numbers of the system for a file that finds no more room."""
 
 LIBRARIES = ("safetensors", "safetensors_rust", "pyarrow", "PIL", "cyclopts")
 """Packages whose own errors say what is wrong with a file or an argument."""
@@ -24,8 +24,8 @@ class Paused(Exception):
     """Work stopped at a checkpoint because its time was up; resume it to go on.
 
     Args:
-        progress: How far it came.
-        again: How to go on.
+        progress: The work that is done, in words.
+        again: Advice on resuming it.
     """
 
     def __init__(self, progress: str, again: str):

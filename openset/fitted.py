@@ -1,4 +1,4 @@
-"""What detectors and densities share: a name, settings as they were given, state in buffers."""
+"""Base of detectors and densities: a name, settings as they were given, state in buffers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Fitted(nn.Module):
     """
 
     kind: ClassVar[str] = ""
-    """What family it belongs to, such as "detector"; set by the family's base class."""
+    """The family that it belongs to, such as "detector"; set by the family's base class."""
 
     name: ClassVar[str] = ""
     """The kebab-case name used on the command line; made from the class's name if left out."""

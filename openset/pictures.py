@@ -15,14 +15,14 @@ from torch.nn import functional as F
 from openset.activations import UNKNOWN, VOID
 
 UNKNOWN_COLOUR = (255, 0, 255)
-"""Magenta: no class has it."""
+"""Colour of unknown: magenta, which no class has."""
 
 
 VOID_COLOUR = (0, 0, 0)
 
 
 TILE = 160
-"""Width of each picture in the report."""
+"""Width in pixels of each picture in the report."""
 
 
 def palette(classes: int) -> np.ndarray:
@@ -68,7 +68,7 @@ def score_picture(score: Tensor, low: float, high: float) -> Image.Image:
 
 
 def limits(score: Tensor) -> tuple[float, float]:
-    """Where a score map's colours begin and end: all but its lowest and highest hundredth."""
+    """Scores at which a map's colours begin and end: all but its lowest and highest hundredth."""
     ends = np.quantile(score.double().flatten().cpu().numpy(), [0.01, 0.99])
     return float(ends[0]), float(ends[1])
 

@@ -22,7 +22,7 @@ def reservoir(
         batches: (rows `[M, D]`, labels `[M]`); rows with a negative label are left out.
         classes: The number of classes C.
         most: The most rows kept of a class; a class with fewer keeps all, in their order.
-        seed: Which sample.
+        seed: Seed of the sample.
 
     Returns:
         The rows `[m, D]` of each class, and how many rows each class had, int64 `[C]`.

@@ -96,7 +96,7 @@ def build(
     """Makes what `spec` names from a table of factories, or imports `package.module:Name`.
 
     Args:
-        kind: What the table holds, for the error messages, such as "detector".
+        kind: Kind of thing in the table, for the error messages, such as "detector".
         table: Name to class or function.
         spec: The name with its settings.
         trust: Packages that may be imported; None any, for a name that a user typed.
@@ -119,11 +119,11 @@ def call(
     """Calls a factory with settings from a string or a file, each checked against its annotation.
 
     Args:
-        what: What is made, for the error messages, such as "detector energy".
+        what: Name of the thing to make, for the error messages, such as "detector energy".
         factory: A class or function.
         keyed: Settings by name.
         bare: Settings by position.
-        given: What the caller supplies for settings that are not there.
+        given: Values that the caller supplies for settings that are not there.
 
     Raises:
         ValueError: For a setting that the factory does not take, that is missing or of a wrong
@@ -165,7 +165,7 @@ def check_kinds(what: str, factory: Any, settings: Mapping[str, Any]) -> None:
     """Raises for a setting that its annotation does not allow.
 
     Args:
-        what: What the settings are of, for the error.
+        what: Owner of the settings, for the error, such as "a protocol".
         factory: A function, a class with a constructor, a dataclass or a `TypedDict`.
         settings: Values by name, as text, JSON or TOML gives them.
     """
@@ -177,7 +177,7 @@ def check_kinds(what: str, factory: Any, settings: Mapping[str, Any]) -> None:
 
 
 def _innermost(place: str, hint: Any, value: Any) -> tuple[str, Any, Any]:
-    """The value in a table of tables that its annotation does not allow, with the way to it."""
+    """Finds the value in nested tables that its annotation does not allow, with the path to it."""
     origin, inner = get_origin(hint), get_args(hint)
     if isinstance(value, Mapping) and isinstance(origin, type) and issubclass(origin, Mapping):
         for key, one in value.items():
@@ -241,7 +241,7 @@ def _is_finite(value: float) -> bool:
 
 
 def shown(hint: Any) -> str:
-    """An annotation for people.
+    """An annotation in plain words, for an error or a help text.
 
     Example:
         >>> shown(Annotated[float, Range(least=0)] | None)
@@ -319,7 +319,7 @@ def _look_here() -> None:
 
 
 def import_factory(path: str) -> Callable[..., Any]:
-    """What `package.module:Name`, or `module:Name` of the current folder, names, imported."""
+    """Imports what `package.module:Name` names, or `module:Name` of the current folder."""
     module, _, attribute = path.partition(":")
     _look_here()
     try:

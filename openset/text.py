@@ -11,7 +11,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 """Python's stand-ins for bytes of a file's name that are not UTF-8; no file can hold them."""
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
-"""How a cell begins that a spreadsheet would run, behind any number of apostrophes."""
+"""The start of a cell that a spreadsheet would run, behind any number of apostrophes."""
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 

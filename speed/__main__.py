@@ -29,7 +29,7 @@ SCRIPTS = {
 
 
 def missing(needs: list[str]) -> list[str]:
-    """What a script needs that is not here."""
+    """The data or libraries that a script needs and that are not here."""
     there = {"data": bool(os.environ.get("OPENSET_DATA"))}
     return [need for need in needs if not there.get(need, find_spec(need) is not None)]
 

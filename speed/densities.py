@@ -1,4 +1,4 @@
-"""How much faster the densities score than scikit-learn's `score_samples`, in one run.
+"""Speed of the densities' scores against scikit-learn's `score_samples`, in one run.
 
     OMP_NUM_THREADS=2 python speed/densities.py [--features mnist.safetensors]
 

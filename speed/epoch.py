@@ -1,4 +1,4 @@
-"""How long an epoch of VMDLS takes beside one of softmax on the same backbone, in one run.
+"""Time of an epoch of VMDLS against one of softmax on the same backbone, in one run.
 
     OMP_NUM_THREADS=1 python speed/epoch.py                    # plain CNN, 28×28 grey
     OMP_NUM_THREADS=1 python speed/epoch.py --network resnet18 --channels 3 --size 32

@@ -1,4 +1,4 @@
-"""What evaluating six detectors costs beyond the passes through the network that they need.
+"""Cost of evaluating six detectors beyond the passes through the network that they need.
 
     OPENSET_DATA=… python speed/evaluation.py
 

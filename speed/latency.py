@@ -1,4 +1,4 @@
-"""What an answer about one image file costs beside its decoding and the network.
+"""Cost of an answer about one image file beyond its decoding and the network.
 
     OMP_NUM_THREADS=1 python speed/latency.py [NETWORK [SIZE]]
 

@@ -1,4 +1,4 @@
-"""What share of new images the threshold accepts that accepts 95 % of the training images.
+"""Share of new images accepted by the threshold that accepts 95 % of the training images.
 
     python speed/left_out.py RUN      # of `openset train DATA --objective vmdls`
 

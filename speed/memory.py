@@ -1,4 +1,4 @@
-"""Whether the memory of `fit` grows with the number of images; it should not.
+"""Growth of the memory of `fit` with the number of images; there should be none.
 
     OPENSET_DATA=… python speed/memory.py
 

@@ -1,4 +1,4 @@
-"""How much faster GaussianMixture fits than scikit-learn's, at which likelihood, in one run.
+"""Speed of GaussianMixture's fit against scikit-learn's, and both likelihoods, in one run.
 
     OMP_NUM_THREADS=2 python speed/mixture.py            # the size of MNIST's features
     OMP_NUM_THREADS=2 python speed/mixture.py --many     # 1,000 classes, diagonal
@@ -38,7 +38,7 @@ def standardised(x):
 
 
 def timed(fit, rows):
-    """What the fit returns, its wall time and its processor time over all threads."""
+    """Runs a fit; returns its result, and its wall time and processor time over all threads."""
     wall, cpu = time.perf_counter(), time.process_time()
     return fit(rows), torch.tensor([time.perf_counter() - wall, time.process_time() - cpu])
 

@@ -1,4 +1,4 @@
-"""What labels and scores of a 1024×512 image cost beside the network, and metrics of a hundred.
+"""Cost of labels and scores of a 1024×512 image beyond the network, and of metrics of a hundred.
 
     OMP_NUM_THREADS=1 python speed/pixels.py
 

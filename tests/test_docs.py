@@ -112,7 +112,7 @@ def test_what_a_page_names_is_there():
 
 @pytest.fixture(scope="module")
 def belongings(tmp_path_factory):
-    """What the reader of Start has: a network with weights, its images, and pictures of others."""
+    """A reader's own network with weights, its images, and pictures of unknown digits."""
     home = tmp_path_factory.mktemp("reader")
     source = load_digits()
     pixels, digits = np.uint8(source.images * 15.9), source.target

@@ -1,4 +1,4 @@
-"""What every density must do, whatever its method."""
+"""Requirements on every density, whatever its method."""
 
 import pytest
 import torch

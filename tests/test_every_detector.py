@@ -1,4 +1,4 @@
-"""What every detector promises, checked on each one; a new detector is picked up by its name."""
+"""Promises of every detector, checked on each one; a new detector is picked up by its name."""
 
 import inspect
 import json
@@ -31,7 +31,7 @@ HEADS = {
     "viby-1": lambda network: networks.bottleneck(network, priors=None),
     "viby-2": lambda network: networks.bottleneck(network, priors=None),
 }
-"""What a network needs for the detectors that read more than a plain classifier has."""
+"""Changes to the network for detectors that read more than a plain classifier has."""
 
 
 def make(name):

@@ -1,4 +1,4 @@
-"""What every objective promises, checked on each one; a new objective is picked up by its name."""
+"""Promises of every objective, checked on each one; a new objective is picked up by its name."""
 
 import copy
 import json

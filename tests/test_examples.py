@@ -27,7 +27,7 @@ SHOWN = {
     "own_network": r"known digits called unknown: [0-9]\..*\nunknown digits called unknown: [5-9]",
     "per_pixel": r"known ink called unknown: (1?[0-9]\.).*\nunknown ink called unknown: [3-9]",
 }
-"""What each example prints; the server, which does not end, has a test of its own."""
+"""Pattern of each example's output; the server, which does not end, has a test of its own."""
 
 
 def test_every_example_is_tested_and_short():

@@ -57,10 +57,10 @@ settings and images, has fingerprints of its own."""
 def facts(
     recipe: Recipe, classes: list[str], adapter: Adapter, objective: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """All in a run's description that decides its weights, as plain values.
+    """Collects all in a run's description that decides its weights, as plain values.
 
     Args:
-        recipe: What the run is made from.
+        recipe: The recipe of the run.
         classes: Names of the known classes.
         adapter: Turns an image into the network's input.
         objective: The objective's spec, which holds the network's.

@@ -29,7 +29,7 @@ class Plan:
     Args:
         protocol: As `protocol.load` gives it.
         work: The work folder, there or not; nothing is written into it.
-        seeds: How many seeds, instead of the protocol's number.
+        seeds: Number of seeds, instead of the protocol's.
         only: Detectors to run, by name or with settings; all by default.
         skip_missing: Whether to leave out unknown sets that are not on this machine.
 
@@ -57,7 +57,7 @@ class Plan:
 
     @cached_property
     def steps(self) -> list[Step]:
-        """Every network: the first seed of all first. No image is decoded yet."""
+        """One step for each network, those of the first seed first. No image is decoded yet."""
         return [
             self._step(Trial(self.protocol, method, split, seed))
             for seed in range(self.seeds)

@@ -61,8 +61,8 @@ class Protocol:
         data: The known set.
         splits: The known classes of each split as `data.load` takes them; None means all classes.
         unknown: The unknown sets by group; the group "" has no mean of its own.
-        methods: What is trained and evaluated.
-        metrics: What the paper's table shows.
+        methods: The networks that are trained, with the detectors that are evaluated.
+        metrics: Metrics that the paper's table shows.
         others: Published figures of methods that are not run here.
         notes: Sentences on where this differs from the paper.
     """

@@ -1,4 +1,4 @@
-"""What a protocol's file may hold; every error names the place, such as `methods[1].detectors`."""
+"""Reads and checks a protocol's file; an error names the place, such as `methods[1].detectors`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Figures = dict[str, dict[str, dict[str, Share]]]
 
 
 class CompanionTable(TypedDict, total=False):
-    """What a companion may set."""
+    """Keys that a companion may set."""
 
     network: str
     objective: str
@@ -45,7 +45,7 @@ class CompanionTable(TypedDict, total=False):
 
 
 class MethodTable(CompanionTable, total=False):
-    """What a method may set; a protocol of one method sets it at the top."""
+    """Keys that a method may set; a protocol of one method sets them at the top."""
 
     weights: str
     detectors: list[str]
@@ -56,7 +56,7 @@ class MethodTable(CompanionTable, total=False):
 
 
 class TierTable(MethodTable, total=False):
-    """What a tier may set; the top of the file sets what all tiers share."""
+    """Keys that a tier may set; the top of the file sets those that all tiers share."""
 
     data: str
     splits: list[list[str | int]]
@@ -73,7 +73,7 @@ class TierTable(MethodTable, total=False):
 
 
 class TopTable(TierTable, total=False):
-    """What the top of the file may set."""
+    """Keys that the top of the file may set."""
 
     title: str
     source: str
@@ -129,7 +129,7 @@ Keys = tuple[str | int, ...]
 
 
 class _Checker:
-    """Refuses what is no protocol.
+    """Checks a protocol's file and raises at its first mistake.
 
     Args:
         path: The file, for the errors.
@@ -145,7 +145,7 @@ class _Checker:
         raise ValueError(f"{self.path}: {place.strip('.') or 'the top'}: {problem}") from None
 
     def attempt(self, keys: Keys, make: Callable[..., object], *given: Any, **named: Any) -> None:
-        """Calls what raises for a wrong value, and names the place then."""
+        """Calls a function; if it raises for a wrong value, names the place in the error."""
         try:
             make(*given, **named)
         except ValueError as error:

@@ -21,11 +21,11 @@ def notes(
     """The facts that stand above the table, in the report and in docs/results.md.
 
     Args:
-        protocol: What was run.
+        protocol: The protocol that was run.
         data: The known data of its first trial.
         seconds: The time that trainings and evaluations took, by "training" and "evaluation".
         left_out: Unknown sets that are not on this machine.
-        command: What was run.
+        command: The command line that ran it.
     """
     spent = {name: minutes(value) for name, value in seconds.items()}
     found = {

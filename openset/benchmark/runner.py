@@ -61,12 +61,12 @@ def benchmark(
         protocol: As `protocol.load` gives it.
         out: Folder for the results.
         cache: The work folder; `out/work` by default. Several protocols may share one.
-        seeds: How many seeds, instead of the protocol's number.
+        seeds: Number of seeds, instead of the protocol's.
         only: Detectors to run, by name or with settings; all by default.
         skip_missing: Leave out unknown sets that are not on this machine, and say so.
-        max_minutes: Stop at a checkpoint after so long.
-        command: What the results say was run.
-        say: Is told of each step.
+        max_minutes: Stop at a checkpoint after so many minutes.
+        command: The command line that the results name.
+        say: Called with a sentence at each step.
         device: As for `openset.networks.device.choose_device`.
 
     Raises:

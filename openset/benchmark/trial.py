@@ -20,8 +20,8 @@ class Trial:
     Args:
         protocol: The protocol that it is part of.
         method: The network, its training and its detectors.
-        split: Which of the protocol's splits, from 0.
-        seed: Of the training and of the images that are held out.
+        split: Position among the protocol's splits, from 0.
+        seed: Seed of the training and of the held-out images.
     """
 
     protocol: Protocol

@@ -22,19 +22,19 @@ def benchmark(
     cache: Path | None = None,
     trust: Trust = None,
 ) -> None:
-    """Run a protocol: the paper's table with ours beside it.
+    """Reproduce a paper's table: train, evaluate and set our figures beside the published ones.
 
     Trains and evaluates what is missing; after an interruption the same command goes on.
 
     Args:
-        protocol: A name of `openset list protocols`, or a TOML file of your own.
-        out: Folder for `results.csv` and `report.html`, and for the work.
-        quick: Run the tier for two cores instead of the paper's settings.
-        seeds: How many seeds; by default as many as the protocol says.
+        protocol: A name that `openset list protocols` shows, or a TOML file of your own.
+        out: Folder for `results.csv` and `report.html`.
+        quick: Run the small tier, made for two cores, instead of the paper's settings.
+        seeds: Number of seeds; by default the protocol's.
         only: Detectors to run; all by default.
-        dry_run: Say what would run and about how long it takes, and run nothing.
+        dry_run: Print the steps and about how long each takes, and run nothing.
         skip_missing: Leave out unknown sets that are not on this machine.
-        max_minutes: Stop at a checkpoint after so long; the same command goes on.
+        max_minutes: Stop at a checkpoint after so many minutes; the same command goes on.
         cache: Folder for trained networks and evaluations; `work` in `out` by default.
     """
     from openset.benchmark import protocol as protocols

@@ -9,11 +9,11 @@ from openset.commands.screen import say
 
 
 def build_set(name: str, sources: Places, *, out: Path) -> None:
-    """Make a segmentation set from your own copies of what may not be passed on.
+    """Build a segmentation data set that may not be passed on, from the publishers' archives.
 
     Args:
         name: `cityscapes`, `fishyscapes-lost-and-found`, `streethazards`, `vistas-np`, `wd-pascal`.
-        sources: The folders that the publishers' archives hold.
+        sources: Folders of the unpacked archives, which you have downloaded.
         out: The new folder, such as `$OPENSET_DATA/cityscapes`.
     """
     from openset.data.builders.build import build_set as build

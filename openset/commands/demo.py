@@ -15,14 +15,14 @@ from openset.training.settings import Settings
 
 
 def demo(out: Path = Path("demo"), *, seed: int = 0, device: Device = None) -> None:
-    """Do the whole job on embedded digits: six classes are known, the other four unknown.
+    """Try openset on built-in images of digits: 0 to 5 are known, 6 to 9 unknown.
 
     Trains a small network, fits and calibrates detectors, evaluates them and writes a report. The
     folder is complete or absent.
 
     Args:
         out: Folder for the run, `results.csv` and `report.html`.
-        seed: Of the split and the training.
+        seed: Seed of the held-out images and the training.
     """
     settings = Settings(
         epochs=40, batch_size=64, optimizer="adam", lr=0.002, weight_decay=1e-4, seed=seed

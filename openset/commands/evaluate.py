@@ -23,14 +23,15 @@ def evaluate(
     """Measure detectors on the known test images and on unknown ones.
 
     Args:
-        run: Folder that `openset train` wrote.
-        unknown: Data sets of unknown images; by default the classes that were left out.
-        detector: Detectors; one without a model in the run is fitted first. By default those that
-            are fitted.
+        run: Folder that `openset train` or `openset import` wrote.
+        unknown: Data sets of unknown images; by default the classes that training left out.
+        detector: Detectors to evaluate; one without a model in the run is fitted first. By default
+            those that are fitted.
         out: Folder for `results.csv` and `report.html`.
         accept: Share of known images to accept, for detectors that are fitted now; 0.95 by default.
-        metric: What to measure; by default everything that needs no unknown data to set up.
-        allow_leak: Test a detector on the very unknown data that it was tuned on.
+        metric: Metrics that `openset list metrics` names; by default the usual ones, which choose
+            nothing on unknown data.
+        allow_leak: Allow unknown data on which a detector was tuned; its figures flatter it.
     """
     from openset.evaluation.results import FILES
     from openset.evaluation.stamp import command

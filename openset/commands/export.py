@@ -20,7 +20,7 @@ def export(
 
     Args:
         run: A run, or a model's folder or file.
-        detector: Which model of a run.
+        detector: The detector of a run whose model to export.
         out: The file to write (.onnx).
     """
     from openset.model.export import export as to_onnx

@@ -21,14 +21,14 @@ def fit(
     """Fit detectors to a trained network and set their thresholds from known data alone.
 
     Args:
-        run: Folder that `openset train` wrote.
+        run: Folder that `openset train` or `openset import` wrote.
         detector: Detectors with settings, such as `energy` or `gemos:components=4`.
         accept: Share of known images to accept.
         per_class: Set one threshold for each predicted class.
         held_out: Data to set thresholds from: known images, under the run's class names, that the
             network has not seen. By default those that the run held out; a network that started
-            from `--weights` may have seen these, and then nothing is guaranteed, unless you vouch
-            for them by `valid`.
+            from `--weights` may have seen them, and then nothing is guaranteed, unless you vouch
+            for them by `--held-out valid`.
     """
     from openset.networks.device import choose_device
     from openset.runs.run import Run

@@ -23,7 +23,7 @@ def import_network(
     skip_bad: bool = False,
     device: Device = None,
 ) -> None:
-    """Make a run of a network that was trained elsewhere.
+    """Turn a network that was trained elsewhere into a run, as `openset train` writes one.
 
     Args:
         network: `timm:NAME`, `torchvision:NAME`, `transformers:NAME`, a name of
@@ -32,8 +32,8 @@ def import_network(
         out: Folder for the run, which every other command takes.
         weights: Its weights: safetensors, a state dict, or a checkpoint of Lightning or a training
             script. Without, those that the network comes with.
-        outputs: Which of its outputs are the data's classes, such as `0,217,482`, or a file of all
-            its class names; by default they are the same.
+        outputs: Its outputs that stand for the data's classes, such as `0,217,482`, or a file of
+            all its class names; by default its outputs are the data's classes, in this order.
         held_out: Known images that no training has seen, to set thresholds from: a data string, or
             `valid` for those that the data set itself holds out, if you vouch for them. Without,
             no threshold guarantees anything.

@@ -24,13 +24,13 @@ def list_names(what: str) -> None:
     """List detectors, densities, objectives, networks, metrics, protocols or data.
 
     Args:
-        what: One of those words.
+        what: The list to show, by one of those words.
     """
     show(listing(what))
 
 
 def listing(what: str) -> Table:
-    """A table of names, of what each is, and of its settings.
+    """A table of names, each with its description and its settings.
 
     Raises:
         ValueError: If there is no such list.

@@ -16,8 +16,8 @@ Device = Annotated[
 Resize = Annotated[
     Literal["stretch", "shorter", "pad"],
     Parameter(
-        help="An image of another aspect than `--size`: `stretch` it, resize its `shorter` side "
-        "and cut the centre out, or `pad` it with black bars."
+        help="For images of another aspect ratio than `--size`: `stretch` them, resize the "
+        "`shorter` side and crop the centre, or `pad` with black bars."
     ),
 ]
 
@@ -33,15 +33,15 @@ Training = Annotated[Settings, Parameter(name="*", group="Training")]
 
 Trust = Annotated[
     list[str] | None,
-    Parameter(negative="", help="Packages outside openset that a file may have imported."),
+    Parameter(negative="", help="Packages outside openset whose code a file may run."),
 ]
 
 
 Network = Annotated[
     str | None,
     Parameter(
-        help="What makes the model's network, such as `eff:make`, if openset did not; the model "
-        "fills it with its weights."
+        help="Function or class that builds the model's network, such as `eff:make`, if openset "
+        "did not build it; the model's weights are loaded into it."
     ),
 ]
 

@@ -34,14 +34,14 @@ def predict(
     Args:
         model: A model's folder or file, or a run with `--detector`.
         images: Files, folders and globs.
-        detector: Which model of a run.
+        detector: The detector of a run whose model answers.
         out: File to write (.csv, .jsonl or .parquet); by default CSV goes to the screen. For a
             model that labels pixels, the folder for its maps.
         accept: Accept another share of known images than the model was calibrated for; it follows
             from the held-out scores that the model keeps.
-        threshold: Call an image unknown above this score, of which nothing is promised.
-        skip_bad: Do without files that cannot be read, and count them. Otherwise the others are
-            answered too, and the command then ends with an error that names them.
+        threshold: Call an image unknown above this score, which carries no guarantee.
+        skip_bad: Leave out files that cannot be read, and count them. Otherwise the readable ones
+            are answered too, and the command then ends with an error that names the others.
         probabilities: Add each known class's probability.
         batch_size: Images per pass.
         workers: Threads that decode images; by default one a core.

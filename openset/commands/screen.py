@@ -13,7 +13,7 @@ from rich.text import Text
 from openset.text import printable
 
 UNBOUNDED = 240
-"""Characters a line may have where no screen bounds it."""
+"""Width in characters of a line where no screen bounds it."""
 
 
 class Screen(Console):

@@ -9,7 +9,7 @@ from openset.commands.screen import say
 
 
 def show(model: Path, image: Path, *, out: Path, trust: Trust = None) -> None:
-    """Write an image as a network gets to see it: resized, cut and in its colours.
+    """Save an image as the network sees it: resized, cropped and with its colour channels.
 
     Args:
         model: A run, or a model's folder or file.

@@ -40,13 +40,13 @@ def train(
         unknown_classes: Instead: classes to leave out, such as `Pedestrian,Bicyclist`.
         size: Height and width of every image; as stored by default.
         channels: 1 or 3; as stored by default.
-        resize: What happens to an aspect that is not that of `--size`.
-        interpolation: Filter that resizes.
+        resize: Treatment of images of another aspect ratio than `--size`.
+        interpolation: Filter for resizing.
         valid: Share of the training images held out for the threshold.
         weights: Weights to start from (safetensors or a state dict); `--epochs 0` keeps them.
         skip_bad: Leave out images that cannot be read; the report counts and names them.
         resume: Go on where an interrupted run stopped.
-        max_minutes: Stop at a checkpoint after so long; `--resume` goes on.
+        max_minutes: Stop at a checkpoint after so many minutes; `--resume` goes on.
         settings: The training settings.
     """
     from openset.runs.recipe import Recipe

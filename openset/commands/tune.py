@@ -29,15 +29,15 @@ def tune(
     The model is saved under its new settings, and every result of it names what it was tuned on.
 
     Args:
-        run: Folder that `openset train` wrote.
+        run: Folder that `openset train` or `openset import` wrote.
         detector: The detector, such as `odin`.
-        unknown: Data sets of unknown images to tune on; none uses held-out known images alone.
+        unknown: Data sets of unknown images to tune on; without any, held-out known images decide.
         tested_on: Unknown data that results will be reported on; tuning on it is refused.
         allow_leak: Tune on data of `--tested-on` all the same.
         grid: The values to try, such as `temperature=1+100,epsilon=0+0.002`; by default ODIN's.
         limit: Take a random sample of so many images of each set.
         accept: Share of known images to accept.
-        seed: Of that sample.
+        seed: Seed of that sample.
     """
     from openset.runs.tune import tune_run
 

@@ -25,21 +25,21 @@ Detectors = Sequence[Detector] | Mapping[str, Detector]
 
 
 class Model(Protocol):
-    """A detector with all that it is measured by; an `OpenSet` is one."""
+    """Interface of a model that can be measured; an `OpenSet` has it."""
 
     @property
     def tap(self) -> Tap:
-        """Reads the network."""
+        """The tap that reads the network."""
         ...
 
     @property
     def detector(self) -> Detector:
-        """Fitted."""
+        """The fitted detector."""
         ...
 
     @property
     def threshold(self) -> Threshold | None:
-        """For the metrics that need one."""
+        """The threshold for metrics that need one."""
         ...
 
     @property
@@ -50,7 +50,7 @@ class Model(Protocol):
 
 @dataclass
 class Candidate:
-    """One detector that is measured, with what figures and report take from its model."""
+    """One detector to measure, with the parts of its model that figures and report show."""
 
     tap: Tap
     detector: Detector
@@ -132,7 +132,7 @@ def candidates_of(
     thresholds: Mapping[str, Threshold],
     classes: Sequence[str] | None,
 ) -> dict[str, Candidate]:
-    """Collects by name all that is measured, whichever way it was given; see `evaluate`."""
+    """Collects the detectors to measure by name, in whichever form given; see `evaluate`."""
     if isinstance(models, Tap):
         named = by_name(detectors or ())
         given = {name: (models, detector, None, None) for name, detector in named.items()}
@@ -163,7 +163,7 @@ def by_name(detectors: Detectors) -> dict[str, Detector]:
 def look(
     candidates: Mapping[str, Candidate], name: str, images: Any, batch_size: int
 ) -> dict[str, Seen]:
-    """Shows one data set to all detectors, and returns what each made of it."""
+    """Shows one data set to all detectors, and returns the collected answers of each."""
     seen: dict[str, Seen] = {}
     if per_pixel(images):
         sample, batch_size = PixelSample.of(images), images_at_once(images, batch_size)

@@ -74,7 +74,7 @@ class Metric:
         measure: From a pair to its value, or None where the threshold that it needs is missing.
         figure: From a ranking to its value, where the order of the scores alone decides.
         mean_of: The metric whose mean over the images of a segmentation set it is.
-        higher_is_better: Which end is good.
+        higher_is_better: Whether a higher value is better.
         needs_unknown: Whether the value depends on the unknown set at all.
         of_training: Whether it needs the threshold that accepts a share of the training images.
         by_name: Whether whole images are measured by it only where it is named.

@@ -40,7 +40,7 @@ class PixelSample:
     """Draws a few known and unknown pixels of each image, the same ones for every detector.
 
     Args:
-        images: How many images there are; None if nobody knows.
+        images: Number of images; None if it is not known.
     """
 
     def __init__(self, images: int | None = None):
@@ -73,9 +73,9 @@ class Pixels(Seen):
     hold both kinds.
 
     Args:
-        name: What an error calls the set.
-        threshold: For the answers in the picture.
-        sample: Which pixels are kept for the report; detectors share one.
+        name: Name of the set in errors.
+        threshold: Threshold of the answers in the picture.
+        sample: Choice of the pixels that are kept for the report; detectors share one.
         held: Pixels up to which pooled figures are exact.
         bins: Bins used beyond.
 

@@ -104,7 +104,7 @@ class Ranking:
         return float(1 - found[at]), float(rejected[at])
 
     def _mirrored(self) -> Ranking:
-        """The same with known and unknown in each other's place, and the scores negated."""
+        """Swaps known and unknown, and negates the scores."""
         return Ranking(self.unknown[::-1], self.known[::-1])
 
     @cached_property
@@ -114,7 +114,7 @@ class Ranking:
 
 
 def ranks(known: Values, unknown: Values) -> tuple[np.ndarray, np.ndarray]:
-    """Where a sample is unknown `[N]`, and the dense rank of its score `[N]`; known come first.
+    """Whether each sample is unknown `[N]`, and its score's dense rank `[N]`; known come first.
 
     Infinite scores rank first or last.
 

@@ -40,7 +40,7 @@ __all__ = ["Case", "Results", "Row", "Scored", "ThresholdRecord"]
 
 
 FILES = ("results.csv", "results.json", "scores.safetensors", "figure-*.png", "report.html")
-"""All that a folder of results may hold; `Results.save` replaces a folder of these and no other."""
+"""Patterns of the files in a folder of results, which `Results.save` replaces, and no other."""
 
 
 EXAMPLES = 8
@@ -70,7 +70,7 @@ class Results:
         notes: More on what was run, shown at the top of the report; starts with date and versions.
         shown: The metrics that tables show, in this order; empty for the usual ones.
         shown_known: The known data that tables are about; empty for all.
-        seconds: How long it took to measure.
+        seconds: Time that measuring took.
 
     Example:
         >>> from torch import tensor

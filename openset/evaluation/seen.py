@@ -23,7 +23,7 @@ class Seen(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Ends the intake, and lets go of what served for it alone."""
+        """Ends the intake, and frees what only the intake needed."""
 
     @abstractmethod
     def measure(

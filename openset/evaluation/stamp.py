@@ -1,4 +1,4 @@
-"""When, on what and with what something was measured."""
+"""The date, the machine, the command and the versions behind a measurement."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line that runs."""
+    """The command line of this process, as one would type it."""
     return shlex.join(["openset", *sys.argv[1:]])
 
 
 def minutes(seconds: float) -> str:
-    """A time for people."""
+    """Rounds seconds to text in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -67,7 +67,7 @@ class Column:
 
 
 MEAN = "mean"
-"""Stands for the unknown set in the columns that average over several of them."""
+"""Name, in the unknown set's place, of the columns that average over several unknown sets."""
 
 
 WIDE = 4
@@ -116,7 +116,7 @@ class Summary:
         return unknown or "known"
 
     def table(self) -> Table:
-        """For the screen; the best figure of a column is bold.
+        """The summary as a table for the screen; the best figure of a column is bold.
 
         With more than `WIDE` columns the unknown sets stand below each other.
         """

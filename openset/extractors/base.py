@@ -1,4 +1,4 @@
-"""From an image to activations: the contract of everything that detectors see images through."""
+"""The contract of extractors, which turn images into the activations that detectors score."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openset.activations import Activations
 
 
 class Extractor(nn.Module):
-    """From images to the activations that detectors score; detectors that share one share a pass.
+    """Turns images into activations that detectors score; detectors that share one share a pass.
 
     A subclass writes `forward`, and says what it costs and changes by the attributes below.
     """
@@ -34,6 +34,6 @@ class Extractor(nn.Module):
         raise NotImplementedError
 
     def both(self, image: Tensor) -> tuple[Activations, Activations]:
-        """Activations that hold the plain ones of the images as they are, and this one's own."""
+        """Activations with the plain ones of the unmoved images, and the extractor's own."""
         seen = self(image)
         return seen, seen

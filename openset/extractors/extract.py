@@ -51,7 +51,7 @@ def stream(extractor: nn.Module, source: object, batch_size: int = 256) -> Itera
 
 
 def finite(x: Tensor, what: str) -> Tensor:
-    """The tensor, if no value of it is NaN or infinite; not asked while a network is exported."""
+    """Raises for NaN and infinite values, else returns the tensor; an export skips the check."""
     if not torch.compiler.is_compiling() and not x.isfinite().all():
         bad = int((~x.isfinite()).view(len(x), -1).any(1).sum())
         raise ValueError(

@@ -84,7 +84,7 @@ def _gradient(score: Tensor, image: Tensor) -> Tensor:
 
 
 def step(epsilon: float) -> float:
-    """The length of a step, if it is not negative, which would turn it round, and within 0…1."""
+    """Checks the length of a step, which lies in 0…1; a negative one would turn it round."""
     if not 0 <= epsilon <= 1:
         raise ValueError(f"epsilon must lie in 0…1, in pixel units; got {epsilon}")
     return epsilon

@@ -40,7 +40,7 @@ def pixel_rows(
         source: Images with label maps.
         most: Pixels of each class, or in all.
         balanced: Whether `most` counts for each class; otherwise for all pixels together.
-        seed: Which sample.
+        seed: Seed of the sample.
     """
     layout = Layout()
     count = len(source) if hasattr(source, "__len__") else 1
@@ -69,7 +69,7 @@ def _candidates(
 
 
 class Layout:
-    """How the parts of activations lie side by side in one matrix, and back."""
+    """Packs the parts of activations side by side into one matrix, and unpacks them."""
 
     def __init__(self):
         self.names: list[tuple[str, str, int]] = []

@@ -137,7 +137,7 @@ class Tap(Extractor):
 
     @property
     def _keeps_penultimate(self) -> bool:
-        """Whether the head's input is recorded; so it is until it is known to be of pixels."""
+        """Whether the head's input is recorded; of a network that labels pixels, only if named."""
         return not self._labels_pixels or "penultimate" in self.layers
 
     def _listeners(
@@ -164,7 +164,7 @@ class Tap(Extractor):
         return found if head is None else [*found, (head, record_head)]
 
     def _copied(self, x: Tensor) -> Tensor:
-        """What a layer gave, averaged at once where it is known that only that is kept."""
+        """Copies a layer's output; averages it at once if the network is known to label images."""
         return pooled(x) if self._labels_pixels is False else copied(x)
 
     def _weights(self, end: _End, logits: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -183,7 +183,7 @@ class Tap(Extractor):
 
 @dataclass(frozen=True)
 class _End:
-    """One run of the head: its input as it was then, its output, and a copy of what that held."""
+    """One run of the head: its input and its output, and the values that the output had then."""
 
     input: Tensor
     output: Tensor
@@ -199,7 +199,7 @@ def _maps_rows(head: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
 
 
 def _first(layer: str, output: Any) -> Tensor:
-    """What a layer gave, or the first of several things."""
+    """A layer's output, or the first tensor of a tuple of outputs."""
     x = output[0] if isinstance(output, tuple) else output
     if not isinstance(x, Tensor):
         raise ValueError(
@@ -209,7 +209,7 @@ def _first(layer: str, output: Any) -> Tensor:
 
 
 def _side_by_side(layer: str, parts: list[Tensor], logits: Tensor) -> Tensor:
-    """All that a layer gave, on the logits' grid."""
+    """Joins the outputs of all runs of a layer, on the logits' grid."""
     if not parts:
         raise ValueError(
             f"the network did not run its layer {layer!r}; name one that it runs, and give a "

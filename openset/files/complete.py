@@ -12,7 +12,7 @@ from pathlib import Path
 from openset.errors import FULL
 
 LEFTOVERS = (".*.partial", ".*.old", ".*.lock")
-"""What a killed write may leave beside its file or folder; the next write sweeps it."""
+"""Patterns of what a killed write may leave beside its target; the next write sweeps it."""
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def complete_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def locked(lock: Path, busy: str) -> Iterator[None]:
-    """Keeps other processes out of a block by a file, which goes at its end.
+    """Keeps other processes out of a block by a lock file, which is removed at the block's end.
 
     Raises:
         ValueError: Saying `busy`, if another process is in.
@@ -94,7 +94,7 @@ def locked(lock: Path, busy: str) -> Iterator[None]:
 
 @contextmanager
 def naming(place: str | os.PathLike[str]) -> Iterator[None]:
-    """Lets the error of a full disk say where, if it does not."""
+    """Adds a path to the error of a full disk, if it names none."""
     try:
         yield
     except OSError as error:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST = 2**28
-"""Bytes that a JSON file may have."""
+"""Bytes that a JSON file may have at the most."""
 
 DEEPEST = 40
-"""Levels that JSON may be nested."""
+"""Levels that JSON may be nested at the most."""
 
 SEAL = "seal"
 """The key under which a JSON file keeps the digest of the rest."""
@@ -37,7 +37,7 @@ def sealed_json(value: dict[str, Any]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds, without its seal.
+    """Reads a JSON file, checks its seal and leaves the seal out.
 
     Raises:
         FileNotFoundError: If it is not there.
@@ -116,10 +116,10 @@ def digest_of(path: Path) -> str:
 
 
 PLACE = b'"sha256":"'
-"""What stands before the seal in the header of a safetensors file."""
+"""Bytes directly before the seal in the header of a safetensors file."""
 
 UNSEALED = "0" * 64
-"""What stands in the seal's place, under the key "sha256", until a file is sealed."""
+"""Placeholder for the seal, under the key "sha256", until a file is sealed."""
 
 
 def save_tensors(

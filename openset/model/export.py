@@ -125,7 +125,7 @@ def _program(graph: nn.Module, image: Tensor, limit: Tensor) -> Any:
 
 
 def facts(model: OpenSet) -> dict[str, str]:
-    """What the file's metadata says: classes, threshold, adapter and detector, as JSON texts."""
+    """Metadata of the file: classes, threshold, adapter and detector, as JSON texts."""
     about = {
         "classes": model.classes,
         "threshold": None if model.threshold is None else model.threshold.record(),

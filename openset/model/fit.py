@@ -24,7 +24,7 @@ from openset.scoring.threshold import ALIKE, check_accept, training_quantile
 from openset.scoring.views import tap_for, views
 
 SAMPLED = 10_000
-"""At most so many training images, evenly drawn, say which score accepts a share of them all."""
+"""Training images, evenly drawn, that at most are scored for the threshold from training."""
 
 
 def fit(
@@ -102,7 +102,7 @@ def fit(
 def accept_training(
     models: Mapping[str, OpenSet], train: Iterable[Activations], accept: float
 ) -> None:
-    """Notes on each model's threshold the score that accepts this share of training activations."""
+    """Notes on each model the threshold that accepts this share of training activations."""
     scores: dict[str, list[Tensor]] = {name: [] for name in models}
     for batch in train:
         rows = known(batch)
@@ -117,7 +117,7 @@ def accept_training(
 def activations(
     extractor: nn.Module, source: Any, store: Path, batch_size: int, *, fitting: bool = False
 ) -> Store | list[Activations]:
-    """What an extractor sees of images: all of it, in a store, or a sample of labelled pixels."""
+    """Extracts activations: of whole images all, into a store; of labelled pixels a sample."""
     if not per_pixel(source):
         return Store(store).write(stream(extractor, source, batch_size))
     return pixel_rows(extractor, source, PER_CLASS if fitting else HELD_OUT, balanced=fitting)

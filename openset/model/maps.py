@@ -24,7 +24,7 @@ from openset.pictures import enlarged, image_picture, label_picture, limits, pal
 from openset.text import csv_line
 
 FILES = ("*.labels.png", "*.score.npy", "*.score.png", "*.overlay.png", "index.csv", "classes.json")
-"""What a folder of maps holds."""
+"""Patterns of the files in a folder of maps."""
 
 
 INDEX = ("path", "name", "unknown", "highest_score")
@@ -32,7 +32,7 @@ INDEX = ("path", "name", "unknown", "highest_score")
 
 
 def labels_pixels(model: OpenSet) -> bool:
-    """Whether a model answers for pixels, by a look at a black image."""
+    """Whether a model answers for pixels, found by running it on a black image."""
     if model.adapter is None:
         return False
     image = torch.zeros(1, *model.adapter.shape, device=device_of(model))

@@ -1,4 +1,4 @@
-"""What is deployed: a network, a detector and a threshold in one module and one file."""
+"""The deployed model: a network, a detector and a threshold in one module and one file."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class OpenSet(nn.Module):
         detector: A fitted detector.
         threshold: The score above which a sample is unknown; `calibrate` finds it.
         classes: Names of the known classes, in the order of the labels.
-        adapter: How an image file becomes the network's input; stored with the model.
-        name: What results call the model, such as `gemos:components=1`.
+        adapter: Turns an image file into the network's input; stored with the model.
+        name: The model's name in results, such as `gemos:components=1`.
 
     Example:
         >>> from openset.detectors import Energy
@@ -129,7 +129,7 @@ class OpenSet(nn.Module):
         return name(labels.tolist() if isinstance(labels, Tensor) else [*map(int, labels)])
 
     def predict(self, images: Any, **options: Any) -> list[Answer]:
-        """What the model says of each image; see `openset.model.predict.predict`.
+        """Answers for each image; see `openset.model.predict.predict`.
 
         Args:
             images: A path, a folder, a glob, a PIL image, an image file's bytes, an array
@@ -148,7 +148,7 @@ class OpenSet(nn.Module):
 
     @property
     def extractor(self) -> Extractor:
-        """From an image to the activations that the detector scores."""
+        """Computes, from images, the activations that the detector scores."""
         return self.detector.view(self.tap)
 
     def forward(self, image: Tensor, limit: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -171,7 +171,7 @@ class OpenSet(nn.Module):
         """Labels and scores of activations of `extractor`, as `forward` gives them for images.
 
         Args:
-            activations: Of any number of images.
+            activations: Activations of any number of images.
             limit: Another threshold `[1]`, or one for each class `[K]`, than the calibrated one.
         """
         predicted, score, limit = self.judge(activations, limit)
@@ -236,7 +236,7 @@ class OpenSet(nn.Module):
         per_class: bool = False,
         adjust: bool = True,
     ) -> Self:
-        """As `calibrate`, on activations of `extractor`.
+        """Sets the threshold as `calibrate` does, from activations of `extractor`.
 
         Args:
             seen: Read several times if the detector learns from them.

@@ -22,24 +22,24 @@ from openset.scoring.held_out import HeldOut
 COLUMNS = (
     "path", "label", "nearest", "probability", "score", "threshold", "margin", "p_value",
 )  # fmt: skip
-"""What is said of every image."""
+"""Columns that every table of answers has."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of one image.
+    """The answer of a model about one image.
 
     Args:
         label: The class's name, or "unknown" where the score is above the threshold.
         nearest: The name of the known class that fits best, also where the image is unknown.
         probability: The softmax probability of that class.
-        score: How unknown the image looks; higher = more unknown.
+        score: The detector's score; higher = more unknown.
         threshold: The threshold that applied.
         margin: Threshold − score: below 0 where the image is unknown.
         p_value: The share of held-out known images that look at least so strange; None if the
             model holds no held-out scores.
         path: The image's file, or its place in its set; None for pictures in memory.
-        confidence: What the detector's paper shows in the score's place, if it does.
+        confidence: The figure that the detector's paper shows in the score's place, if it does.
         probabilities: Each known class's softmax probability, where asked for.
     """
 
@@ -63,7 +63,7 @@ class Answer:
 
 
 class Model(Protocol):
-    """What is asked of a model here; `OpenSet`, which imports this file, is one."""
+    """Interface of a model that can predict; `OpenSet`, which imports this file, has it."""
 
     adapter: Adapter | None
     detector: Detector
@@ -94,7 +94,7 @@ def predict(
     batch_size: int = 256,
     workers: int | None = None,
 ) -> list[Answer]:
-    """What a model says of each image, in their order.
+    """Answers for each image, in their order.
 
     Pictures pass the model's adapter. Tensors of the size that the model takes are its input as
     they stand, as for `model(images)`.

@@ -1,4 +1,4 @@
-"""Image files in, a table or maps out: what `openset predict` does."""
+"""Image files in, a table or maps out, as `openset predict` gives them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from openset.scoring.threshold import percent
 from openset.training.progress import progress_bar
 
 NAMED = 3
-"""At most so many broken files are named in an error."""
+"""Broken files that an error names at the most."""
 
 
 def predict_files(
@@ -73,7 +73,7 @@ def open_files(
 
 
 def promised(model: OpenSet, accept: float | None, limit: Tensor | None) -> list[str]:
-    """What holds of a threshold that was chosen after the calibration."""
+    """States the guarantee of a threshold that was chosen after the calibration, if it has one."""
     if limit is not None:
         if not model.held_out.fitted:
             return ["The threshold was set by hand, so nothing is promised of it."]

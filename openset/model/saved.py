@@ -40,7 +40,7 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "detector": DETECTORS,
     "density": DENSITIES,
 }
-"""Where the names in a saved model are looked up; nothing else is imported or opened."""
+"""Tables in which the names in a saved model are looked up; nothing else is imported or opened."""
 
 Model = TypeVar("Model", bound=nn.Module)
 

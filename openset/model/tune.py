@@ -42,12 +42,12 @@ GRID: Grid = {
 
 
 MEASURES = {"fpr_at_95_tpr": min, "nll": min, "mean_score_drop": max}
-"""What decides between settings, and which of its values is best."""
+"""Measures that decide between settings, each with the function that picks its best value."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning found, and on what.
+    """The best settings that tuning found, and the data that the choice rests on.
 
     Args:
         detector: The detector with the best settings; its fit is that of the one given. It carries
@@ -77,7 +77,7 @@ class Tuned:
 
 @dataclass(frozen=True)
 class _Source:
-    """How validation data are read: by a tap from images, or as activations that are there."""
+    """Reads validation data: images through a tap, or activations as they are given."""
 
     tap: Tap | None
     batch_size: int
@@ -351,7 +351,7 @@ def _losses(temperatures: Sequence[float], source: _Source, known: Any) -> list[
 def _look(
     candidates: Sequence[Detector], tap: Tap | None, image: Tensor | None, seen: Activations
 ) -> list[Tensor]:
-    """Each candidate's scores of one batch, without a forward pass or gradient to spare."""
+    """Scores one batch by each candidate, with no more forward passes or gradients than needed."""
     directions: dict[str, Tensor] = {}
     scores = []
     for candidate in candidates:

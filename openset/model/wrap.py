@@ -50,7 +50,7 @@ def wrap(
         per_class: Whether to set one threshold for each predicted class.
         classes: Names of the classes, in the order of the labels; by default those that `train`
             says it has.
-        adapter: How an image file becomes the network's input; by default that of `train`.
+        adapter: Turns an image file into the network's input; by default that of `train`.
         layers: The layers that the detector reads; None for those that it reads by default.
         head: Path of the last linear map; None finds it.
         device: Where to compute; None leaves the network where it is.

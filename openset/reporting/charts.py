@@ -24,7 +24,7 @@ KNOWN, SERIES = "#3f7cbf", ("#d9752b", "#1f9e89", "#b0559f", "#b8931f", "#7268d6
 
 
 INK = "#010203"
-"""Stands for the page's text colour until `_svg` replaces it by `currentColor`."""
+"""Placeholder for the page's text colour, until `_svg` replaces it by `currentColor`."""
 
 
 STYLE: dict[Any, Any] = {

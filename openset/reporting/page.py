@@ -57,7 +57,7 @@ class Thumbnail:
 
 @dataclass
 class Section:
-    """All that the page says of one detector."""
+    """One detector's part of the page."""
 
     anchor: str
     title: str

@@ -28,10 +28,10 @@ from openset.runs.train import check_pixels, of_chance
 from openset.training.loop import accuracy
 
 TRIED = 1000
-"""At most so many training images say which outputs of a network fit the data's classes."""
+"""Training images that at most are tried to find the outputs that fit the data's classes."""
 
 FITTING = 0.5
-"""Outputs are suggested where at least this share of the training images would be right."""
+"""Share of the training images that outputs must get right at least, to be suggested."""
 
 
 def import_run(
@@ -47,8 +47,8 @@ def import_run(
     Args:
         recipe: The network, its weights, and the data that it was trained on or for.
         out: The new folder of the run.
-        outputs: Which of the network's outputs are the data's classes, as `read_outputs` takes
-            them; None where they are all, in this order.
+        outputs: The network's outputs that stand for the data's classes, as `read_outputs` takes
+            them; None where all do, in this order.
         held_out: Known images that no training has seen, as `Run.load_held_out` takes them.
         device: Where to measure the accuracy, as `choose_device` takes it.
 
@@ -87,7 +87,7 @@ def import_run(
 
 
 def read_outputs(outputs: str | Sequence[int] | None, classes: Sequence[str]) -> list[int] | None:
-    """Which of a network's outputs the data's classes are, one for each class.
+    """Reads which of a network's outputs stand for the data's classes, one for each class.
 
     Args:
         outputs: Positions from 0, or as text `0,217,482`; or a file of the network's class names,
@@ -224,7 +224,7 @@ def suggestion(network: nn.Module, data: Data) -> str:
 
 
 def _hits(network: nn.Module, data: Data) -> Tensor:
-    """How often each output is the largest for training images of each class, `[K, outputs]`."""
+    """Counts, for training images of each class, which output is largest, `[K, outputs]`."""
     chosen = torch.linspace(0, len(data.train) - 1, min(TRIED, len(data.train))).long()
     counts: Tensor | None = None
     with torch.no_grad(), evaluating(network):

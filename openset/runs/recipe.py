@@ -29,7 +29,7 @@ class Recipe:
         known_classes: As `data.load` takes them; None for all.
         size: Height and width of every image; None leaves images as they are stored.
         channels: 1 or 3; None leaves images as they are stored.
-        resize: What happens to an image's aspect: `"stretch"`, `"shorter"` or `"pad"`.
+        resize: Treatment of another aspect ratio: `"stretch"`, `"shorter"` or `"pad"`.
         interpolation: The filter that resizes, such as `"bicubic"`.
         valid: Share of the training images that is held out for the threshold.
         network: The network with its settings, as `networks.build` takes it.
@@ -57,7 +57,7 @@ class Recipe:
 
     @property
     def seed(self) -> int:
-        """Decides what is held out, the first weights and all that is random in the training."""
+        """Seed of the held-out images, of the first weights and of all chance in the training."""
         return self.settings.seed
 
     def to_plain(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Recipe:
         """The data, split and adapted; nothing is decoded yet.
 
         Args:
-            adapter: What a run of this recipe learned of its images; None reads it from the recipe.
+            adapter: The adapter that a run of this recipe kept; None makes it from the recipe.
         """
         return images.load(
             self.data,
@@ -126,6 +126,6 @@ def fitting(data: Data) -> dict[str, Any]:
 
 
 def fitting_to(classes: int, adapter: Adapter) -> dict[str, Any]:
-    """The same of a number of classes and an adapter; factories call the classes by two names."""
+    """As `fitting`, from a count of classes, for which factories have two names, and an adapter."""
     sizes = {"channels": adapter.channels, "size": adapter.size[0]}
     return {"classes": classes, "num_classes": classes, **sizes}

@@ -39,7 +39,7 @@ class Run:
 
     Args:
         folder: Where it is.
-        recipe: What it was made from.
+        recipe: The recipe of the run.
         classes: Names of the known classes.
         adapter: Turns an image into the network's input.
         network: The network's spec.
@@ -114,7 +114,7 @@ class Run:
 
     @property
     def origin(self) -> str:
-        """Where the weights come from, for people."""
+        """The origin of the weights, in words."""
         if self.objective is None:
             return IMPORTED + (f" from {self.recipe.weights.name}" if self.recipe.weights else "")
         return f"trained with {self.objective['name']}, seed {self.recipe.seed}"
@@ -143,7 +143,7 @@ class Run:
         return sorted(self._named_folders())
 
     def model_folder(self, detector: str) -> Path:
-        """Where the model of a detector is kept, or will be, under a name that Windows takes too.
+        """The folder, there or not, of a detector's model, under a name that Windows takes too.
 
         Each model says inside as which detector it was fitted. Earlier ones do not: they lie under
         the detector's name itself.
@@ -274,11 +274,11 @@ def _with_recipe(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_detector(spec: str, **given: Any) -> Detector:
-    """As `openset.detectors.build`; a network is named by its run: `vmdls:autoencoder=RUN`.
+    """Builds as `openset.detectors.build`, with networks named by run: `vmdls:autoencoder=RUN`.
 
     Args:
         spec: The detector's name with its settings.
-        given: What the caller has, as for `build`.
+        given: Arguments of the caller, as for `build`.
     """
     return build(spec, load=lambda folder: Run.load(folder).load_network(), **given)
 
@@ -292,11 +292,11 @@ def load_model(
     """A fitted model from its own folder or file, or from a run by its detector's name.
 
     Args:
-        place: What `OpenSet.save` or `openset train` wrote.
-        detector: Which model of a run; not needed if there is only one.
+        place: Folder or file that `OpenSet.save` or `openset train` wrote.
+        detector: The detector of a run's model; not needed if there is only one.
         trust: Packages that may be imported to build the network.
-        network: What makes the network, as `networks.build` takes it, for one that openset did not
-            build; the model fills it.
+        network: Name or place of the factory, as `networks.build` takes it, of a network that
+            openset did not build; its weights are loaded into it.
 
     Raises:
         ValueError: If a run holds no such model, or several and none was named.

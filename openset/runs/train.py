@@ -36,7 +36,7 @@ def train_run(
     Until it is complete the run lies beside `out`, as `.NAME.unfinished`, for `resume`.
 
     Args:
-        recipe: What to train on what, and how.
+        recipe: The data, the network and the training.
         out: The new folder of the run.
         resume: Whether to go on with an unfinished run; without one a run is begun.
         max_minutes: After so many minutes a checkpoint is written and `Paused` raised.

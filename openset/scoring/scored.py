@@ -49,7 +49,7 @@ class Scored:
         return Scored(self.score.flatten(), self.label.flatten(), self.predicted.flatten())
 
     def rejected(self, threshold: Thresholds) -> Tensor:
-        """Where the score lies above the threshold, `[N, *grid]`."""
+        """Whether each score lies above the threshold, `[N, *grid]`."""
         applying = torch.as_tensor(threshold, dtype=torch.float64, device=self.score.device)
         return self.score > (applying[self.predicted] if applying.dim() else applying)
 

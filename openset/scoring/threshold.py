@@ -32,7 +32,7 @@ ALIKE = "pixels of one image are alike, so that many of them tell no more than a
 
 
 class ThresholdRecord(TypedDict, total=False):
-    """How a detector's threshold came about; a plain dict with these keys.
+    """The value of a detector's threshold and its basis; a plain dict with these keys.
 
     `value` is one threshold or one per class; `accept` the share of known images asked for; `n` the
     number of held-out known images; `guarantee` one sentence; `interval` the 95 % interval of the
@@ -59,7 +59,7 @@ class Threshold:
         counts: Held-out known samples that each value rests on.
         training: The score that the same share of the training samples stays at or below, where it
             was asked for; it decides nothing but the metric `macro_f1_train`.
-        accepted: How many of its held-out samples each value accepts; more than were asked for
+        accepted: Held-out samples of its own that each value accepts; more than were asked for
             where scores are equal. None if nobody noted it.
         doubt: Why the guarantee need not hold, such as `SEEN`; None where nothing is known against
             it.
@@ -99,7 +99,7 @@ class Threshold:
             accept: Share in 0…1.
             classes: Predicted class `[n]` of each score, for a threshold per class.
             number: Number of classes, with `classes`.
-            rounding: How far above that score the threshold lies, as a share of its size; less
+            rounding: Distance of the threshold above that score, as a share of its size; less
                 where `TAKEN_IN` of the held-out samples lie between.
 
         Raises:
@@ -110,7 +110,7 @@ class Threshold:
 
     @classmethod
     def of_groups(cls, ordered: Sequence[Tensor], accept: float, rounding: float = 0.0) -> Self:
-        """As `conformal`, of ascending scores of each group: of all samples, or of each class."""
+        """As `conformal`, from ascending scores of each group: of all samples, or of each class."""
         accept = check_accept(accept)
         for c, group in enumerate(ordered):
             check_count(len(group), accept, f" predicted as class {c}" * (len(ordered) > 1))
@@ -135,7 +135,7 @@ class Threshold:
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """Which of the sorted held-out scores each value is, counted from 1."""
+        """Position of each value among the sorted held-out scores, counted from 1."""
         return tuple(_rank(n, self.accept) for n in self.counts)
 
     @property
@@ -184,12 +184,12 @@ class Threshold:
         )
 
     def settings(self) -> dict[str, Any]:
-        """As plain JSON values, with what follows from them for readers of the file."""
+        """The fields as plain JSON values, with the interval and the guarantee for readers."""
         return {**_plain(asdict(self)), "coverage": [*self.coverage], "guarantee": self.guarantee()}
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """What `settings` describes.
+        """Rebuilds the threshold that `settings` describes.
 
         Raises:
             ValueError: For values that no calibration gives.
@@ -206,7 +206,7 @@ class Threshold:
         return read
 
     def record(self) -> ThresholdRecord:
-        """As results and reports show it."""
+        """The threshold as results and reports show it."""
         record = ThresholdRecord(
             value=self.values[0] if len(self.values) == 1 else list(self.values),
             accept=self.accept,
@@ -250,7 +250,7 @@ def training_quantile(scores: Tensor, accept: float) -> float:
 
 
 def check_accept(accept: Any) -> float:
-    """The share of known samples to accept, if it is a number between 0 and 1."""
+    """Returns the share of known samples to accept; raises unless it is between 0 and 1."""
     if not isinstance(accept, Real) or not 0 < float(accept) < 1:
         raise ValueError(f"accept must lie between 0 and 1; got {accept!r}; give such as 0.95")
     return float(accept)

@@ -1,4 +1,4 @@
-"""What a case is, and what may come of it."""
+"""Cases of an attack, and the outcomes that they may have."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ class Unclean(Exception):
 
 
 def command(*arguments: object) -> str:
-    """What `openset …` prints on its standard output, run within this process."""
+    """Runs `openset …` within this process and returns its standard output."""
     return _both(*arguments)[0]
 
 
 def heard(*arguments: object) -> str:
-    """What `openset …` says beside its output, run within this process."""
+    """Runs `openset …` within this process and returns its standard error."""
     return _both(*arguments)[1]
 
 

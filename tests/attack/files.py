@@ -65,14 +65,14 @@ def fitted_threshold(run: str) -> str:
 
 
 def of_trainings(material: Material) -> Iterator[Target]:
-    """What a training that was cut off goes on from."""
+    """Files from which an interrupted training goes on."""
     for file in ("training.json", "checkpoint.pt", "log.jsonl"):
         read = partial(resumed, Path("."))
         yield Target(f"files: {file}", material.training, file, read, values=file[-4:] == "json")
 
 
 def of_results(material: Material) -> Iterator[Target]:
-    """What `openset report` reads."""
+    """Files that `openset report` reads."""
     for file in ("results.csv", "results.json", "scores.safetensors"):
         json_too = file.endswith("json")
         yield Target(f"files: {file}", material.results, file, reported, values=json_too)

@@ -48,7 +48,7 @@ def table(place: Path, split: str, labels: list, kind: object) -> None:
 
 
 def scrambled(data: openset.data.Data, shades: dict[str, int]) -> str | None:
-    """What is wrong with the labels of known images, whose greys say what they are."""
+    """Compares the labels of known images with their greys, which tell the class."""
     for part in ("train", "valid", "test"):
         for image, label in openset.data.batches(getattr(data, part)):
             greys = (image[:, 0, 0, 0] * 255).round().int().tolist()

@@ -1,4 +1,4 @@
-"""What is left after a full disk, a kill, a signal, or two commands at once."""
+"""Files left after a full disk, a kill, a signal, or two commands at once."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def prepared(run: Path, arguments: tuple) -> None:
 
 
 def listed() -> dict[str, int]:
-    """What lies here and how large it is, the reports of the attack left out."""
+    """Lists the files of the current folder with their sizes in bytes."""
     files = (p for p in Path().rglob("*") if p.is_file())
     return {str(p): p.stat().st_size for p in files}
 

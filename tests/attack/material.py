@@ -1,4 +1,4 @@
-"""What is attacked: small runs, models and data that openset itself has written."""
+"""Targets of the attacks: small runs, models and data that openset itself has written."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ HEADS: dict[str, Callable] = {
     "viby-1": lambda network: openset.networks.bottleneck(network, priors=None),
     "viby-2": lambda network: openset.networks.bottleneck(network, priors=None),
 }
-"""What a network needs for the detectors that read more than a plain classifier has."""
+"""Changes to the network for detectors that read more than a plain classifier has."""
 
 
 class Material:
@@ -99,7 +99,7 @@ class Material:
 
     @property
     def results(self) -> Path:
-        """What `openset evaluate` writes."""
+        """A folder that `openset evaluate` wrote."""
         return self.made("results", partial(_evaluate, self.run))
 
     @property

@@ -248,7 +248,7 @@ def _inline(value: Any) -> str:
 
 
 class Payload:
-    """What leaves the mark when a pickle of it is loaded."""
+    """An object that leaves the mark when a pickle of it is loaded."""
 
     def __reduce__(self) -> tuple:
         return os.system, (f"touch {MARKER}",)

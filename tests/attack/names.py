@@ -97,7 +97,7 @@ def one_row_each(model: Path, name: str) -> str | None:
 
 
 def no_escapes(model: Path, name: str, skip: bool) -> str | None:
-    """What a broken picture of that name makes the command say cannot steer the terminal."""
+    """The error about a broken picture of that name cannot steer the terminal."""
     Path("p").mkdir()
     Path("p", f"{name}.png").write_bytes(b"no picture")
     Path("p", "good.png").write_bytes(png(8, 9))

@@ -47,7 +47,7 @@ KINDS: dict[str, Callable[[Tensor], Tensor]] = {
     "three dimensions": lambda x: x[:, 0],
     "channels last": lambda x: x.permute(0, 2, 3, 1).repeat(1, 1, 1, 2),
 }
-"""What is done to images in 0…1; float64, float16 and uint16 can be read as they are meant."""
+"""Changes to images in 0…1; float64, float16 and uint16 can be read as they are meant."""
 
 
 def model() -> OpenSet:

@@ -38,7 +38,7 @@ BATCH = 20
 
 @dataclass(frozen=True)
 class Tried:
-    """What came of a case: the outcome, a text on it, the growth of memory and the time."""
+    """The result of a case: the outcome, a text on it, the growth of memory and the time."""
 
     case: Case
     outcome: str
@@ -128,7 +128,7 @@ class _Watch:
             yield from self._look()
 
     def _look(self) -> Iterator[Tried]:
-        """What has come since the last look, after a moment if nothing has."""
+        """Yields the results since the last look; sleeps for a moment if there are none."""
         before = sum(child.done for child in self.running.values())
         for pid, child in list(self.running.items()):
             yield from self._reports(child)

@@ -80,7 +80,7 @@ class Sealed:
 
 
 def description(folder: Path) -> dict:
-    """What a saved model says of itself, without the seal."""
+    """The description of a saved model, without the seal."""
     told = json.loads((folder / "model.json").read_text())
     return {key: value for key, value in told.items() if key != "sha256"}
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """What came of them, by kind: faults of each row, with their details."""
+    """Counts of a short attack by kind of case, and its faults with their details."""
     folder = tmp_path_factory.mktemp("attack")
     arguments = ["--each", "1", "--cases", "20", "--faults", folder / "faults.csv", "--show", "0"]
     table = ["--csv", folder / "table.csv"]

@@ -1,4 +1,4 @@
-"""What came of an attack, as a table and as CSV."""
+"""Results of an attack, as a table and as CSV."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Headed(nn.Module):
         return self.fc(self.read(x))
 
     def read(self, x: Tensor) -> Tensor:
-        """What goes into the head."""
+        """The input of the head."""
         h = self.conv(x).relu().mean((2, 3))
         other = self.other(h.square() if self.kind == "auxiliary" else h)
         return other.relu() if self.kind == "embedding" else h

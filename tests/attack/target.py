@@ -88,7 +88,7 @@ class Target:
         return not self.ours
 
     def answer(self) -> str:
-        """What openset makes of the file as it is; found here, so that the forks start warm."""
+        """The answer about the unharmed file; found before the forks, so that they start warm."""
         here, folder = os.getcwd(), self.origin.parent / "warm"
         shutil.copytree(self.origin, folder)
         os.chdir(folder)
@@ -113,5 +113,5 @@ def difference(one: str, other: str) -> str:
 
 
 def predicted(model: str, pictures: Path) -> str:
-    """What `openset predict` prints for some pictures."""
+    """The output of `openset predict` for some pictures."""
     return command("predict", model, pictures)

@@ -85,7 +85,7 @@ def says(accept: float) -> str | None:
 
 
 def survives_saving(name: str, distinct: int) -> str | None:
-    """What accepts the held-out images when it is set accepts them when it is loaded."""
+    """A threshold that accepts the held-out images when set accepts them when loaded."""
     net = small_network(widths=(16, 32)).to(memory_format=torch.channels_last)
     few, labels = three_classes(distinct, 2)
     x, y = few.repeat(400 // distinct, 1, 1, 1), labels.repeat(400 // distinct)

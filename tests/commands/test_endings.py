@@ -1,4 +1,4 @@
-"""How the command line ends, whatever happens: one sentence, a code, nothing half-written."""
+"""The command line ends, whatever happens, in one sentence and a code, nothing half-written."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""What the commands say to bad input: one sentence, exit code 2, and nothing left behind."""
+"""Commands refuse bad input in one sentence, with exit code 2, and leave nothing behind."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""What is no image, or claims to be a huge one, is refused at once and in one sentence."""
+"""A file that is no image, or claims to be a huge one, is refused at once in one sentence."""
 
 import os
 import resource

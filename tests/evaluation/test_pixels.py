@@ -43,7 +43,7 @@ def by_scikit_learn(score, label):
 
 
 def collected(score, label, predicted, **how):
-    """What `Pixels` finds in batches of two images."""
+    """Feeds `Pixels` batches of two images."""
     found, image = Pixels(**how), torch.rand(2, 3, *label.shape[1:])
     for i in range(0, len(score), 2):
         scored = Scored(score[i : i + 2], label[i : i + 2], predicted[i : i + 2])

@@ -1,4 +1,4 @@
-"""What openset wrote is read as it was written, or refused in one sentence."""
+"""Files that openset wrote are read as they were written, or refused in one sentence."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What sets a threshold is what it is used with: same arithmetic, and a margin for the rest."""
+"""A threshold is set by the arithmetic that it is used with, and has a margin for the rest."""
 
 import itertools
 

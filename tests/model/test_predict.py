@@ -29,7 +29,7 @@ RECORDS = [
 ]
 
 WRITTEN = [name.replace("\udce9", "\\xe9") for name in NAMES]
-"""What a reader must find."""
+"""Names that a reader of the file must find."""
 
 
 @pytest.fixture

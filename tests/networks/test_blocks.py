@@ -1,4 +1,4 @@
-"""What sets each family's blocks apart."""
+"""Traits of each family's blocks."""
 
 import pytest
 import torch

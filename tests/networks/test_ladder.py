@@ -87,7 +87,7 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(network):
 
 
 def stored_bytes(network, image):
-    """What the forward pass leaves behind for the backward pass, each memory once."""
+    """Bytes that the forward pass keeps for the backward pass, each memory counted once."""
     kept = {}
 
     def pack(x):

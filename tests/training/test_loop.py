@@ -86,7 +86,7 @@ def same(one, two):
 
 
 def log(folder):
-    """What was logged, without what depends on the clock."""
+    """The log's lines, without the entries that depend on the clock."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
 

@@ -11,7 +11,7 @@ from openset.training.settings import Settings
 
 
 def rates(build, epochs):
-    """What one of torch's schedulers gives at the start of each epoch, for a rate of 0.1."""
+    """Rates of one of torch's schedulers at the start of each epoch, from 0.1."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
     scheduler = build(optimizer)
     found = []
