@@ -21,11 +21,11 @@ Distance = Literal["euclidean", "cosine", "euclidean-cosine"]
 
 
 TRANSLATION = 10_000.0
-"""How far libMR moves a tail from zero before it fits; here in deviations of the tail."""
+"""Distance by which libMR moves a tail off zero before it fits; here in deviations of the tail."""
 
 
 class OpenMax(Detector):
-    """The log-odds that an image belongs to none of the classes, by the distances to their means.
+    """Scores an image by its log-odds of belonging to no class, from its distances to class means.
 
     Bendale & Boult, 2016, https://arxiv.org/abs/1511.06233. Each class's mean is taken over its
     correctly classified training rows, and a Weibull distribution is fitted to the largest of their
