@@ -1,4 +1,4 @@
-"""From an image file, or its bytes, to a picture in memory; what is no image is refused at once."""
+"""Reads an image file, or its bytes, into a picture; what is no image is refused at once."""
 
 from __future__ import annotations
 

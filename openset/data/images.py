@@ -119,7 +119,7 @@ class ImageSet(Dataset):
 
     @property
     def paths(self) -> list[str]:
-        """What names each image to a person: its file, or the set and its index."""
+        """The name by which a person finds each image: its file, or the set and its index."""
         return [self.pixels.path(i) for i in self.indices.tolist()]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""From pixels of any type and mode to 8 bits, grey or RGB."""
+"""Converts pixels of any type and mode to 8 bits, grey or RGB."""
 
 from __future__ import annotations
 

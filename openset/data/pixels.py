@@ -1,4 +1,4 @@
-"""Where the pixels of an image set come from: a tensor, or encoded files in an Arrow table."""
+"""Sources of an image set's pixels: a tensor, or encoded files in an Arrow table."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Pixels(Protocol):
         ...
 
     def path(self, index: int) -> str:
-        """What names an image to a person: its file, or the set and its index."""
+        """The name by which a person finds an image: its file, or the set and its index."""
         ...
 
     @property

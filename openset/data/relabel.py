@@ -53,7 +53,7 @@ def without_left_out(
 
 
 def holds_unknown(split: Split, values: Tensor, adapter: Adapter) -> Tensor:
-    """Which images of a split hold a pixel that is `UNKNOWN`, bool `[N]`."""
+    """Marks the images of a split that hold a pixel labelled `UNKNOWN`, bool `[N]`."""
     assert split.masks is not None
     found = [torch.zeros(0, dtype=torch.bool)]
     for rows in split.rows.split(READ):

@@ -21,7 +21,7 @@ LARGEST_LABEL = 2**20
 
 @dataclass(frozen=True)
 class Member:
-    """Where an image lies in a shard: the file, the first byte, the number of bytes, its name."""
+    """The place of an image in a shard: the file, the first byte, the number of bytes, its name."""
 
     shard: Path
     start: int

@@ -1,4 +1,4 @@
-"""Which images train, which calibrate, which test, and which stay unknown."""
+"""Splits a data set into images to train, calibrate and test on, and images that stay unknown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Size = int | tuple[int, int]
 
 @dataclass
 class Data:
-    """What a run learns from and is tested on.
+    """The images that a run learns from and is tested on, with their classes and adapter.
 
     Args:
         name: The data string it came from.
