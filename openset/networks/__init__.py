@@ -57,7 +57,7 @@ LIBRARIES: dict[str, Callable[..., Any]] = {
 """Factories `(model, classes, channels=3, …)` of other libraries' networks: `timm:resnet18`."""
 
 SAVED: dict[str, Callable[..., Any]] = {"transformers": described_transformer}
-"""What a saved model's names mean where they do not mean what a user means by them."""
+"""Factories for names in saved models that stand for another one where a user gives them."""
 
 HEADS: dict[str, Callable[..., Any]] = {
     "latent": latent,
@@ -74,7 +74,7 @@ FLOWS: dict[str, Callable[..., Any]] = {"real-nvp": real_nvp}
 """Factories `(channels, …) -> network` of densities that draw images, by name."""
 
 NAMED = NETWORKS | DENSE | LIBRARIES | AUTOENCODERS | FLOWS
-"""What a string may name."""
+"""All factories that a user's string may name."""
 
 __all__ = [
     "AUTOENCODERS",

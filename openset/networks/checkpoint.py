@@ -166,7 +166,7 @@ def _bodies(own: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
 
 
 def _prefix(state: Iterable[str], own: Container[str]) -> str:
-    """What stands before the network's own keys in a file, where most of them fit."""
+    """Finds the prefix behind which most keys of a file are the network's own."""
     fits: Counter[str] = Counter()
     for key in state:
         for i, character in enumerate(f".{key}"):

@@ -175,7 +175,7 @@ class Level(nn.Module):
         self.coarse = Couplings(half_of_channels, 4 * channels, couplings, *shape)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What stays, what leaves, and the log-determinant `[N]`."""
+        """The channels that stay, those that leave, and the log-determinant `[N]`."""
         x, fine = self.fine(x)
         x, coarse = self.coarse(squeeze(x))
         x, latent = x.chunk(2, dim=1)

@@ -132,9 +132,9 @@ def _share_right(logits: Callable[[Tensor], Tensor], batches: Iterable) -> float
 def _judged(
     objective: Objective, images: Samples, valid: Any, batch_size: int
 ) -> dict[str, Batches]:
-    """What the accuracy is logged of; checks the labels before the first step.
+    """Batches whose accuracy is logged; checks the labels before the first step.
 
-    Nothing, if the objective does not score classes, as an autoencoder's does not.
+    Empty if the objective does not score classes, as an autoencoder's does not.
     """
     two, label = images.take(torch.arange(min(2, len(images))))
     try:
@@ -165,7 +165,7 @@ def _judged(
 def _describe(
     objective: Objective, data: Any, images: Samples, settings: Settings
 ) -> dict[str, Any]:
-    """What a run must share with the one that it resumes."""
+    """Describes a run by what it must share with the one that it resumes."""
     return {
         "objective": {"name": objective.name, **objective.settings()},
         "data": {"name": getattr(data, "name", None), **images.summary()},
@@ -174,7 +174,7 @@ def _describe(
 
 
 def _augmentation(name: str | None) -> Any:
-    """From images, labels and a generator to both after the change; None for no change."""
+    """Function from images, labels and a generator to both after the change; None for no change."""
     if name in (None, "none"):
         return None
     from openset.data.augment import augmentation  # Here, because few runs need openset.data.
@@ -293,7 +293,7 @@ class _Loop:
         self._save()
 
     def _measured(self) -> dict[str, Any]:
-        """What the log says of the epoch that ends."""
+        """The log's record of the epoch that ends."""
         seconds = time.monotonic() - self.began
         record = {
             "loss": self.losses.means(),

@@ -26,7 +26,7 @@ class Settings:
     lr: Annotated[float, Range(least=0)] = 0.02
     """The learning rate at its highest; 0.02 suits SGD, 0.001 Adam."""
     momentum: Annotated[float, Range(least=0, below=1)] = 0.9
-    """Of SGD, and the first decay rate of Adam."""
+    """Momentum of SGD, and first decay rate of Adam."""
     nesterov: bool = False
     """Whether SGD looks ahead (Nesterov); the others take no notice."""
     weight_decay: Annotated[float, Range(least=0)] = 5e-4
