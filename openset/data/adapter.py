@@ -240,7 +240,7 @@ class Adapter:
 
 
 ALWAYS = ("size", "channels", "invert", "interpolation")
-"""The settings that are written whatever they are."""
+"""Settings that are written even where they have their defaults."""
 
 _DEFAULTS = {field.name: field.default for field in fields(Adapter)}
 

@@ -24,7 +24,7 @@ def image_and_label(batch: Any, name: str) -> tuple[Any, Any]:
 
     Args:
         batch: A pair (image, label), a tuple that starts like it, a dictionary, or an image.
-        name: What errors call it.
+        name: Its name in errors.
 
     Raises:
         ValueError: If it is nothing of these.

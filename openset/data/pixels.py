@@ -62,7 +62,7 @@ class Arrays:
 
     Args:
         images: uint8, or floats in 0…1 which are rounded to uint8; `[N, C, H, W]`.
-        name: What error messages call the set.
+        name: Name of the set in error messages.
     """
 
     def __init__(self, images: Tensor, name: str = "images"):
@@ -100,7 +100,7 @@ class Encoded:
         dataset: The memory-mapped table.
         column: Its column of feature type `Image`, or of bytes and paths; a path may be bytes too,
             as names that are no UTF-8 must be.
-        name: What error messages call the set.
+        name: Name of the set in error messages.
     """
 
     def __init__(self, dataset: Dataset, column: str, name: str = "images"):
@@ -208,7 +208,7 @@ def filled(
     """A uint8 tensor `[count, *shape]` whose item i is `read(i)`; Pillow decodes in threads.
 
     Args:
-        count: How many items.
+        count: Number of items.
         shape: The shape of each.
         read: Gives one.
         workers: Threads; None for one a core, or one alone where images are small.

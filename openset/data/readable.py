@@ -1,4 +1,4 @@
-"""The images of a set that can be read, whatever the others are."""
+"""Reads the images of a set that can be read, and passes over the others."""
 
 from __future__ import annotations
 

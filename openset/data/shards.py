@@ -34,7 +34,7 @@ class Shards(Encoded):
 
     Args:
         members: The images.
-        name: What error messages call the set.
+        name: Name of the set in error messages.
     """
 
     def __init__(self, members: Sequence[Member], name: str = "images"):

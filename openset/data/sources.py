@@ -156,7 +156,7 @@ def from_tables(name: str, tables: Mapping[str, Dataset], folder: Path = Path())
     """The source that tables hold, by the feature types of their columns.
 
     Args:
-        name: What the source is called.
+        name: Name of the source.
         tables: A table for each split.
         folder: From where paths in the tables count.
     """

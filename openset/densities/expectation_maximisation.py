@@ -124,8 +124,8 @@ def fit_mixtures(
 
     Args:
         pieces: The rows; read once per iteration.
-        start: Where the components start, `[C, K, D]`; rows first go to the nearest.
-        names: What the classes are called in errors, `[C]`.
+        start: First centres of the components, `[C, K, D]`; rows first go to the nearest.
+        names: Numbers of the classes in errors, `[C]`.
 
     Returns:
         The mixtures, and each class's mean log-likelihood `[C]` before its last update.

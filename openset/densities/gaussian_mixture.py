@@ -50,7 +50,7 @@ class GaussianMixture(Density):
             singular.
         reduce: Keep this many principal components of the standardised features; the surprise is
             then that of the projection. None keeps all features.
-        seeds: How many starts are tried; each class keeps its most likely.
+        seeds: Number of starts tried; each class keeps its most likely.
         iterations: The most EM steps.
         tolerance: EM stops where the mean log-likelihood changes by less.
         jitter: Variance added to each feature, as a share of its variance over all classes;

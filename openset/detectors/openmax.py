@@ -36,9 +36,9 @@ class OpenMax(Detector):
     translated as in libMR, but in units of its own deviation: the scale of the features is free.
 
     Args:
-        tail: How many of the largest distances of a class are fitted.
-        alpha: How many of the best classes are revised; all where there are fewer.
-        layers: What distances are taken of; the logits, as in the paper.
+        tail: Number of a class's largest distances that are fitted.
+        alpha: Number of best classes that are revised; all where there are fewer.
+        layers: Layers that distances are taken of; the logits, as in the paper.
         distance: "euclidean", "cosine", or "euclidean-cosine", the published code's sum of a 200th
             of the Euclidean distance and the cosine distance.
 

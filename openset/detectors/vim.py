@@ -23,7 +23,7 @@ class ViM(Detector):
     α‖x^⊥‖ − log Σ exp(logit). Two passes, constant memory.
 
     Args:
-        dimension: How many principal directions; None as in the paper: 1,000 of at least 2,048
+        dimension: Number of principal directions; None as in the paper: 1,000 of at least 2,048
             features, 512 of at least 768, otherwise half.
 
     Example:

@@ -1,4 +1,4 @@
-"""Networks by name, and back from what a saved model says of them."""
+"""Makes networks by name, and makes them again from the description in a saved model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DENSE: dict[str, Callable[..., Any]] = {
     "ladder-small": ladder_small,
     "ladder-densenet-121": ladder_densenet_121,
 }
-"""The same for networks that label pixels."""
+"""Factories `(classes, channels=3, …) -> network` that labels pixels, by name."""
 
 LIBRARIES: dict[str, Callable[..., Any]] = {
     "timm": timm,

@@ -32,9 +32,9 @@ class Allowance(TorchDispatchMode):
     constructor becomes one too: it got values that it was not made for.
 
     Args:
-        tensors: How many tensors the file holds.
-        values: How many numbers they hold.
-        what: What is made, for the error.
+        tensors: Number of tensors in the file.
+        values: Number of values in them.
+        what: Name of what is made, for the error.
     """
 
     def __init__(self, tensors: int, values: int, what: str):

@@ -28,7 +28,7 @@ class Anatomy:
 
     Args:
         head: The linear map that gives the logits, or the last one; `NO_HEAD` if there is none.
-        stages: Where the resolution falls, or blocks evenly spaced; empty where there are neither.
+        stages: Last modules before the resolution falls, or spaced blocks; empty without either.
         plain: Modules that gave one tensor, as those that give several are no stages.
     """
 

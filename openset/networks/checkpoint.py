@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from openset.files import check_ordinary, read_tensors
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
-"""Under these names training scripts put the weights, beside epochs, optimisers and settings."""
+"""Names under which training scripts put the weights, beside epochs and settings."""
 
 COUNTER = "num_batches_tracked"
 """The end of a key that old checkpoints lack; evaluation does not read it."""

@@ -16,11 +16,11 @@ from openset.objectives.base import Objective
 from openset.objectives.patches import Patches, sides
 
 WHOLE, PASTED = 1.0, 1e-3
-"""λ where whole images are labelled, and where pixels are (Grcić et al. 2021)."""
+"""Weights λ of the outliers for labelled images and for labelled pixels (Grcić et al. 2021)."""
 
 
 SHOWN = 8
-"""Outliers that are kept for the report each time."""
+"""Number of outliers kept for the report each time."""
 
 
 class SyntheticOutliers(Objective):

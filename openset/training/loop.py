@@ -26,7 +26,7 @@ from openset.training.progress import Clock, Losses, progress_bar
 from openset.training.settings import Settings
 
 WATCHED = 1024
-"""At most so many training images, and a tenth of them, are looked at for the accuracy logged."""
+"""Rough number of training images, a tenth of all at most, whose accuracy is logged."""
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -51,16 +51,16 @@ def train(
     caller's random state is left alone. One process trains on one device.
 
     Args:
-        objective: What to train and by which loss.
+        objective: The method to train by, with its network.
         data: A `Data` with `train` and maybe `valid`, or training images alone: an `ImageSet`, a
             `torch.utils.data.Dataset` of (image, label), a `DataLoader` or a list of batches.
-        settings: How to train, `Settings()` if None.
-        folder: Where to keep checkpoints, `log.jsonl` and `network.safetensors`; None keeps none.
+        settings: Training settings, `Settings()` if None.
+        folder: Folder for checkpoints, `log.jsonl` and `network.safetensors`; None keeps none.
         resume: Whether to go on with the run in `folder`, exactly where its last checkpoint was.
         checkpoint_minutes: A checkpoint is written after each epoch, and within one this often.
         max_minutes: After so many minutes a checkpoint is written and `Paused` raised.
         progress: Whether to draw a progress bar; there is none where there is no terminal.
-        device: Where to train; by default an accelerator if there is one.
+        device: Device to train on; by default an accelerator if there is one.
         changes: Single settings that differ, as in `train(…, epochs=20, lr=0.01)`.
 
     Raises:

@@ -19,7 +19,7 @@ def build_set(name: str, sources: list[str], out: str | Path) -> dict[str, int]:
 
     Args:
         name: One of `BUILDERS`.
-        sources: Where the publishers' folders lie, in the order that the builder's docstring says.
+        sources: Paths of the publishers' folders, in the order that the builder's docstring says.
         out: The new folder; its last part must be the set's name, by which its masks are read.
 
     Returns:
