@@ -21,7 +21,7 @@ LEAST = 5
 
 
 class GeMOS(Detector):
-    """Scores an image by how surprising it is under its predicted class's generative model.
+    """Scores an image by the surprise of its activations in its predicted class's generative model.
 
     Vendramini et al., 2021, https://arxiv.org/abs/2105.10013. Each class's model is fitted on the
     training rows that the network classifies correctly as that class.

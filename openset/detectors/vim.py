@@ -15,7 +15,7 @@ from openset.moments import Moments
 
 
 class ViM(Detector):
-    """Scores an image by its features outside the principal directions, minus log Σ exp(logit).
+    """Scores an image by its features' length off the principal directions less log Σ exp(logit).
 
     Wang et al., 2022, https://arxiv.org/abs/2203.10807. With the origin moved to where the head
     gives zero, u = −W⁺b, the features' principal directions are taken; the length of what is left
