@@ -1,4 +1,4 @@
-"""Image sets: one string to known and unknown images of one size."""
+"""Image sets: turns one string into known and unknown images of one size."""
 
 from openset.data.adapter import Adapter
 from openset.data.augment import AUGMENTATIONS

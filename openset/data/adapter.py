@@ -28,7 +28,7 @@ INTERPOLATIONS = {filter.name.lower(): filter for filter in Image.Resampling}
 """Pillow's filters by the names that transforms give them."""
 
 MASK_FILL = 255
-"""What a mask holds beside the picture: the value that data sets leave out."""
+"""Mask value of the bars beside a picture: the one that data sets leave out."""
 
 
 @dataclass(frozen=True)
@@ -169,11 +169,11 @@ class Adapter:
 
     @property
     def whole(self) -> bool:
-        """Whether all of a picture, and nothing else, comes out, whatever its size."""
+        """Whether every picture is kept whole, without a cut or bars, whatever its size."""
         return self.resize == "stretch" and self.scaled is None
 
     def leaves(self, height: int, width: int) -> bool:
-        """Whether pictures of this size keep it and every pixel."""
+        """Whether a picture of this size is neither resized nor cut."""
         return (height, width) == self.size == self._scaled(height, width)
 
     def __call__(self, picture: Picture) -> Tensor:
@@ -240,7 +240,7 @@ class Adapter:
 
 
 ALWAYS = ("size", "channels", "invert", "interpolation")
-"""The settings that are written whatever they are."""
+"""Settings that are written even where they have their defaults."""
 
 _DEFAULTS = {field.name: field.default for field in fields(Adapter)}
 

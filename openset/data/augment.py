@@ -20,7 +20,7 @@ ANGLE = 10.0
 
 
 LARGEST_ZOOM = 2.0
-"""Most that `scale_crop_flip` enlarges an image, or shrinks it."""
+"""Largest factor by which `scale_crop_flip` enlarges or shrinks an image."""
 
 
 AREA = 0.95
@@ -72,7 +72,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "crop-flip": crop_flip,
     "rotate-crop": rotate_crop,
 }
-"""By the name on the command line: images `[N, C, H, W]` and a generator to images alike."""
+"""Functions of images `[N, C, H, W]` and a generator, by their names on the command line."""
 
 
 def flip_labelled(
@@ -125,7 +125,7 @@ LABELLED_AUGMENTATIONS: dict[str, LabelledAugmentation] = {
     "flip": flip_labelled,
     "scale-crop-flip": scale_crop_flip,
 }
-"""By name, those of images `[N, C, H, W]` together with label maps `[N, H, W]`."""
+"""Functions that change images `[N, C, H, W]` and label maps `[N, H, W]` alike, by name."""
 
 
 def augmentation(name: str) -> LabelledAugmentation:

@@ -16,15 +16,15 @@ IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x")
 LABEL_KEYS = ("label", "labels", "target", "targets", "class", "y")
 
 SLACK = 1e-3
-"""How far pixels may lie outside 0…1, as rounding in half precision or in resizing puts them."""
+"""Largest excess of a pixel over 0…1 that passes, as rounding or resizing may cause it."""
 
 
 def image_and_label(batch: Any, name: str) -> tuple[Any, Any]:
-    """The two parts of a batch or a sample that count; the label is None where there is none.
+    """Splits a batch or a sample into image and label; the label is None where there is none.
 
     Args:
         batch: A pair (image, label), a tuple that starts like it, a dictionary, or an image.
-        name: What errors call it.
+        name: Its name in errors.
 
     Raises:
         ValueError: If it is nothing of these.
@@ -139,7 +139,7 @@ def check_shape(image: Tensor, name: str = "the batch") -> None:
 
 
 def as_labels(label: Any, name: str = "the batch") -> Tensor:
-    """Labels as int64, `[N]` or `[N, H, W]`; one column of them and one-hot rows are clear too.
+    """Labels as int64, `[N]` or `[N, H, W]`; a dimension of one and one-hot rows are taken too.
 
     Raises:
         ValueError: For text, fractions, several classes an image, and negative numbers other than
@@ -166,7 +166,7 @@ def as_labels(label: Any, name: str = "the batch") -> Tensor:
 
 
 def _one_each(labels: Tensor, name: str) -> Tensor:
-    """Whole labels without a dimension of one, and the class of each one-hot row."""
+    """Drops a dimension of one from whole labels, and turns each one-hot row into its class."""
     if labels.dim() in (2, 4) and labels.shape[1] == 1:
         return labels.squeeze(1)
     if labels.dim() == 2 and len(labels):
@@ -184,7 +184,7 @@ def _one_each(labels: Tensor, name: str) -> Tensor:
 
 
 def as_tensor(x: Any, said: str) -> Tensor:
-    """A tensor of a tensor, an array, or a list of numbers or tensors of one shape."""
+    """Turns an array, or a list of numbers or of tensors of one shape, into a tensor."""
     if isinstance(x, Tensor):
         return x
     try:

@@ -1,4 +1,4 @@
-"""Which classes are known, in which order, and a share of each held out."""
+"""Chooses the known classes and their order, and holds out a share of each."""
 
 from __future__ import annotations
 

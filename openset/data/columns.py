@@ -1,4 +1,4 @@
-"""Which column of a table holds the image, the label, the mask; found by feature type."""
+"""Finds the columns of a table that hold the image, the label and the mask, by feature type."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MASK_NAMES = ("mask", "label", "annotation", "segmentation_mask")
 
 @dataclass(frozen=True)
 class MaskClasses:
-    """What the pixel values of a set's masks mean: the index of a class, unless listed here.
+    """Maps the pixel values of a set's masks to classes: to the class of that index by default.
 
     Args:
         classes: Names of the classes; the mask's value is the index.
@@ -168,7 +168,7 @@ def named_column(columns: Iterable[str], wanted: Sequence[str]) -> str | None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no log lines of Hugging Face inside; errors are raised anyway."""
+    """Silences the progress bars and log lines of Hugging Face; errors are raised all the same."""
     import datasets
 
     enabled = datasets.is_progress_bar_enabled()

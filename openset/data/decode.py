@@ -1,4 +1,4 @@
-"""From an image file, or its bytes, to a picture in memory; what is no image is refused at once."""
+"""Reads an image file, or its bytes, into a picture; refuses at once what is not an image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, appen
 
 
 def shown(path: str | Path) -> str:
-    """A path as it can be printed: what is no UTF-8 in it reads `\\xff`."""
+    """A path in printable form: bytes in it that are not UTF-8 read `\\xff`."""
     return encodable(os.fspath(path))
 
 
@@ -27,7 +27,7 @@ def open_picture(file: str | Path | bytes, name: str = "") -> Image.Image:
 
     Args:
         file: The path of an image file, or its content as bytes.
-        name: What stands for the file in errors; its path by default.
+        name: Name of the file in errors; its path by default.
 
     Raises:
         ValueError: For a file that is missing, empty, corrupt, too large or no image.
@@ -45,7 +45,7 @@ def open_picture(file: str | Path | bytes, name: str = "") -> Image.Image:
 
 
 def check_file(path: str | Path) -> None:
-    """Raises a `ValueError` for what is no file to read: reading a pipe or a device may not end."""
+    """Raises a `ValueError` for all but regular files: reading a pipe or a device may not end."""
     if path == "":
         raise ValueError("an image has an empty name; give the path of an image file")
     name = shown(path)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset(
     ".png .jpg .jpeg .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .jp2 .avif".split()  # noqa: SIM905
 )
-"""Files with other endings are not taken for images."""
+"""Endings of the files that are taken for images."""
 
 
 SPLIT_FOLDERS = frozenset({"train", "training", "valid", "val", "validation", "test", "testing"})

@@ -26,10 +26,10 @@ class ImageSet(Dataset):
     Args:
         images: A tensor `[N, C, H, W]`, uint8 or floats in 0…1, or a source of pixels.
         labels: One label per image `[N]`, or None for `UNKNOWN`.
-        adapter: How pixels become a tensor; by default as the tensor is.
-        name: What results and errors call the set.
+        adapter: Turns pixels into a tensor; by default images stay as they are.
+        name: Name of the set in results and errors.
         indices: The images of the source that the set holds; all by default.
-        masks: Where labels are per pixel, the source of their masks.
+        masks: The source of the masks where labels are per pixel.
         values: The label of each of the 256 mask values, int64 `[256]`.
 
     Example:
@@ -119,7 +119,7 @@ class ImageSet(Dataset):
 
     @property
     def paths(self) -> list[str]:
-        """What names each image to a person: its file, or the set and its index."""
+        """The name by which a person finds each image: its file, or the set and its index."""
         return [self.pixels.path(i) for i in self.indices.tolist()]
 
     @cached_property

@@ -77,7 +77,7 @@ def labels_of(values: Sequence[Any], called: str) -> Labels:
 
 
 def _name(value: Any, called: str) -> str | None:
-    """What a label calls its class; None for a label that is missing."""
+    """The class name that a label stands for; None for a label that is missing."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # A column of integers in which some are missing.
     if value is None or value == "" or value == -1 or value != value:

@@ -1,4 +1,4 @@
-"""Whatever holds labelled images, read batch by batch."""
+"""Reads labelled images batch by batch, whatever holds them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class _Slices:
 
 
 class _Checked:
-    """Batches from outside, each looked at before it goes on; empty ones are left out."""
+    """Batches of a foreign source, each checked before it is passed on; empty ones are left out."""
 
     def __init__(self, source: Iterable[Any]):
         self.source, self.read = source, False
@@ -116,7 +116,7 @@ class _Checked:
 
 
 def _collated(source: Iterable[Any]) -> Iterator[Any]:
-    """The batches of a source; what a loader cannot put together is said in a sentence."""
+    """Yields the batches of a source; an error says why its loader cannot put samples together."""
     try:
         yield from source
     except (TypeError, RuntimeError) as error:
@@ -142,11 +142,11 @@ def mean_std(images: Iterable[tuple[Tensor, Tensor]] | ImageSet) -> tuple[list, 
 
 
 AT_ONCE = 2**18
-"""Pixels of images that pass the network at once."""
+"""Largest number of pixels that pass the network at once."""
 
 
 def per_pixel(source: Any) -> bool:
-    """Whether a source's labels are maps; reads one sample or batch of what is no `ImageSet`."""
+    """Whether a source's labels are maps; reads one sample or batch unless it is an `ImageSet`."""
     if isinstance(source, ImageSet):
         return source.dense
     if isinstance(source, Tensor | np.ndarray):

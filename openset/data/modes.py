@@ -1,4 +1,4 @@
-"""From pixels of any type and mode to 8 bits, grey or RGB."""
+"""Converts pixels of any type and mode to 8 bits, grey or RGB."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def plain(image: Image.Image, mode: str, bits: int | None = None) -> Image.Image
 
 
 BAND = 2**20
-"""Pixels that are laid on white at once, which takes several copies of them."""
+"""Number of pixels laid on white at once, which takes several copies of them."""
 
 
 def on_white(image: Image.Image, mode: str) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Noise as an unknown set: pictures of nothing, and pictures under noise."""
+"""Noise as an unknown set: images of noise alone, and images with noise added."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Noise:
 
     Args:
         kind: A key of `NOISES`.
-        count: How many images.
+        count: Number of images.
         seed: Two sets of one seed are the same.
     """
 

@@ -1,4 +1,4 @@
-"""Where the pixels of an image set come from: a tensor, or encoded files in an Arrow table."""
+"""Sources of an image set's pixels: a tensor, or encoded files in an Arrow table."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Pixels(Protocol):
         ...
 
     def path(self, index: int) -> str:
-        """What names an image to a person: its file, or the set and its index."""
+        """The name by which a person finds an image: its file, or the set and its index."""
         ...
 
     @property
@@ -62,7 +62,7 @@ class Arrays:
 
     Args:
         images: uint8, or floats in 0…1 which are rounded to uint8; `[N, C, H, W]`.
-        name: What error messages call the set.
+        name: Name of the set in error messages.
     """
 
     def __init__(self, images: Tensor, name: str = "images"):
@@ -100,7 +100,7 @@ class Encoded:
         dataset: The memory-mapped table.
         column: Its column of feature type `Image`, or of bytes and paths; a path may be bytes too,
             as names that are no UTF-8 must be.
-        name: What error messages call the set.
+        name: Name of the set in error messages.
     """
 
     def __init__(self, dataset: Dataset, column: str, name: str = "images"):
@@ -208,7 +208,7 @@ def filled(
     """A uint8 tensor `[count, *shape]` whose item i is `read(i)`; Pillow decodes in threads.
 
     Args:
-        count: How many items.
+        count: Number of items.
         shape: The shape of each.
         read: Gives one.
         workers: Threads; None for one a core, or one alone where images are small.

@@ -1,4 +1,4 @@
-"""Where data sets lie on this machine."""
+"""Finds the data sets that lie on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from openset.data.noise import NOISES
 
 
 def local_place(name: str) -> Path | None:
-    """Where a data set lies: at that path, or below `$OPENSET_DATA`; None if at neither."""
+    """The path of a data set: the name itself, or below `$OPENSET_DATA`; None if at neither."""
     root = os.environ.get("OPENSET_DATA")
     places = (Path(name), *([Path(root) / name] if root else ()))
     return next((place for place in places if name and place.exists()), None)

@@ -1,4 +1,4 @@
-"""What other libraries do to a picture before a network sees it, read as settings of an adapter."""
+"""Reads another library's preprocessing of pictures as settings of an adapter."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ READERS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "ToPureTensor": lambda step, found: {},
     "Identity": lambda step, found: {},
 }
-"""Of each transform that an adapter can express, what it adds to the settings found before it."""
+"""Functions from a transform and the settings found before it to those it adds, by its name."""
 
 
 def _square(size: Any) -> tuple[int, int]:

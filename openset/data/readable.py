@@ -1,4 +1,4 @@
-"""The images of a set that can be read, whatever the others are."""
+"""Reads the images of a set that can be read, and passes over the others."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Readable:
             raise ValueError(f"batch_size is {batch_size}; give at least 1")
         self.images, self.batch_size = images, batch_size
         self.skipped: list[str] = []
-        """What was wrong with each image that the last pass left out."""
+        """Messages on what was wrong with each image that the last pass left out."""
         self.done: Callable[[int], object] = lambda count: None
-        """Is called with the number of images that were worked on, batch after batch."""
+        """Callback that gets the number of images that were worked on, batch after batch."""
 
     def __len__(self) -> int:
         return len(self.images)

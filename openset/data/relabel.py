@@ -13,7 +13,7 @@ from openset.data.columns import MaskClasses
 from openset.data.source import Split
 
 LEAST_LEFT = 0.25
-"""Share of the training images that must be free of the classes left out for the others to go."""
+"""Least share of training images free of the classes left out; below it, no image is removed."""
 
 
 READ = 64
@@ -23,7 +23,7 @@ READ = 64
 def without_left_out(
     parts: dict[str, Split], masks: MaskClasses, labels: Tensor, adapter: Adapter
 ) -> tuple[dict[str, Split], str]:
-    """Training and validation splits without the classes left out, and a sentence on how.
+    """Drops training and validation images of the classes left out, and says so in a sentence.
 
     The images that hold a pixel of them leave; a network must not have seen what it shall find. If
     fewer than `LEAST_LEFT` of the training images would remain, all stay, and those pixels are to
@@ -31,7 +31,7 @@ def without_left_out(
 
     Args:
         parts: The splits by "train", "valid", "test".
-        masks: What the mask values mean.
+        masks: The classes of the mask values.
         labels: The label of each class, `UNKNOWN` for those left out.
         adapter: The size at which masks are looked at.
     """
@@ -53,7 +53,7 @@ def without_left_out(
 
 
 def holds_unknown(split: Split, values: Tensor, adapter: Adapter) -> Tensor:
-    """Which images of a split hold a pixel that is `UNKNOWN`, bool `[N]`."""
+    """Marks the images of a split that hold a pixel labelled `UNKNOWN`, bool `[N]`."""
     assert split.masks is not None
     found = [torch.zeros(0, dtype=torch.bool)]
     for rows in split.rows.split(READ):

@@ -62,7 +62,7 @@ class Samples:
 
 
 def summary(labels: Tensor) -> dict[str, int]:
-    """As `Samples.summary`, of labels alone."""
+    """The number of labels and a checksum of them."""
     return {"images": len(labels), "labels": zlib.crc32(labels.numpy().tobytes())}
 
 

@@ -1,11 +1,11 @@
-"""How large a picture becomes when it is resized, and how its centre is cut out."""
+"""Computes the size to which a picture is resized, and cuts out its centre."""
 
 from __future__ import annotations
 
 from PIL import Image
 
 RESIZES = ("stretch", "shorter", "pad")
-"""What happens to the aspect of a picture that does not have that of its target."""
+"""Ways to resize a picture whose aspect ratio is not that of its target."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -55,5 +55,5 @@ def centred(image: Image.Image, size: Size, fill: tuple[int, ...]) -> Image.Imag
 
 
 def _start(have: int, want: int) -> int:
-    """Where a span of `want` begins in the middle of `have`, as torchvision's CenterCrop rounds."""
+    """First pixel of a span of `want` in the middle of `have`, rounded as CenterCrop does."""
     return round((have - want) / 2) if have >= want else -((want - have) // 2)

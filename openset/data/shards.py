@@ -21,7 +21,7 @@ LARGEST_LABEL = 2**20
 
 @dataclass(frozen=True)
 class Member:
-    """Where an image lies in a shard: the file, the first byte, the number of bytes, its name."""
+    """The place of an image in a shard: the file, the first byte, the number of bytes, its name."""
 
     shard: Path
     start: int
@@ -34,7 +34,7 @@ class Shards(Encoded):
 
     Args:
         members: The images.
-        name: What error messages call the set.
+        name: Name of the set in error messages.
     """
 
     def __init__(self, members: Sequence[Member], name: str = "images"):

@@ -33,7 +33,7 @@ class Split:
     Args:
         pixels: The images, nothing decoded.
         labels: One per image `[N]`, or None.
-        masks: Where labels are per pixel, their source.
+        masks: The source of the masks where labels are per pixel.
         chosen: The images that are in use; None for all.
     """
 

@@ -1,4 +1,4 @@
-"""One string to a data set: embedded, a Hugging Face id, a folder, a file, or noise."""
+"""Turns one string into a data set: embedded, a Hugging Face id, a folder, a file, or noise."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def from_tables(name: str, tables: Mapping[str, Dataset], folder: Path = Path())
     """The source that tables hold, by the feature types of their columns.
 
     Args:
-        name: What the source is called.
+        name: Name of the source.
         tables: A table for each split.
         folder: From where paths in the tables count.
     """
@@ -185,7 +185,7 @@ def from_tables(name: str, tables: Mapping[str, Dataset], folder: Path = Path())
 
 
 def located(spec: DataName) -> DataName:
-    """With the folder in the place of the name, if it is one: the same however it is spelled."""
+    """Puts the resolved path in place of a name that is a path here, however it is spelled."""
     folder = local_place(spec.name)
     return spec if folder is None else replace(spec, name=str(folder.resolve()))
 
@@ -203,5 +203,5 @@ def same_images(one: str, other: str) -> bool:
 
 
 def same_name(name: str) -> str:
-    """A data string without what draws a sample: `isun:test,limit=9` and `isun` are the same."""
+    """A data string without its sampling options: `isun:test,limit=9` and `isun` are the same."""
     return str(located(DataName.parse(name))).removesuffix(":test")

@@ -1,4 +1,4 @@
-"""Which images train, which calibrate, which test, and which stay unknown."""
+"""Splits a data set into images to train, calibrate and test on, and images that stay unknown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Size = int | tuple[int, int]
 
 @dataclass
 class Data:
-    """What a run learns from and is tested on.
+    """The images that a run learns from and is tested on, with their classes and adapter.
 
     Args:
         name: The data string it came from.
@@ -39,8 +39,8 @@ class Data:
         valid: Known images held out, to calibrate on.
         test: Known images to test on.
         unknown: Test images of the classes left out, labelled `UNKNOWN`; may be empty.
-        adapter: How images become tensors, for every image scored later too.
-        skipped: What was wrong with each image left out by `skip_bad`.
+        adapter: Turns images into tensors, in training and for every image scored later.
+        skipped: A message on each image left out by `skip_bad`.
         notes: Sentences on what was decided on the way, for the report.
     """
 
@@ -77,10 +77,10 @@ def load(
             default. Their order is that of the labels. `"not cat,dog"` knows all but these.
         size: Height and width that every image is brought to; as stored by default.
         channels: 1 or 3; as stored by default.
-        resize: What happens to the aspect of images whose is another: `"stretch"`, `"shorter"` or
+        resize: Treatment of images with another aspect ratio: `"stretch"`, `"shorter"` or
             `"pad"`, as `Adapter` says.
         interpolation: The filter that resizes.
-        adapter: What the network was trained on, in place of the four before it.
+        adapter: Adapter of a trained network, in place of the four settings before it.
         valid: Share of each class of the training images that is held out, where the set has no
             validation split of its own.
         seed: Seed of what is held out.
@@ -158,7 +158,7 @@ def load_images(
         adapter: The run's. Its `invert` is replaced where the set's polarity is known, or by the
             setting `invert=…`.
         seed: Seed of noise, where the string has none.
-        count: How many images of noise, where the string does not say by `limit=…`.
+        count: Number of images of noise, where the string does not say by `limit=…`.
         skip_bad: Leave out images that cannot be read; the set counts them in `skipped`.
 
     Example:

@@ -94,7 +94,7 @@ def _refuse_other_classes(files: Sequence[Path]) -> None:
 
 
 def read_saved(folder: Path) -> dict[str, Dataset]:
-    """What `datasets.Dataset.save_to_disk` wrote, of one table or of several by split."""
+    """Reads what `save_to_disk` of a `datasets.Dataset` or `DatasetDict` wrote: tables by split."""
     from datasets import Dataset, load_from_disk
 
     try:

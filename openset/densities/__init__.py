@@ -1,4 +1,4 @@
-"""What is usual, as a density: each scores how surprising features are.
+"""Densities of usual features: each scores how surprising new ones are.
 
 To add one, write a `Density` in a file of its own and name it here.
 """

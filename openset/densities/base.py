@@ -13,7 +13,7 @@ from openset.fitted import Fitted
 
 
 class Density(Fitted):
-    """From features to how surprising they are under one model, or under each class's own.
+    """Scores how surprising features are, under one model or under each class's own.
 
     A subclass writes `fit_classes`, which fits one model per class, and `surprise`, the score under
     the model of one class. A plain `fit` is the case of a single class.

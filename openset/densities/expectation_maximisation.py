@@ -24,7 +24,7 @@ NEGLIGIBLE = 1e-10
 
 
 class Sums:
-    """What one pass remembers, in float64: Σ r, Σ r x and Σ r x xᵀ per class and component."""
+    """Sums over the rows of one pass, in float64: Σ r, Σ r x, Σ r x xᵀ per class and component."""
 
     def __init__(self, classes: int, components: int, dim: int, covariance: Covariance, device):
         shape = {"full": (components, dim, dim), "diag": (components, dim), "tied": (1, dim, dim)}
@@ -124,8 +124,8 @@ def fit_mixtures(
 
     Args:
         pieces: The rows; read once per iteration.
-        start: Where the components start, `[C, K, D]`; rows first go to the nearest.
-        names: What the classes are called in errors, `[C]`.
+        start: First centres of the components, `[C, K, D]`; rows first go to the nearest.
+        names: Numbers of the classes in errors, `[C]`.
 
     Returns:
         The mixtures, and each class's mean log-likelihood `[C]` before its last update.

@@ -30,7 +30,7 @@ class Flow(Density):
         batch_size: Rows a step.
         lr: Adam's step size at the start; it falls to 0 along a cosine.
         max_rows: The most rows a class is trained on.
-        seed: Of the sample, the weights and the order of the rows.
+        seed: Seed of the sample, the weights and the order of the rows.
 
     Example:
         >>> density = Flow(transforms=1, hidden=8, epochs=2).fit([torch.randn(64, 2)])
@@ -97,7 +97,7 @@ class Flow(Density):
                 schedule.step()
 
     def _negative_log_likelihood(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Of standardised rows, each under the class of its label."""
+        """Negative log-likelihood `[M]` of standardised rows, each under the class of its label."""
         mean, spread = self.mean[labels], self.spread[labels]
         condition = nn.functional.one_hot(labels, self.classes).to(x)
         return spread.log().sum(1) - self.flow(condition).log_prob((x - mean) / spread)

@@ -17,7 +17,7 @@ from openset.densities.standardise import Standardise
 from openset.sampling import reservoir
 
 CHUNK = 2**24
-"""How many numbers of padded rows or of covariances are worked on at once."""
+"""Largest number of values, in padded rows or in covariances, worked on at once."""
 
 
 HELD = {"full": 2.0, "tied": 2.0, "diag": 2.0**-8}
@@ -50,14 +50,14 @@ class GaussianMixture(Density):
             singular.
         reduce: Keep this many principal components of the standardised features; the surprise is
             then that of the projection. None keeps all features.
-        seeds: How many starts are tried; each class keeps its most likely.
+        seeds: Number of starts tried; each class keeps its most likely.
         iterations: The most EM steps.
         tolerance: EM stops where the mean log-likelihood changes by less.
         jitter: Variance added to each feature, as a share of its variance over all classes;
             scikit-learn's `reg_covar` on standardised features.
         memory: GiB of rows held at once. None is 2, which saves time with full covariances, and
             1/256 with diagonal ones, whose passes cost little more than reading the rows.
-        seed: Of the first start.
+        seed: Seed of the first start.
 
     Example:
         >>> x = torch.cat([torch.randn(50, 2), 9 + torch.randn(50, 2)])

@@ -26,7 +26,7 @@ class IsolationForest(Density):
         trees: Trees per class.
         samples: Rows that each tree is grown from; fewer where a class has fewer.
         max_rows: The most rows a class's trees are grown from.
-        seed: Of the sample and the trees.
+        seed: Seed of the sample and the trees.
 
     Example:
         >>> density = IsolationForest().fit([torch.randn(100, 2)])

@@ -1,4 +1,4 @@
-"""Where the components of a mixture start."""
+"""First centres of the components of a mixture, by k-means."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _plus_plus(piece: Piece, clusters: int, generator: torch.Generator) -> Tenso
 
 
 def nearest(piece: Piece, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """All responsibility to the nearest centre `[B, K, D]`."""
+    """Responsibilities that give each row wholly to the nearest of the centres `[B, K, D]`."""
     half = centres.square().sum(-1)[:, None] / 2
     closest = torch.baddbmm(half, piece.rows, centres.mT, alpha=-1).argmin(-1)
     share = torch.nn.functional.one_hot(closest, centres.shape[1]) * piece.mask[..., None]

@@ -1,4 +1,4 @@
-"""How empty a place is, compared with how empty it is around its neighbours."""
+"""Local outlier factor: the density around a row, compared with that around its neighbours."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LocalOutlierFactor(Density):
     Args:
         neighbours: Neighbours k that are looked at; all others where a class has no more rows.
         max_rows: The most rows of a class that are kept.
-        seed: Of the sample.
+        seed: Seed of the sample.
 
     Example:
         >>> density = LocalOutlierFactor().fit([torch.randn(100, 2)])

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 HOPELESS = 30.0
-"""Nats behind a row's best component from where a component's share, below 1e-13, is nothing."""
+"""Nats behind a row's best component from which a component's share, below 1e-13, is ignored."""
 
 
 WIDE = 128
-"""From so many features on, products are done in blocks of features to skip what is zero."""
+"""Number of features from which products are done in blocks of features, to skip zeros."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Mixtures:
         return (self._constant()[:, None] - squares / 2).to(x.dtype)
 
     def _constant(self) -> Tensor:
-        """What does not depend on the row, `[B, K]`."""
+        """The part of `log_joint` that does not depend on the row, `[B, K]`."""
         factor = self.factor
         deviations = factor if factor.dim() == 3 else factor.diagonal(dim1=-2, dim2=-1)
         volume = self.mean.shape[-1] / 2 * math.log(2 * math.pi)

@@ -25,7 +25,7 @@ class OneClassSVM(Density):
         nu: The share of rows that may lie outside, 0…1; at least this share supports the boundary.
         gamma: Width of the kernel; "scale" is 1 / (features × variance of all the class's values).
         max_rows: The most rows a class is fitted to, as the fit grows with their square.
-        seed: Of the sample.
+        seed: Seed of the sample.
 
     Example:
         >>> density = OneClassSVM().fit([torch.randn(50, 2)])

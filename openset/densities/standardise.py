@@ -67,6 +67,6 @@ class Standardise(Fitted):
 
     @property
     def volume(self) -> Tensor:
-        """What a surprise in nats gains in the original units; 0 for a projection."""
+        """Nats to add to a surprise to have it in the original units; 0 for a projection."""
         log_scale = self.scale.log().sum()
         return torch.zeros_like(log_scale) if self.reduce else log_scale

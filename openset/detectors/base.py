@@ -27,7 +27,7 @@ FOUND = "found_layers"
 
 
 class Detector(Fitted):
-    """From activations to a score per image or per pixel; higher means more unknown.
+    """Turns activations into a score per image or per pixel; higher means more unknown.
 
     A subclass writes `score`, and `fit` if it learns something. It never sees the network: all that
     it knows comes through the activations, so one forward pass serves every detector.
@@ -120,7 +120,7 @@ class Detector(Fitted):
         return None
 
     def class_scores(self, rows: Activations) -> Tensor:
-        """What the label is the argmax of, `[M, K]`; the logits unless the method has its own."""
+        """Scores whose argmax is the label, `[M, K]`; the logits unless the method has its own."""
         return rows.logits
 
     @property

@@ -1,4 +1,4 @@
-"""No class says yes: the scores of networks trained with one sigmoid per class."""
+"""Scores of networks trained with one sigmoid per class: BIN, BINC."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from openset.detectors.base import Detector
 
 
 class BIN(Detector):
-    """How far the surest of the class-wise yes-or-no answers is from yes, 1 − max σ(logit).
+    """Scores an image by one minus the largest of its class-wise sigmoids, 1 − max σ(logit).
 
-    For a network trained with the objective `bin`, whose logits are the answers' logits. The
+    For a network trained with the objective `bin`, whose logits each go through a sigmoid. The
     difference to one is computed without cancellation, so that saturated answers still rank.
 
     Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
@@ -31,7 +31,7 @@ class BIN(Detector):
 
 
 class BINC(Detector):
-    """As `BIN`, from the sigmoid head of a network that also has a softmax head for the label.
+    """Scores an image as `BIN` does, by the sigmoid head beside the softmax head for the label.
 
     For a network trained with the objective `binc`. It reads the layer `"binary"`.
 

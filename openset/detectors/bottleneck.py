@@ -1,4 +1,4 @@
-"""How far an image's code lies from what training left as normal: VIB, VIBY."""
+"""Scores by the KL divergence of an image's code to the learned priors: VIB, VIBY."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openset.detectors.base import Detector
 
 
 class Divergence(Detector):
-    """What reads the KL of an image's code to the priors, in nats: the layer `"divergence"`."""
+    """Base of the detectors that read the layer `"divergence"`: KL of a code to priors, in nats."""
 
     layers = ("divergence",)
 
@@ -27,7 +27,7 @@ class Divergence(Detector):
 
 
 class VIB(Divergence):
-    """How many nats the image's code is away from the one prior that training learned.
+    """Scores an image by the KL of its code to the one prior that training learned, in nats.
 
     For a network trained with the objective `vib`; it reads the layer `"divergence"`. The score is
     the KL itself: the paper's confidence exp(−KL) is 0 for whatever is more than 100 nats away.
@@ -54,7 +54,7 @@ class VIB(Divergence):
 
 
 class VIBY1(Divergence):
-    """The mean KL to the classes' priors, weighted by the predicted probabilities.
+    """Scores an image by the mean KL to the classes' priors, weighted by predicted probabilities.
 
     For a network trained with the objective `viby`; it reads the layer `"divergence"`.
 
@@ -76,7 +76,7 @@ class VIBY1(Divergence):
 
 
 class VIBY2(Divergence):
-    """The KL to the nearest class's prior.
+    """Scores an image by the KL of its code to the nearest class's prior, in nats.
 
     For a network trained with the objective `viby`; it reads the layer `"divergence"`.
 

@@ -58,11 +58,11 @@ COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 MADE_UP = 10
-"""Mistakes that surprise all members alike and are added to the real ones, as few say little."""
+"""Number of made-up mistakes, alike to all members, added lest a few real ones decide."""
 
 
 LEAST = 0.25
-"""The least weight, as a share of the largest: mistakes do not show what far images look like."""
+"""Least weight, as a share of the largest: mistakes do not show what far images look like."""
 
 
 def by_mistakes(surprise: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def by_mistakes(surprise: Tensor) -> Tensor:
 
 
 class Fusion(Detector):
-    """What several detectors say together: the mean of −log p over their ranks among known images.
+    """Scores an image by the mean −log p of several detectors, each ranked among known images.
 
     Fisher, "Statistical Methods for Research Workers", 1932, on the p-values of Vovk et al., 2005,
     https://arxiv.org/abs/2107.07511: p = (1 + #{known scores ≥ s}) / (n + 1) among held-out known

@@ -17,11 +17,11 @@ from openset.detectors.rows import Rows, choose_layers, known
 from openset.spec import build
 
 LEAST = 5
-"""Held-out images of a class that its ranks need."""
+"""Least number of held-out images of a class that its ranks need."""
 
 
 class GeMOS(Detector):
-    """How surprising an image's activations are under the generative model of its predicted class.
+    """Scores an image by the surprise of its activations in its predicted class's generative model.
 
     Vendramini et al., 2021, https://arxiv.org/abs/2105.10013. Each class's model is fitted on the
     training rows that the network classifies correctly as that class.

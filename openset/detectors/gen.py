@@ -11,7 +11,7 @@ from openset.detectors.logits import log_unsure, positive
 
 
 class GEN(Detector):
-    """How unsure the classifier is, by the generalised entropy of its largest probabilities.
+    """Scores an image by the generalised entropy of its largest class probabilities.
 
     Liu, Lochman & Zach, 2023,
     https://openaccess.thecvf.com/content/CVPR2023/html/Liu_GEN_Pushing_the_Limits_of_Softmax-Based_Out-of-Distribution_Detection_CVPR_2023_paper.html:

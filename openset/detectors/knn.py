@@ -15,11 +15,11 @@ from openset.detectors.rows import Rows, choose_layers
 from openset.sampling import reservoir
 
 CHUNK = 2**24
-"""How many similarities are held at once."""
+"""Largest number of similarities held at once."""
 
 
 class KNN(Detector):
-    """How far an image's features are from those of the k-th most similar training image.
+    """Scores an image by the distance of its features to those of the k-th nearest training image.
 
     Sun et al., 2022, https://arxiv.org/abs/2204.06507: features are scaled to unit length, so only
     their direction counts, and the score is the Euclidean distance, which lies in 0…2.
@@ -28,7 +28,7 @@ class KNN(Detector):
         k: Which neighbour; the paper takes 50 for CIFAR-10, 200 for CIFAR-100, 1,000 for ImageNet.
         layers: The layers to read, side by side; None for all stages, penultimate and logits.
         max_rows: The most training images kept, a seeded sample of all.
-        seed: Of the sample.
+        seed: Seed of the sample.
 
     Example:
         >>> import torch

@@ -15,7 +15,7 @@ from openset.detectors.rows import known
 
 
 class MaxSoftmax(Detector):
-    """How unsure the classifier is of its best class: one minus the largest probability.
+    """Scores an image by one minus its largest class probability.
 
     Hendrycks & Gimpel, 2017, https://arxiv.org/abs/1610.02136. The difference to one is computed
     without cancellation, so that saturated probabilities still rank.
@@ -40,7 +40,7 @@ class MaxSoftmax(Detector):
 
 
 class MaxLogit(Detector):
-    """The negative of the largest logit, which keeps the size that the softmax divides away.
+    """Scores an image by the negative of its largest logit, whose size a softmax divides away.
 
     Hendrycks et al., 2022, https://arxiv.org/abs/1911.11132.
 
@@ -54,7 +54,7 @@ class MaxLogit(Detector):
 
 
 class Entropy(Detector):
-    """How spread out the class probabilities are, in nats.
+    """Scores an image by the entropy of its class probabilities, in nats.
 
     Max-entropy scoring as in Chan et al., 2021, https://arxiv.org/abs/2012.06575.
 
@@ -76,7 +76,7 @@ class Entropy(Detector):
 
 
 class Energy(Detector):
-    """The free energy −T·log Σ exp(logit / T): low where some class fits well.
+    """Scores an image by its free energy −T·log Σ exp(logit / T), low where some class fits well.
 
     Liu et al., 2020, https://arxiv.org/abs/2010.03759.
 
@@ -97,7 +97,7 @@ class Energy(Detector):
 
 
 class Temperature(Detector):
-    """Max-softmax at the temperature that calibrates the classifier.
+    """Scores an image as `MaxSoftmax` does, at the temperature that calibrates the classifier.
 
     Guo et al., 2017, https://arxiv.org/abs/1706.04599: T minimises the negative log-likelihood of
     known labels. `fit` finds it on whatever it is given; `adjust` finds it again on held-out known
@@ -143,7 +143,7 @@ def unsure(logits: Tensor) -> Tensor:
 
 
 def against_best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How the classes stand to the best one.
+    """Compares the logits of each row with the largest one.
 
     By hand, because over pixels, which lie class by class, log_softmax takes four times as long.
 

@@ -18,7 +18,7 @@ from openset.moments import Moments
 
 
 class Mahalanobis(Detector):
-    """The squared Mahalanobis distance of the features to the nearest class mean.
+    """Scores an image by its features' squared Mahalanobis distance to the nearest class mean.
 
     Lee et al., 2018, https://arxiv.org/abs/1807.03888. Every feature is first divided by its own
     spread within the classes, so that layers of different scale can stand side by side; a feature
@@ -56,7 +56,7 @@ class Mahalanobis(Detector):
         return self
 
     def learn(self, moments: Moments) -> None:
-        """Keeps what the tied moments of the training features say."""
+        """Keeps class means and whitening, from the tied moments of the training features."""
         mean = moments.mean[moments.count > 0]
         centre = mean.mean(0)
         whitening = whiten(moments.covariance(), centre, self.shrinkage)

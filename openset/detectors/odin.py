@@ -16,7 +16,7 @@ from openset.extractors.tap import Tap
 
 
 class ODIN(Detector):
-    """Max-softmax at a high temperature, on an image moved one step towards its predicted class.
+    """Scores an image by max-softmax at a high temperature, after a step to its predicted class.
 
     Liang, Li & Srikant, 2018, https://arxiv.org/abs/1706.02690. The step is
     x − ε·sign(−∇ log S_ŷ(x; T)); images that belong gain more from it than others.

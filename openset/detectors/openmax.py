@@ -21,11 +21,11 @@ Distance = Literal["euclidean", "cosine", "euclidean-cosine"]
 
 
 TRANSLATION = 10_000.0
-"""How far libMR moves a tail from zero before it fits; here in deviations of the tail."""
+"""Distance by which libMR moves a tail off zero before it fits; here in deviations of the tail."""
 
 
 class OpenMax(Detector):
-    """The log-odds that an image belongs to none of the classes, by the distances to their means.
+    """Scores an image by its log-odds of belonging to no class, from its distances to class means.
 
     Bendale & Boult, 2016, https://arxiv.org/abs/1511.06233. Each class's mean is taken over its
     correctly classified training rows, and a Weibull distribution is fitted to the largest of their
@@ -36,9 +36,9 @@ class OpenMax(Detector):
     translated as in libMR, but in units of its own deviation: the scale of the features is free.
 
     Args:
-        tail: How many of the largest distances of a class are fitted.
-        alpha: How many of the best classes are revised; all where there are fewer.
-        layers: What distances are taken of; the logits, as in the paper.
+        tail: Number of a class's largest distances that are fitted.
+        alpha: Number of best classes that are revised; all where there are fewer.
+        layers: Layers that distances are taken of; the logits, as in the paper.
         distance: "euclidean", "cosine", or "euclidean-cosine", the published code's sum of a 200th
             of the Euclidean distance and the cosine distance.
 

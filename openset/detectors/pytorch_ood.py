@@ -16,7 +16,7 @@ from openset.errors import unknown_name
 from openset.networks.external import import_library
 
 READS = ("logits", "features", "feature_maps")
-"""What pytorch-ood's detectors read, as their methods are called: `fit_logits`, …"""
+"""Inputs that pytorch-ood's detectors read, as their methods name them: `fit_logits`, …"""
 
 
 SUPPLIED = ("model", "encoder", "backbone", "head", "w", "b")
@@ -24,7 +24,7 @@ SUPPLIED = ("model", "encoder", "backbone", "head", "w", "b")
 
 
 class PytorchOOD(Detector):
-    """A detector of pytorch-ood, fed from the same activations as all others.
+    """Scores an image by a detector of pytorch-ood, fed from the same activations as all others.
 
     Kirchheim et al., 2022, https://github.com/kkirchheim/pytorch-ood; needs the extra `peers`.
     Those that read logits or penultimate features are exact. Those that read feature maps (ReAct,
@@ -77,7 +77,7 @@ class PytorchOOD(Detector):
         return x[:, :, None, None] if self.reads == "feature_maps" else x
 
     def _fitted(self) -> Any:
-        """The peer, made and fitted unless that was done with these very inputs."""
+        """The detector of pytorch-ood, made and fitted anew only where the inputs are others."""
         inputs = self.inputs
         if self.made is None or self.made[0] is not inputs:
             peer = self.peer_class(**self._arguments(), **self.options)

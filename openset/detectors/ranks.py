@@ -1,4 +1,4 @@
-"""How rare a score is among held-out known ones, on one scale for all detectors and classes."""
+"""Ranks scores among held-out known ones, on one scale for all detectors and classes."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def evenly_rare(value: Tensor, count: int) -> Tensor:
 
 
 def search(knots: Tensor, s: Tensor) -> Tensor:
-    """How many knots `[G, n]` lie below each score `[G, M]`."""
+    """Counts the knots `[G, n]` below each score `[G, M]`."""
     if torch.compiler.is_exporting():
         return (knots[:, None] < s[..., None]).sum(2)  # ONNX has no searchsorted.
     return torch.searchsorted(knots, s.contiguous())

@@ -16,7 +16,7 @@ from openset.sampling import reservoir
 
 
 class ReAct(Detector):
-    """The energy after the penultimate features are clipped at what is usual in training.
+    """Scores an image by its energy with features clipped at a quantile of training activations.
 
     Sun, Guo & Li, 2021, https://arxiv.org/abs/2111.12797. Unknown images often raise a few units
     far above all others; clipped, they no longer make the classifier sure. One limit serves all
@@ -25,7 +25,7 @@ class ReAct(Detector):
     Args:
         quantile: The share of training activations that lie below the limit.
         max_rows: The most training images that the quantile is taken of, a seeded sample of all.
-        seed: Of the sample.
+        seed: Seed of the sample.
 
     Example:
         >>> x = torch.linspace(0, 1, 101)[:, None]

@@ -10,7 +10,7 @@ from openset.moments import Moments
 
 
 class RelativeMahalanobis(Mahalanobis):
-    """How much farther the features are from the nearest class than from the data as a whole.
+    """Scores an image by its Mahalanobis distance to the nearest class, less that to all data.
 
     Ren et al., 2021, https://arxiv.org/abs/2106.09022: min_k MD_k − MD_0, where MD_0 is the squared
     distance under one Gaussian for all classes. What varies alike in known and unknown images

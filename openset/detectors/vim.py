@@ -1,4 +1,4 @@
-"""ViM: what the classifier cannot see of the features, weighed against what it sees."""
+"""ViM: the features outside the training data's principal directions, against the logits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from openset.moments import Moments
 
 
 class ViM(Detector):
-    """The part of the features outside the directions usual in training, minus log Σ exp(logit).
+    """Scores an image by its features' length off the principal directions less log Σ exp(logit).
 
     Wang et al., 2022, https://arxiv.org/abs/2203.10807. With the origin moved to where the head
     gives zero, u = −W⁺b, the features' principal directions are taken; the length of what is left
@@ -23,7 +23,7 @@ class ViM(Detector):
     α‖x^⊥‖ − log Σ exp(logit). Two passes, constant memory.
 
     Args:
-        dimension: How many principal directions; None as in the paper: 1,000 of at least 2,048
+        dimension: Number of principal directions; None as in the paper: 1,000 of at least 2,048
             features, 512 of at least 768, otherwise half.
 
     Example:
@@ -81,7 +81,7 @@ class ViM(Detector):
 
 
 def principal_dimension(features: int, dimension: int | None) -> int:
-    """How many principal directions, by the paper's rule if none is given."""
+    """The number of principal directions, by the paper's rule if none is given."""
     if dimension is None:
         return 1000 if features >= 2048 else 512 if features >= 768 else features // 2
     if not 0 <= dimension < features:

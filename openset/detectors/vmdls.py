@@ -18,7 +18,7 @@ from openset.moments import Moments
 
 
 class VMDLSb(Detector):
-    """The negative log-likelihood of the ensemble of layers under the likeliest class's Gaussian.
+    """Scores an image by its layers' negative log-likelihood under the likeliest class's Gaussian.
 
     Each class has one full Gaussian over the pooled layers side by side, fitted to all its training
     rows. Score −max_c log p_c(t), label argmax_c. The network is best trained by the objective
@@ -121,7 +121,7 @@ class VMDLSb(Detector):
 
 
 class VMDLS(VMDLSb):
-    """`VMDLSb` weighted by how badly an autoencoder of the training images reconstructs the image.
+    """Scores an image as `VMDLSb` does, weighted by how badly an autoencoder reconstructs it.
 
     Dinari & Freifeld 2022, section 3.3, https://proceedings.mlr.press/v180/dinari22a.html
 

@@ -1,4 +1,4 @@
-"""Networks by name, and back from what a saved model says of them."""
+"""Makes networks by name, and makes them again from the description in a saved model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DENSE: dict[str, Callable[..., Any]] = {
     "ladder-small": ladder_small,
     "ladder-densenet-121": ladder_densenet_121,
 }
-"""The same for networks that label pixels."""
+"""Factories `(classes, channels=3, …) -> network` that labels pixels, by name."""
 
 LIBRARIES: dict[str, Callable[..., Any]] = {
     "timm": timm,
@@ -57,7 +57,7 @@ LIBRARIES: dict[str, Callable[..., Any]] = {
 """Factories `(model, classes, channels=3, …)` of other libraries' networks: `timm:resnet18`."""
 
 SAVED: dict[str, Callable[..., Any]] = {"transformers": described_transformer}
-"""What a saved model's names mean where they do not mean what a user means by them."""
+"""Factories for names in saved models that stand for another one where a user gives them."""
 
 HEADS: dict[str, Callable[..., Any]] = {
     "latent": latent,
@@ -74,7 +74,7 @@ FLOWS: dict[str, Callable[..., Any]] = {"real-nvp": real_nvp}
 """Factories `(channels, …) -> network` of densities that draw images, by name."""
 
 NAMED = NETWORKS | DENSE | LIBRARIES | AUTOENCODERS | FLOWS
-"""What a string may name."""
+"""All factories that a user's string may name."""
 
 __all__ = [
     "AUTOENCODERS",

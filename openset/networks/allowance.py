@@ -25,16 +25,16 @@ FROM_NUMBERS = ("arange", "eye", "linspace", "randperm")
 
 
 class Allowance(TorchDispatchMode):
-    """While it is open, tensors may be made that a file can fill, and no more.
+    """Refuses, while it is open, to make more or larger tensors than a file can fill.
 
     Each call of torch is looked at before it takes memory, so whatever a description asks for,
     of networks of openset or of other libraries, ends in one sentence. Any other error of a
     constructor becomes one too: it got values that it was not made for.
 
     Args:
-        tensors: How many tensors the file holds.
-        values: How many numbers they hold.
-        what: What is made, for the error.
+        tensors: Number of tensors in the file.
+        values: Number of values in them.
+        what: Name of what is made, for the error.
     """
 
     def __init__(self, tensors: int, values: int, what: str):
@@ -45,12 +45,12 @@ class Allowance(TorchDispatchMode):
 
     @classmethod
     def of(cls, weights: Path, what: str) -> Self:
-        """What a `.safetensors` file allows."""
+        """The allowance of a `.safetensors` file, counted from its header."""
         shapes = [shape for _, shape in header(weights).values()]
         return cls(len(shapes), sum(map(math.prod, shapes)), what)
 
     def check_sizes(self, spec: Any) -> None:
-        """Raises for a whole number in a network's description that no size of it can be."""
+        """Raises for a whole number in a network's description that is too large for a size."""
         parts = spec.values() if isinstance(spec, Mapping) else spec
         for part in parts:
             if isinstance(part, Mapping | list | tuple):

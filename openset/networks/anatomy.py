@@ -1,4 +1,4 @@
-"""What one run of a network shows of it: its head, and stages where the resolution falls."""
+"""Finds the head of a network, and stages where its resolution falls, by one run of it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from openset.networks.outputs import first_logits
 from openset.networks.trial import Call, Trial, guessed, tried, widths
 
 FALLS = 0.6
-"""Where a map has at most this share of the pixels of a stage's first one, a new stage begins."""
+"""Largest share of the pixels of a stage's first map at which a map begins a new stage."""
 
 BLOCKS = 4
 """Stages of a network whose resolution never falls, evenly spaced among its blocks."""
 
 NO_HEAD = ""
-"""In a path's place: no linear map runs."""
+"""Stands in place of the head's path where no linear map runs."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Anatomy:
 
     Args:
         head: The linear map that gives the logits, or the last one; `NO_HEAD` if there is none.
-        stages: Where the resolution falls, or blocks evenly spaced; empty where there are neither.
+        stages: Last modules before the resolution falls, or spaced blocks; empty without either.
         plain: Modules that gave one tensor, as those that give several are no stages.
     """
 
@@ -135,7 +135,7 @@ def _area(network: nn.Module, call: Call, image: Tensor) -> int:
 
 
 def _spaced_blocks(network: nn.Module, ran: set[str]) -> tuple[str, ...]:
-    """Evenly spaced ones of the longest row of like blocks."""
+    """Paths of evenly spaced blocks in the longest row of blocks of one type."""
     longest: list[str] = []
     for outer, module in network.named_modules():
         rows: dict[type, list[str]] = {}

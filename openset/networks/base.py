@@ -1,4 +1,4 @@
-"""What every network here is made of: normalize → stem → stages → neck → head."""
+"""The parts of every network here: normalize → stem → stages → neck → head."""
 
 from __future__ import annotations
 

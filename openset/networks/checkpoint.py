@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from openset.files import check_ordinary, read_tensors
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
-"""Under these names training scripts put the weights, beside epochs, optimisers and settings."""
+"""Names under which training scripts put the weights, beside epochs and settings."""
 
 COUNTER = "num_batches_tracked"
 """The end of a key that old checkpoints lack; evaluation does not read it."""
@@ -166,7 +166,7 @@ def _bodies(own: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
 
 
 def _prefix(state: Iterable[str], own: Container[str]) -> str:
-    """What stands before the network's own keys in a file, where most of them fit."""
+    """Finds the prefix behind which most keys of a file are the network's own."""
     fits: Counter[str] = Counter()
     for key in state:
         for i, character in enumerate(f".{key}"):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class Generator(nn.Module):
-    """Noise to images in 0…1: 4×4 transposed convolutions, 512 to 256 to 128 maps.
+    """Turns noise into images in 0…1: 4×4 transposed convolutions, 512 to 256 to 128 maps.
 
     32×32 is the natural size, from noise `[N, 100, 1, 1]`. A larger image takes a grid of noise,
     and any other size is cut from the middle of the next larger one.
@@ -59,7 +59,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images `[N, C, H, W]` to the logit of being real `[N]`: the generator turned round.
+    """Gives the logit `[N]` that images `[N, C, H, W]` are real: the generator turned round.
 
     An image whose size is not natural to the generator gets a black frame up to the next one.
 

@@ -74,7 +74,7 @@ def densenet(
 
 
 def transition(inputs: int, outputs: int) -> nn.Sequential:
-    """Between two blocks: fewer channels by a 1×1 convolution, and half the side."""
+    """Transition between two blocks: fewer channels by a 1×1 convolution, and half the side."""
     return nn.Sequential(
         nn.BatchNorm2d(inputs),
         nn.ReLU(),

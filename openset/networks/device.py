@@ -44,7 +44,7 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's parameters lie; the CPU if it has none."""
+    """The device of a module's parameters; the CPU if it has none."""
     for parameter in module.parameters():
         return parameter.device
     return torch.device("cpu")

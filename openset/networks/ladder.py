@@ -156,7 +156,7 @@ def resized(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class KeptStatistics:
-    """While it is open, batch norm leaves the running statistics that it has updated already.
+    """Keeps batch norm, while open, from updating its running statistics a second time.
 
     A class, because it is entered anew by each backward pass through the same activations.
     """

@@ -56,7 +56,7 @@ def ladder_densenet_121(classes: int, channels: int = 3, checkpoint: bool = Fals
 
 
 def ladder_transition(inputs: int, outputs: int) -> nn.Sequential:
-    """Between two blocks: fewer channels by a 1×1 convolution, and half the side."""
+    """Transition between two blocks: fewer channels by a 1×1 convolution, and half the side."""
     return nn.Sequential(
         nn.BatchNorm2d(inputs),
         nn.ReLU(),

@@ -1,4 +1,4 @@
-"""The logits among whatever a network puts out."""
+"""Finds the logits in whatever a network puts out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 NAMES = ("logits", "out")
-"""Under which names dictionaries and objects of other libraries hold their logits."""
+"""Names under which dictionaries and objects of other libraries hold their logits."""
 
 
 def logits_of(output: Any) -> Tensor:
@@ -39,7 +39,7 @@ def logits_of(output: Any) -> Tensor:
 
 
 def first_logits(output: Any) -> Tensor | None:
-    """The same, or None if there are none."""
+    """The logits in what a network put out, or None if there are none."""
     return next((x for x in _tensors(output) if x.dim() in (2, 4)), None)
 
 

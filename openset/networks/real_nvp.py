@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from openset.networks.base import described
 
 Pattern = Callable[[Tensor], Tensor]
-"""From values `[N, C, H, W]` to a mask of 0 and 1 that fits them."""
+"""Function from values `[N, C, H, W]` to a mask of 0 and 1 that fits them."""
 
 
 class RealNVP(nn.Module):
@@ -131,7 +131,7 @@ class RealNVP(nn.Module):
         """Draws `n` images `[n, C, H, W]` in 0…1, through which gradients reach the parameters.
 
         Args:
-            n: How many.
+            n: Number of images.
             size: Height and width, each a multiple of `stride`.
             generator: Source of the latents; None takes PyTorch's own.
             temperature: Standard deviation of the latents.
@@ -175,7 +175,7 @@ class Level(nn.Module):
         self.coarse = Couplings(half_of_channels, 4 * channels, couplings, *shape)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What stays, what leaves, and the log-determinant `[N]`."""
+        """The channels that stay, those that leave, and the log-determinant `[N]`."""
         x, fine = self.fine(x)
         x, coarse = self.coarse(squeeze(x))
         x, latent = x.chunk(2, dim=1)

@@ -36,10 +36,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a network did with an image.
+    """Record of one run of a network on an image.
 
     Args:
-        image: Two images `[2, C, H, W]`, as what is not one for each image is no feature of it.
+        image: Two images `[2, C, H, W]`: an output without a row for each is no feature of them.
         output: What the network gave.
         calls: Runs of its modules, in the order in which they ended.
     """
@@ -74,7 +74,7 @@ def guessed(network: nn.Module) -> Trial | None:
 
 
 def copied(x: Tensor) -> Tensor:
-    """What a tensor holds now, not quantised, whatever the network does with it later."""
+    """A copy of a tensor, not quantised, which later changes by the network do not reach."""
     return x.dequantize() if x.is_quantized else x.clone()
 
 

@@ -1,4 +1,4 @@
-"""One call of a network, in evaluation mode and heard module by module, beside other threads."""
+"""Calls a network in evaluation mode, with hooks that hear no other thread's calls."""
 
 from __future__ import annotations
 

@@ -58,11 +58,11 @@ class Objective(Fitted):
         """Called before each epoch, counted from 0."""
 
     def figures(self) -> dict[str, float]:
-        """What the log shall say of the epoch that ends, beside losses and accuracy."""
+        """Figures of the epoch that ends for the log, beside losses and accuracy."""
         return {}
 
     def pictures(self) -> dict[str, Tensor]:
-        """What the report shows of the training: uint8 images `[C, H, W]` by title."""
+        """Pictures of the training for the report: uint8 images `[C, H, W]` by title."""
         return {}
 
     def finish(self, batches: Iterable[tuple[Tensor, Tensor]]) -> nn.Module:

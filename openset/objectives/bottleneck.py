@@ -65,7 +65,7 @@ class VIB(Objective):
 
 
 class VIBY(Objective):
-    """As `VIB` with a learned prior for each class: a code is held close to its own class's prior.
+    """Trains as `VIB` does, but holds each code close to a learned prior of its own class.
 
     The KL is that to the prior of the true class, in nats. The priors learn by gradient, as all the
     rest, and end where `fit_priors` puts them.

@@ -14,7 +14,7 @@ from openset.objectives.synthetic_outliers import SyntheticOutliers, image_chann
 
 
 class FlowOutliers(SyntheticOutliers):
-    """A classifier and a Real NVP that learn together, the flow drawing the outliers.
+    """Trains a classifier and a Real NVP together; the flow draws the outliers.
 
     The flow learns to make the training images probable, so its samples look like them, and to
     draw what the classifier is unsure of. The two together keep the samples at the border of the

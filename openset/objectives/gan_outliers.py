@@ -20,7 +20,7 @@ from openset.objectives.synthetic_outliers import (
 
 
 class GANOutliers(SyntheticOutliers):
-    """A classifier and a GAN that learn together, the generator drawing the outliers.
+    """Trains a classifier and a GAN together; the generator draws the outliers.
 
     In turn, the discriminator learns to tell images from samples; the generator to deceive it and
     to draw what the classifier is unsure of; and the classifier the known classes, and to have no

@@ -1,4 +1,4 @@
-"""A loss for confidences that mean what they say: MMCE."""
+"""MMCE: a loss for confidences that match the share of right answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def mmce(probability: Tensor, correct: Tensor, bandwidth: float = 0.4) -> Tensor:
-    """How far predicted probabilities are from the share of right answers; 0 where they agree.
+    """Measures the gap between probabilities and the share of right answers; 0 where they agree.
 
     The weighted estimator of the maximum mean calibration error. With m answers of which n are
     right, and the kernel k(r, r′) = exp(−|r − r′| / bandwidth), it is the square root of

@@ -1,4 +1,4 @@
-"""Trains a classifier to have no opinion on Gaussian noise: the plainest synthetic outlier."""
+"""Trains a classifier with Gaussian noise as the plainest synthetic outlier."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from openset.objectives.synthetic_outliers import SyntheticOutliers, image_chann
 
 
 class NoiseOutliers(SyntheticOutliers):
-    """Gaussian noise as outliers, the baseline that a learned outlier must beat.
+    """Trains with Gaussian noise as outliers, the baseline that a learned outlier must beat.
 
     The loss is that of Lee et al., "Training Confidence-calibrated Classifiers for Detecting
     Out-of-Distribution Samples", 2018, https://arxiv.org/abs/1711.09325, without its GAN.

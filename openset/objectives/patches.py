@@ -36,7 +36,7 @@ def sides(crop: tuple[int, int], stride: int) -> list[int]:
 
 @dataclass
 class Patches:
-    """A square in each image of a batch: where it lies, and what its pixels are exchanged for.
+    """A square in each image of a batch, to be cut out, pasted over and marked.
 
     Args:
         top: First row of each image's square `[N]`.
@@ -59,7 +59,7 @@ class Patches:
         return cls(top.to(image.device), left.to(image.device), side)
 
     def cut(self, image: Tensor) -> Tensor:
-        """What the squares cover, `[N, C, side, side]`."""
+        """Cuts the squares out of the images, `[N, C, side, side]`."""
         rows, columns = self._indices()
         return image.movedim(1, -1)[self._batch(), rows, columns].movedim(-1, 1)
 

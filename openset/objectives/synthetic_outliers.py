@@ -1,4 +1,4 @@
-"""What training with made-up outliers has in common: one loss, whatever draws the outliers."""
+"""The base of training with made-up outliers: one loss, whatever draws the outliers."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from openset.objectives.base import Objective
 from openset.objectives.patches import Patches, sides
 
 WHOLE, PASTED = 1.0, 1e-3
-"""λ where whole images are labelled, and where pixels are (Grcić et al. 2021)."""
+"""Weights λ of the outliers for labelled images and for labelled pixels (Grcić et al. 2021)."""
 
 
 SHOWN = 8
-"""Outliers that are kept for the report each time."""
+"""Number of outliers kept for the report each time."""
 
 
 class SyntheticOutliers(Objective):
-    """Cross-entropy on the images, and no opinion on outliers drawn beside each batch.
+    """Trains to classify images, and to hold all classes equally probable on drawn outliers.
 
     The classifier's loss is CE + weight · KL(U ‖ p), with U uniform over the classes. Where pixels
     are labelled, one outlier is pasted into each image: a square with a side of 1/8…9/32 of the
@@ -42,7 +42,7 @@ class SyntheticOutliers(Objective):
     """
 
     stride: int = 8
-    """What the sides of a pasted outlier are multiples of."""
+    """Pixels of which the side of a pasted outlier is a multiple."""
 
     image_shape: Tensor
     history: Tensor
@@ -74,7 +74,7 @@ class SyntheticOutliers(Objective):
             return self.draw(n, (height, width), generator)
 
     def place(self, image: Tensor, label: Tensor) -> Patches | None:
-        """Where in each image its outlier goes, or None where whole images are labelled."""
+        """Draws the square for the outlier in each image; None where whole images are labelled."""
         return Patches.draw(image, self.stride) if label.dim() > 1 else None
 
     def classify(
@@ -134,7 +134,7 @@ class SyntheticOutliers(Objective):
 def outlier_shape(
     count: int | None, image: Tensor, place: Patches | None
 ) -> tuple[int, tuple[int, int]]:
-    """How many outliers a batch needs, and their height and width."""
+    """The number of outliers that a batch needs, and their height and width."""
     if place is not None:
         return len(image), (place.side, place.side)
     height, width = image.shape[-2:]

@@ -16,7 +16,7 @@ from openset.networks.watch import evaluating
 from openset.objectives.base import Objective
 
 RAMP_START = 0.15
-"""Where the published code lets the pushing margin start."""
+"""Pushing margin M_d at which the published code starts."""
 
 
 class VMDLS(Objective):
@@ -43,8 +43,8 @@ class VMDLS(Objective):
             published code has it, so that the push is not held back by the means it has moved from.
             On 9,000 digits 1 detects a little better and costs 0.7 points of accuracy
             (`speed/vmdls-loss.toml`).
-        margin_triplet: M_t.
-        margin_push: M_d; None takes d.
+        margin_triplet: Triplet margin M_t.
+        margin_push: Pushing margin M_d; None takes d.
         margin_ramp: Epochs (or parts of one) over which M_d grows from 0.15; None takes 2 epochs,
             or M_d epochs for the published variant.
         variance: s²; None takes 0.1, or 0.01 for the published variant.
@@ -157,7 +157,7 @@ class VMDLS(Objective):
         return torch.where(counts > 0, self.totals / counts.clamp_min(1), otherwise)
 
     def margin(self) -> float:
-        """M_d now."""
+        """The pushing margin M_d at this point of the training."""
         done = min(1.0, float(self.progress) / self.margin_ramp) if self.margin_ramp else 1.0
         start = min(RAMP_START, self.margin_push)
         return start + (self.margin_push - start) * done

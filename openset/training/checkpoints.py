@@ -1,4 +1,4 @@
-"""What a training run leaves on disk, so that it can go on after a kill -9 at any moment."""
+"""Files of a training run, from which it can go on after a kill -9 at any moment."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from openset.files import (
 )
 
 PICTURES = "pictures"
-"""The folder, within a run, of what the report shows of the training."""
+"""Folder, within a run, of the pictures that the report shows of the training."""
 
 
 @contextmanager
@@ -86,7 +86,7 @@ class RunFolder:
         self._write("training.json", sealed_json(description).encode())
 
     def read_description(self) -> dict[str, Any] | None:
-        """What `training.json` says, or None if there is no run here."""
+        """The content of `training.json`, or None if there is no run here."""
         file = self.path / "training.json"
         if not file.exists():
             return None

@@ -26,7 +26,7 @@ from openset.training.progress import Clock, Losses, progress_bar
 from openset.training.settings import Settings
 
 WATCHED = 1024
-"""At most so many training images, and a tenth of them, are looked at for the accuracy logged."""
+"""Rough number of training images, a tenth of all at most, whose accuracy is logged."""
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -51,16 +51,16 @@ def train(
     caller's random state is left alone. One process trains on one device.
 
     Args:
-        objective: What to train and by which loss.
+        objective: The method to train by, with its network.
         data: A `Data` with `train` and maybe `valid`, or training images alone: an `ImageSet`, a
             `torch.utils.data.Dataset` of (image, label), a `DataLoader` or a list of batches.
-        settings: How to train, `Settings()` if None.
-        folder: Where to keep checkpoints, `log.jsonl` and `network.safetensors`; None keeps none.
+        settings: Training settings, `Settings()` if None.
+        folder: Folder for checkpoints, `log.jsonl` and `network.safetensors`; None keeps none.
         resume: Whether to go on with the run in `folder`, exactly where its last checkpoint was.
         checkpoint_minutes: A checkpoint is written after each epoch, and within one this often.
         max_minutes: After so many minutes a checkpoint is written and `Paused` raised.
         progress: Whether to draw a progress bar; there is none where there is no terminal.
-        device: Where to train; by default an accelerator if there is one.
+        device: Device to train on; by default an accelerator if there is one.
         changes: Single settings that differ, as in `train(…, epochs=20, lr=0.01)`.
 
     Raises:
@@ -132,9 +132,9 @@ def _share_right(logits: Callable[[Tensor], Tensor], batches: Iterable) -> float
 def _judged(
     objective: Objective, images: Samples, valid: Any, batch_size: int
 ) -> dict[str, Batches]:
-    """What the accuracy is logged of; checks the labels before the first step.
+    """Batches whose accuracy is logged; checks the labels before the first step.
 
-    Nothing, if the objective does not score classes, as an autoencoder's does not.
+    Empty if the objective does not score classes, as an autoencoder's does not.
     """
     two, label = images.take(torch.arange(min(2, len(images))))
     try:
@@ -165,7 +165,7 @@ def _judged(
 def _describe(
     objective: Objective, data: Any, images: Samples, settings: Settings
 ) -> dict[str, Any]:
-    """What a run must share with the one that it resumes."""
+    """Describes a run by what it must share with the one that it resumes."""
     return {
         "objective": {"name": objective.name, **objective.settings()},
         "data": {"name": getattr(data, "name", None), **images.summary()},
@@ -174,7 +174,7 @@ def _describe(
 
 
 def _augmentation(name: str | None) -> Any:
-    """From images, labels and a generator to both after the change; None for no change."""
+    """Function from images, labels and a generator to both after the change; None for no change."""
     if name in (None, "none"):
         return None
     from openset.data.augment import augmentation  # Here, because few runs need openset.data.
@@ -293,7 +293,7 @@ class _Loop:
         self._save()
 
     def _measured(self) -> dict[str, Any]:
-        """What the log says of the epoch that ends."""
+        """The log's record of the epoch that ends."""
         seconds = time.monotonic() - self.began
         record = {
             "loss": self.losses.means(),

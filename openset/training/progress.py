@@ -1,4 +1,4 @@
-"""How far a training run has come: its time, its losses, and a bar that shows it."""
+"""Progress of a training run: its time, its losses, and a bar that shows it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Losses:
             self.settle()
 
     def settle(self) -> None:
-        """Adds what waits to the sums.
+        """Adds the losses that wait on the device to the sums.
 
         Raises:
             ValueError: If a loss was NaN or infinite.

@@ -26,9 +26,9 @@ class Settings:
     lr: Annotated[float, Range(least=0)] = 0.02
     """The learning rate at its highest; 0.02 suits SGD, 0.001 Adam."""
     momentum: Annotated[float, Range(least=0, below=1)] = 0.9
-    """Of SGD, and the first decay rate of Adam."""
+    """Momentum of SGD, and first decay rate of Adam."""
     nesterov: bool = False
-    """Whether SGD looks ahead (Nesterov); the others take no notice."""
+    """Whether SGD takes Nesterov's momentum; the other optimisers ignore it."""
     weight_decay: Annotated[float, Range(least=0)] = 5e-4
     """The L2 penalty; decoupled with adamw."""
     schedule: Literal["constant", "cosine", "step", "one-cycle"] = "cosine"
@@ -36,11 +36,11 @@ class Settings:
     milestones: tuple[int, ...] = ()
     """The epochs at which `step` lowers the rate."""
     step_every: Annotated[int, Range(least=1)] | None = None
-    """Instead of milestones: `step` lowers the rate after every so many epochs."""
+    """Epochs after which `step` lowers the rate each time, instead of at milestones."""
     step_factor: Annotated[float, Range(least=0)] = 0.1
     """The factor by which `step` multiplies the rate."""
     warmup_epochs: Annotated[float, Range(least=0)] = 0.0
-    """The rate first rises from 1 % over so many epochs."""
+    """Number of epochs over which the rate first rises from 1 %."""
     clip_norm: Annotated[float, Range(above=0)] | None = None
     """The largest norm of a learner's gradient; None leaves gradients as they are."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

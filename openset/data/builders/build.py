@@ -19,7 +19,7 @@ def build_set(name: str, sources: list[str], out: str | Path) -> dict[str, int]:
 
     Args:
         name: One of `BUILDERS`.
-        sources: Where the publishers' folders lie, in the order that the builder's docstring says.
+        sources: Paths of the publishers' folders, in the order that the builder's docstring says.
         out: The new folder; its last part must be the set's name, by which its masks are read.
 
     Returns:
@@ -56,11 +56,11 @@ BUILDERS: dict[str, tuple[Callable[..., Splits], int]] = {
     "vistas-np": (vistas_np, 1),
     "wd-pascal": (wd_pascal, 2),
 }
-"""By name, what makes each set and from how many folders."""
+"""The builder of each set and its number of source folders, by name."""
 
 
 def how_to_get(name: str) -> str:
-    """What to do for a set that may not be passed on; empty for any other."""
+    """Tells how to get and build a set that may not be passed on; empty for any other set."""
     if name not in BUILDERS:
         return ""
     folders = " ".join(f"FOLDER{i}" for i in range(1, BUILDERS[name][1] + 1))

@@ -17,7 +17,7 @@ from openset.data.folders import image_files
 from openset.files import complete_folder
 
 Make = Callable[[Tensor, torch.Generator], tuple[Tensor, str]]
-"""From an image `[3, H, W]`, uint8, to a smaller one and what is added to its name."""
+"""Function from an image `[3, H, W]`, uint8, to a smaller one and a suffix of its name."""
 
 
 def crop(
