@@ -15,7 +15,7 @@ demo: $(INSTALLED)
 	$(BIN)/openset demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

@@ -305,7 +305,8 @@ def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter
 def _findable(module: str) -> bool:
     """Whether there may be such a module; of a package nothing is known before it is imported."""
     _look_here()
-    return "." in module or importlib.util.find_spec(module) is not None
+    there = "." in module or module in sys.modules  # A script is there as `__main__`.
+    return there or importlib.util.find_spec(module) is not None
 
 
 def _look_here() -> None:

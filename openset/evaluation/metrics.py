@@ -95,6 +95,11 @@ class Metric:
         """The title with an arrow towards the better end."""
         return f"{self.title} {'↑' if self.higher_is_better else '↓'}"
 
+    @property
+    def short_head(self) -> str:
+        """The head without its convention, for a column that a screen has room for."""
+        return self.head.replace(self.title, self.title.partition(" (")[0])
+
 
 def _ranked(
     function: Callable[..., float],

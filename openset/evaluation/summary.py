@@ -120,12 +120,13 @@ class Summary:
 
         With more than `WIDE` columns the unknown sets stand below each other.
         """
+        conventions = ", ".join(t for m in self.metrics if "(" in (t := METRICS[m].title))
         if len(self.columns) <= WIDE:
-            heads = [f"{self.group(c)}\n{METRICS[c.metric].head}" for c in self.columns]
-            table = _empty_table(heads)
+            heads = [f"{self.group(c)}\n{METRICS[c.metric].short_head}" for c in self.columns]
+            table = _empty_table(heads, conventions)
             self._add_lines(table, self.columns)
             return table
-        table = _empty_table([METRICS[metric].head for metric in self.metrics])
+        table = _empty_table([METRICS[m].short_head for m in self.metrics], conventions)
         for title in dict.fromkeys(map(self.group, self.columns)):
             of_group = {c.metric: c for c in self.columns if self.group(c) == title}
             table.add_row(Text(title, style="italic"))
@@ -185,8 +186,8 @@ class Summary:
         return [(line, column) for line, value in found.items() if value == best]
 
 
-def _empty_table(heads: Iterable[str]) -> Table:
-    table = Table()
+def _empty_table(heads: Iterable[str], conventions: str) -> Table:
+    table = Table(caption=conventions or None, caption_justify="left")
     table.add_column("detector", min_width=12, overflow="fold")
     for head in heads:
         table.add_column(Text(head, overflow="fold"), justify="right", min_width=7, no_wrap=True)

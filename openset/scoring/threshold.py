@@ -259,7 +259,8 @@ def check_accept(accept: Any) -> float:
 def check_count(n: int, accept: float, where: str = "") -> None:
     """Raises where n held-out samples are too few for a share."""
     if _rank(n, accept) > n:
-        needed = ceil(accept / (1 - accept) - 1e-9)
+        odds = accept / (1 - accept)
+        needed = ceil(odds - 1e-9 * max(1, odds))  # 0.9999 and 1 are not 9,999 exactly.
         raise ValueError(
             f"accepting {percent(accept)} needs at least {needed} held-out known samples{where}; "
             f"got {n}; hold out more, or accept a smaller share"
