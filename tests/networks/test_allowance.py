@@ -72,7 +72,8 @@ def test_a_size_that_no_file_fills_takes_neither_time_nor_memory(tmp_path, name,
         with suppress(ValueError):  # Some numbers are no sizes.
             networks.restore(changed(network.spec, keys, size), path)
         assert time.process_time() - started < 2, keys
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18
+    most = 2**18 + 3 * path.stat().st_size / 1024  # kB: the file and the network count too.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < most
 
 
 def test_a_list_of_a_million_widths_ends_soon(tmp_path):
