@@ -78,14 +78,14 @@ def export(
             )
         size = model.adapter.shape
     runtime = _library("onnxruntime")
-    graph, limit = Deployed(model.cpu()).eval(), model.get_buffer("limit").float()
+    graph, threshold = Deployed(model.cpu()).eval(), model.get_buffer("values").float()
     image = torch.rand(BATCHES[0], *size, generator=torch.Generator().manual_seed(0))
-    program = _program(graph, image, limit)
+    program = _program(graph, image, threshold)
     program.model.metadata_props.update(facts(model))
     with complete_file(path) as partial:
         program.save(partial)
         try:
-            return check(graph, runtime.InferenceSession(str(partial)), size, limit)
+            return check(graph, runtime.InferenceSession(str(partial)), size, threshold)
         except ValueError:
             raise
         except Exception as error:  # Those of onnxruntime have no base of their own.
@@ -106,7 +106,7 @@ def refuse_what_cannot(model: OpenSet) -> None:
         raise ValueError("this model has no threshold; calibrate it before the export")
 
 
-def _program(graph: nn.Module, image: Tensor, limit: Tensor) -> Any:
+def _program(graph: nn.Module, image: Tensor, threshold: Tensor) -> Any:
     _library("onnxscript")
     shapes = {"image": {0: torch.export.Dim.DYNAMIC}, "threshold": None}
     # The exporter's own, about its opsets and about torchvision, which is not needed.
@@ -115,7 +115,7 @@ def _program(graph: nn.Module, image: Tensor, limit: Tensor) -> Any:
         warnings.simplefilter("ignore")
         return torch.onnx.export(
             graph,
-            (image, limit),
+            (image, threshold),
             input_names=["image", "threshold"],
             output_names=["label", "score"],
             dynamic_shapes=shapes,
@@ -135,19 +135,19 @@ def facts(model: OpenSet) -> dict[str, str]:
     return {f"openset.{key}": json.dumps(value) for key, value in about.items()}
 
 
-def check(graph: nn.Module, session: Any, size: tuple[int, int, int], limit: Tensor) -> float:
+def check(graph: nn.Module, session: Any, size: tuple[int, int, int], threshold: Tensor) -> float:
     """The largest relative difference of a score on random images; raises if it is too large."""
     worst = 0.0
     for seed, count in enumerate(BATCHES):
         image = torch.rand(count, *size, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():
-            label, score = graph(image, limit)
-        given = {"image": image.numpy(), "threshold": limit.numpy()}
+            label, score = graph(image, threshold)
+        given = {"image": image.numpy(), "threshold": threshold.numpy()}
         its_label, its_score = session.run(["label", "score"], given)
         gap = np.abs(its_score - score.numpy()) / np.maximum(np.abs(score.numpy()), 1e-3)
         worst = max(worst, float(gap.max()))
         # On an image whose score is the threshold itself, rounding may decide.
-        near = (score[..., None] - limit).abs().min(-1).values <= TOLERANCE * score.abs()
+        near = (score[..., None] - threshold).abs().min(-1).values <= TOLERANCE * score.abs()
         if worst > TOLERANCE or not bool(((torch.from_numpy(its_label) == label) | near).all()):
             raise ValueError(
                 f"the exported file scores differently from the model, by {worst:.2g} of a score; "

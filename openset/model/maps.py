@@ -41,7 +41,7 @@ def labels_pixels(model: OpenSet) -> bool:
 
 
 def write_maps(
-    model: OpenSet, images: Readable, folder: str | Path | None, limit: Tensor | None = None
+    model: OpenSet, images: Readable, folder: str | Path | None, threshold: Tensor | None = None
 ) -> int:
     """Writes three maps of each image, as large as the image's file, and returns their number.
 
@@ -56,7 +56,7 @@ def write_maps(
         model: A calibrated model that labels pixels.
         images: From `openset.model.predict.opened`; those that cannot be read get no maps.
         folder: Complete or absent; earlier maps in it are replaced.
-        limit: Another threshold `[1]` than the model's.
+        threshold: Another threshold `[1]` than the model's.
 
     Raises:
         ValueError: If no folder is given, or it holds anything else.
@@ -67,7 +67,7 @@ def write_maps(
     names, index = names_of(paths), [csv_line(INDEX)]
     with complete_folder(folder, owns=FILES) as partial:
         for image, positions in images:
-            label, score = (x.cpu() for x in model(image.to(device_of(model)), limit))
+            label, score = (x.cpu() for x in model(image.to(device_of(model)), threshold))
             for i, position in enumerate(positions.tolist()):
                 original, place = original_of(images.images, position), partial / names[position]
                 if model.adapter is not None and not model.adapter.whole:

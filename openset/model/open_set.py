@@ -71,8 +71,8 @@ class OpenSet(nn.Module):
     def set_threshold(self, threshold: Threshold | None) -> Self:
         """Replaces the threshold; None accepts everything."""
         self.threshold = threshold
-        limit = torch.tensor([torch.inf]) if threshold is None else threshold.tensor()
-        self.register_buffer("limit", limit.double(), persistent=False)
+        values = torch.tensor([torch.inf]) if threshold is None else threshold.tensor()
+        self.register_buffer("values", values.double(), persistent=False)
         return self
 
     def with_accept(self, accept: float) -> Self:
@@ -151,31 +151,31 @@ class OpenSet(nn.Module):
         """Computes, from images, the activations that the detector scores."""
         return self.detector.view(self.tap)
 
-    def forward(self, image: Tensor, limit: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, threshold: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Labels and scores of a batch.
 
         Args:
             image: `[N, C, H, W]` of floats in 0…1.
-            limit: As for `decide`.
+            threshold: As for `decide`.
 
         Returns:
             The label `[N, *grid]`, `UNKNOWN` where the score is above the threshold, and the score
             `[N, *grid]`, higher = more unknown.
         """
         with torch.no_grad():
-            return self.decide(self.extractor(check_images(image)), limit)
+            return self.decide(self.extractor(check_images(image)), threshold)
 
     def decide(
-        self, activations: Activations, limit: Tensor | None = None
+        self, activations: Activations, threshold: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Labels and scores of activations of `extractor`, as `forward` gives them for images.
 
         Args:
             activations: Activations of any number of images.
-            limit: Another threshold `[1]`, or one for each class `[K]`, than the calibrated one.
+            threshold: Another threshold `[1]`, or one for each class `[K]`, than its own.
         """
-        predicted, score, limit = self.judge(activations, limit)
-        label = torch.where(score <= limit, predicted, UNKNOWN)
+        predicted, score, threshold = self.judge(activations, threshold)
+        label = torch.where(score <= threshold, predicted, UNKNOWN)
         shape = (
             activations.logits.shape[0],
             *activations.grid,
@@ -183,17 +183,17 @@ class OpenSet(nn.Module):
         return label.view(shape), score.view(shape)
 
     def judge(
-        self, activations: Activations, limit: Tensor | None = None
+        self, activations: Activations, threshold: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Nearest known classes, scores and the thresholds that apply, `[M]` each, not on a grid.
 
         Args:
             activations: As for `decide`.
-            limit: As for `decide`.
+            threshold: As for `decide`.
         """
         predicted, score = self.detector.answer(activations)
-        limit = (self.get_buffer("limit") if limit is None else limit).to(predicted.device)
-        return predicted, score, limit[predicted] if len(limit) > 1 else limit.expand_as(score)
+        values = (self.get_buffer("values") if threshold is None else threshold).to(score.device)
+        return predicted, score, values[predicted] if len(values) > 1 else values.expand_as(score)
 
     def calibrate(
         self,

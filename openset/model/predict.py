@@ -73,7 +73,7 @@ class Model(Protocol):
     def extractor(self) -> nn.Module: ...
 
     def judge(
-        self, activations: Activations, limit: Tensor | None = None
+        self, activations: Activations, threshold: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]: ...
 
     def names(self, labels: Tensor | Iterable[int]) -> list[Any]: ...
@@ -115,8 +115,8 @@ def predict(
             share that the model's held-out scores cannot give.
     """
     found = opened(model, images, batch_size, workers)
-    model, limit = with_threshold(model, accept, threshold)
-    given = list(answers(model, found, limit, probabilities=probabilities))
+    model, values = with_threshold(model, accept, threshold)
+    given = list(answers(model, found, values, probabilities=probabilities))
     if isinstance(found, Readable) and found.skipped:
         raise ValueError(found.skipped[0])
     return given
@@ -176,7 +176,7 @@ def with_threshold(
 def answers(
     model: Model,
     images: Readable | Inputs,
-    limit: Tensor | None = None,
+    values: Tensor | None = None,
     *,
     probabilities: bool = False,
 ) -> Iterator[Answer]:
@@ -185,7 +185,7 @@ def answers(
     Args:
         model: A model of whole images.
         images: From `opened`.
-        limit: Another threshold `[1]` than the model's.
+        values: Another threshold `[1]` than the model's.
         probabilities: Whether to add the probability of each known class.
     """
     for seen in stream(model.extractor, images):
@@ -196,7 +196,7 @@ def answers(
             )
         assert seen.labels is not None
         paths = [path_of(images, position) for position in seen.labels.tolist()]
-        yield from answered(model, seen, paths, limit, probabilities=probabilities)
+        yield from answered(model, seen, paths, values, probabilities=probabilities)
 
 
 def path_of(images: Readable | Inputs, position: int) -> str | None:
@@ -214,19 +214,19 @@ def answered(
     model: Model,
     seen: Activations,
     paths: Sequence[str | None],
-    limit: Tensor | None,
+    values: Tensor | None,
     *,
     probabilities: bool,
 ) -> Iterator[Answer]:
     """The answers about one batch of activations."""
-    nearest, score, limits = (x.cpu() for x in model.judge(seen, limit))
+    nearest, score, thresholds = (x.cpu() for x in model.judge(seen, values))
     rows = torch.arange(len(nearest))
     shares = seen.logits.float().softmax(1)
     none = [None] * len(paths)
     rare = model.held_out.p_values(score, nearest).tolist() if model.held_out.fitted else none
     shown = model.detector.confidence(score)
     told = zip(
-        model.names(nearest), shares[rows, nearest].tolist(), score.tolist(), limits.tolist(),
+        model.names(nearest), shares[rows, nearest].tolist(), score.tolist(), thresholds.tolist(),
         rare, paths, none if shown is None else shown.tolist(),
         shares.tolist() if probabilities else none, strict=True,
     )  # fmt: skip

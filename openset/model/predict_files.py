@@ -42,21 +42,21 @@ def predict_files(
     Raises:
         ValueError: If files cannot be read, unless `skip_bad`; the others are answered before.
     """
-    model, limit = with_threshold(model, accept, threshold)
+    model, values = with_threshold(model, accept, threshold)
     found = open_files(model, places, workers)
     pixels = labels_pixels(model)
     found.batch_size = batch_size or (images_at_once(found.images) if pixels else found.batch_size)
     with shown(found, bar=out is not None or not sys.stdout.isatty()):
         if pixels:
-            count = write_maps(model, found, out, limit)
+            count = write_maps(model, found, out, values)
         else:
-            told = answers(model, found, limit, probabilities=probabilities)
+            told = answers(model, found, values, probabilities=probabilities)
             records = (answer.record() for answer in told)
             count = print_csv(records) if out is None else write(records, out)
     if found.skipped and not skip_bad:
         raise ValueError(_unread(found, count, out))
     said = [] if out is None else [f"{count} images: {out}"]
-    said += promised(model, accept, limit)
+    said += promised(model, accept, values)
     said += [f"skipped: {reason}" for reason in found.skipped]
     return said + [f"{len(found.skipped)} files skipped"] * bool(found.skipped)
 
@@ -72,12 +72,12 @@ def open_files(
     return found
 
 
-def promised(model: OpenSet, accept: float | None, limit: Tensor | None) -> list[str]:
+def promised(model: OpenSet, accept: float | None, values: Tensor | None) -> list[str]:
     """States the guarantee of a threshold that was chosen after the calibration, if it has one."""
-    if limit is not None:
+    if values is not None:
         if not model.held_out.fitted:
             return ["The threshold was set by hand, so nothing is promised of it."]
-        n, share = sum(model.held_out.counts), model.held_out.accepted(float(limit))
+        n, share = sum(model.held_out.counts), model.held_out.accepted(float(values))
         return [
             f"The threshold was set by hand and accepts {share:.1%} of the {n} held-out known "
             "images; nothing else is promised of it."

@@ -71,7 +71,7 @@ def test_equal_scores_stay_there_in_an_exported_file(network, tied, tmp_path):
     kept = accepted(model, images, 500)
     export(model, tmp_path / "model.onnx", (3, 16, 16))
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
-    given = {"image": images.numpy(), "threshold": model.limit.float().numpy()}
+    given = {"image": images.numpy(), "threshold": model.get_buffer("values").float().numpy()}
     assert (session.run(["label"], given)[0] >= 0).tolist() == kept.tolist()
 
 

@@ -74,12 +74,12 @@ def test_answers_as_the_model_does(network, known, name, tmp_path):
     session = runtime.InferenceSession(str(file))
     image = torch.rand(41, 1, 8, 8)
     label, score = model(image)
-    limit = model.limit.float().numpy()
-    its = session.run(["label", "score"], {"image": image.numpy(), "threshold": limit})
+    threshold = model.get_buffer("values").float().numpy()
+    its = session.run(["label", "score"], {"image": image.numpy(), "threshold": threshold})
     torch.testing.assert_close(torch.from_numpy(its[1]), score.float(), rtol=1e-3, atol=1e-4)
     assert (torch.from_numpy(its[0]) == label).float().mean() > 0.95
     assert 0 < (label == UNKNOWN).sum() < 41
-    everything = {"image": image.numpy(), "threshold": limit + 1e9}
+    everything = {"image": image.numpy(), "threshold": threshold + 1e9}
     assert (session.run(["label"], everything)[0] >= 0).all()
 
 
@@ -105,7 +105,7 @@ def test_labels_pixels_as_the_model_does(name, tmp_path):
     file = tmp_path / "model.onnx"
     assert export(model, file, (1, 32, 32)) < 1e-3
     image = torch.rand(7, 1, 32, 32)
-    given = {"image": image.numpy(), "threshold": model.limit.float().numpy()}
+    given = {"image": image.numpy(), "threshold": model.get_buffer("values").float().numpy()}
     its_label, its_score = runtime.InferenceSession(str(file)).run(["label", "score"], given)
     label, score = model(image)
     torch.testing.assert_close(torch.from_numpy(its_score), score.float(), rtol=1e-3, atol=1e-4)
@@ -122,7 +122,7 @@ def test_a_threshold_for_each_class_and_what_the_file_says(network, known, tmp_p
     assert json.loads(said["openset.adapter"])["size"] == [8, 8]
     assert json.loads(said["openset.threshold"])["accept"] == 0.7
     image = torch.rand(30, 1, 8, 8)
-    given = {"image": image.numpy(), "threshold": model.limit.float().numpy()}
+    given = {"image": image.numpy(), "threshold": model.get_buffer("values").float().numpy()}
     assert (session.run(["label"], given)[0] == model(image)[0].numpy()).mean() > 0.95
 
 
