@@ -50,8 +50,10 @@ class Allowance(TorchDispatchMode):
         return cls(len(shapes), sum(map(math.prod, shapes)), what)
 
     def check_sizes(self, spec: Any) -> None:
-        """Raises for a whole number in a network's description that is too large for a size."""
+        """Raises for a number in a network's description that is too large, or a list too long."""
         parts = spec.values() if isinstance(spec, Mapping) else spec
+        if len(parts) > self.calls_left:
+            self._refuse("asks for more than its file can fill")
         for part in parts:
             if isinstance(part, Mapping | list | tuple):
                 self.check_sizes(part)
