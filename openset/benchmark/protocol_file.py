@@ -14,7 +14,7 @@ from openset import detectors
 from openset.data.sources import DataName
 from openset.errors import unknown_name
 from openset.evaluation import metrics
-from openset.files import check_ordinary
+from openset.files import check_small
 from openset.model.tune import refuse_leak
 from openset.networks import AUTOENCODERS, DENSE, LIBRARIES, NETWORKS
 from openset.objectives import OBJECTIVES
@@ -113,7 +113,7 @@ def read(path: Path, trust: Trust = ()) -> dict[str, Any]:
     Raises:
         ValueError: For what is no protocol, naming the place.
     """
-    check_ordinary(path)
+    check_small(path)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

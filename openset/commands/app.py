@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,9 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exit codes: 0 done, or paused by `--max-minutes`; 1 a bug in openset; 2 what was given cannot be
     used, or the machine does not suffice; 130 stopped by Ctrl-C; 141 nobody reads the output any
-    more, as after `| head`; 143 stopped by SIGTERM, which counts as Ctrl-C: nothing half-written
-    stays, and training goes on from its last checkpoint with `--resume`.
+    more, as after `| head`; 129 and 143 stopped by SIGHUP and SIGTERM, which count as Ctrl-C:
+    nothing half-written stays, and training goes on from its last checkpoint with `--resume`.
     """
+    if not sys.warnoptions:  # Pillow and torch warn of damage that our own sentence names.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.|torch\.")
     if isinstance(sys.stdout, io.TextIOWrapper):  # Its encoding may lack a class's letters.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -75,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0)
     except KeyboardInterrupt as stop:
         say("stopped; nothing half-written is left behind")
-        sys.exit(143 if isinstance(stop, Terminated) else 130)
+        sys.exit(stop.code if isinstance(stop, Terminated) else 130)
     except BrokenPipeError:
         # For what Python flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -88,21 +91,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came, from `kill`, a batch system or a container's end."""
+    """SIGTERM or SIGHUP came: from `kill`, a batch system, or as a container or terminal ends."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.code = 128 + number
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Lets SIGTERM end the block as Ctrl-C does, so that files are cleaned up."""
+    """Lets SIGTERM and SIGHUP end the block as Ctrl-C does, so that files are cleaned up."""
 
-    def stop(*_: object) -> None:
-        raise Terminated
+    def stop(number: int, _: object) -> None:
+        raise Terminated(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    kinds = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # What `nohup` ignores stays ignored.
+    kinds = [kind for kind in kinds if signal.getsignal(kind) is not signal.SIG_IGN]
+    before = {kind: signal.signal(kind, stop) for kind in kinds}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

@@ -36,12 +36,18 @@ class Rows:
         self.batches, self.layers, self.correct = batches, layers, correct
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        found = False
         for batch in self.batches:
             rows = known(batch)
+            found = found or len(rows) > 0
             if self.correct:
                 rows = rows[rows.logits.argmax(1) == rows.labels]
             assert rows.labels is not None
             yield finite(rows.stacked(self.layers), "the features"), rows.labels
+        if not found:
+            raise ValueError(
+                "no image to fit on is of a known class; give their classes 0…K−1 as labels"
+            )
 
     @property
     def classes(self) -> int:
@@ -55,14 +61,18 @@ def known(batch: Activations) -> Activations:
         raise ValueError("fit got activations without labels; extract them from labelled data")
     rows = batch.rows().single()
     assert rows.labels is not None
-    classes = rows.logits.shape[1]
-    if len(rows) and int(rows.labels.max()) >= classes:
-        raise ValueError(
-            f"label {int(rows.labels.max())} is outside 0…{classes - 1}: "
-            f"the network has {classes} classes; map the labels to them"
-        )
+    check_labels(rows.labels, rows.logits.shape[1])
     keep = rows.labels >= 0
     return rows if bool(keep.all()) else rows[keep]
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Raises for a label of a class that the network does not have."""
+    if len(labels) and int(labels.max()) >= classes:
+        raise ValueError(
+            f"label {int(labels.max())} is outside 0…{classes - 1}: "
+            f"the network has {classes} classes; map the labels to them"
+        )
 
 
 def peek(batches: Iterable[Activations]) -> Activations:

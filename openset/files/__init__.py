@@ -10,6 +10,7 @@ from openset.files.complete import recovered_folders as recovered_folders
 from openset.files.complete import refuse_foreign as refuse_foreign
 from openset.files.sealed import SEAL as SEAL
 from openset.files.sealed import check_ordinary as check_ordinary
+from openset.files.sealed import check_small as check_small
 from openset.files.sealed import digest_of as digest_of
 from openset.files.sealed import header as header
 from openset.files.sealed import parse_json as parse_json

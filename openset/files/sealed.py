@@ -30,6 +30,13 @@ def check_ordinary(path: Path) -> None:
         raise ValueError(f"{path} is no ordinary file; name one")
 
 
+def check_small(path: Path) -> None:
+    """Raises for what is no ordinary file, or too large for a text that people may read."""
+    check_ordinary(path)
+    if path.exists() and path.stat().st_size > LARGEST:
+        raise ValueError(f"{path} is larger than {LARGEST} bytes; restore it")
+
+
 def sealed_json(value: dict[str, Any]) -> str:
     """The text of a JSON file that keeps a digest of itself, by which damage is found."""
     plain = json.loads(json.dumps(value))
@@ -43,9 +50,7 @@ def read_json(path: Path) -> dict[str, Any]:
         FileNotFoundError: If it is not there.
         ValueError: If it holds anything but one JSON object, or was changed after it was sealed.
     """
-    check_ordinary(path)
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"{path} is larger than {LARGEST} bytes; restore it")
+    check_small(path)
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
         seal = value.pop(SEAL, None)
@@ -185,10 +190,11 @@ def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
     check_ordinary(path)
     try:
+        _seal_place(path)
         with safe_open(path, "pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             return {name: (x.get_dtype(), tuple(x.get_shape())) for name, x in slices.items()}
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"cannot read tensors from {path}: {error}; restore it") from error
 
 
@@ -220,7 +226,7 @@ def _check_seal(path: Path) -> None:
 def _seal_place(path: Path) -> int | None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > path.stat().st_size:
+        if not 0 < length <= path.stat().st_size - 8:
             raise ValueError("it is truncated, or no safetensors file")
         found = file.read(length).find(PLACE)
     return None if found < 0 else 8 + found + len(PLACE)

@@ -16,6 +16,7 @@ from openset.data import Adapter
 from openset.data.batch import check_images
 from openset.data.loaders import per_pixel
 from openset.detectors import Detector
+from openset.detectors.rows import check_labels
 from openset.extractors.base import Extractor
 from openset.extractors.extract import stream
 from openset.extractors.pixel_rows import HELD_OUT, pixel_rows
@@ -250,6 +251,7 @@ class OpenSet(nn.Module):
         parts, classes, pixels = [], None, False
         for batch in seen:
             parts.append(ask(self.detector, batch).rows())
+            check_labels(parts[-1].label, batch.logits.shape[1])
             classes = batch.logits.shape[1] if per_class else None
             pixels = pixels or bool(batch.grid)
         scored = joined(parts)

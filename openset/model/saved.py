@@ -186,8 +186,8 @@ def check_state(told: Description, tensors: Mapping[str, Tensor]) -> None:
 
 
 def described_state(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
-    """Type and shape of each tensor that the detector learned, and whether it is all finite."""
-    learned = {name: x for name, x in tensors.items() if name.startswith("detector.")}
+    """Type and shape of each tensor that was learned from activations, and whether it is finite."""
+    learned = {n: x for n, x in tensors.items() if n.startswith(("detector.", "held_out."))}
     return {
         name: [str(x.dtype).removeprefix("torch."), bool(x.isfinite().all()), *x.shape]
         for name, x in learned.items()

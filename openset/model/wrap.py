@@ -64,6 +64,8 @@ def wrap(
         >>> import openset
         >>> data = openset.data.load("digits", known_classes=range(6))
         >>> network = openset.networks.cnn(classes=6, channels=1)
+        >>> objective = openset.objectives.CrossEntropy(network)
+        >>> network = openset.train(objective, data.train, epochs=4, batch_size=64)
         >>> model = openset.wrap(network, data.train, data.valid, "energy", classes=data.classes)
         >>> model.threshold.accept
         0.95
