@@ -19,9 +19,9 @@ from openset.densities import DENSITIES
 from openset.detectors import DETECTORS, Detector
 from openset.extractors.tap import Tap
 from openset.files import (
-    check_ordinary,
     complete_folder,
     digest_of,
+    header,
     parse_json,
     read_json,
     read_tensors,
@@ -252,8 +252,8 @@ def read(path: Path) -> tuple[Path, Description]:
     file = path / TENSORS if path.is_dir() else path
     if not file.exists():
         raise ValueError(f"{path} holds no {TENSORS}; give a folder that `openset fit` has written")
-    check_ordinary(file)
     try:
+        header(file)
         with safe_open(file, "pt") as tensors:
             description = parse_json((tensors.metadata() or {})["openset"])
     except (SafetensorError, KeyError, ValueError, OSError) as error:
