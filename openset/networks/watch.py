@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -57,20 +58,46 @@ def _modules(network: nn.Module) -> list[nn.Module]:
 @contextmanager
 def listening(listeners: Iterable[tuple[nn.Module, Listener]]) -> Iterator[None]:
     """Lets listeners hear of modules that this thread runs meanwhile, and of no other thread's."""
-    call, handles = object(), []
+    call = object()
+    hooks = [(module, object(), _only_in(call, listener)) for module, listener in listeners]
     token = _call.set(call)
     try:
-        # Handles take their number from a counter that two threads must not read at once.
         with _lock:
-            for module, listener in listeners:
-                hook = _only_in(call, listener)
-                handles.append(module.register_forward_hook(hook, with_kwargs=True))
+            for module, key, hook in hooks:
+                own = _Hooks(module._forward_hooks, module._forward_hooks_with_kwargs, {})
+                _heard.setdefault(module, own).ours[key] = hook
+                _hang(module)
         yield
     finally:
         with _lock:
-            for handle in handles:
-                handle.remove()
+            for module, key, _ in hooks:
+                del _heard[module].ours[key]
+                _hang(module)
         _call.reset(token)
+
+
+class _Hooks(NamedTuple):
+    """The hooks that a module had by itself, with torch's flags for them, and those of calls."""
+
+    own: dict
+    flags: dict
+    ours: dict[object, Callable[..., None]]
+
+
+_heard: dict[nn.Module, _Hooks] = {}
+"""Modules that some call listens to."""
+
+
+def _hang(module: nn.Module) -> None:
+    """Hangs a module's hooks as a new table: torch may be reading the old one in another thread."""
+    own, flags, ours = _heard[module]
+    if ours:
+        module.__dict__["_forward_hooks_with_kwargs"] = {**flags, **dict.fromkeys(ours, True)}
+        module.__dict__["_forward_hooks"] = OrderedDict({**own, **ours})
+    else:  # The very tables to which the handles of others belong.
+        module.__dict__["_forward_hooks"] = own
+        module.__dict__["_forward_hooks_with_kwargs"] = flags
+        del _heard[module]
 
 
 def _only_in(call: object, listener: Listener) -> Callable[..., None]:

@@ -59,3 +59,22 @@ def test_what_compiles_or_spreads_a_network_is_taken_off():
     with listening([(network, lambda x, output: heard.append(x))]):
         run(network, torch.zeros(1, 2))
     assert len(heard) == 1
+
+
+def test_tables_that_another_thread_reads_are_never_changed():
+    network, own = nn.Linear(1, 1), []
+    handle = network.register_forward_hook(lambda *told: own.append(told))
+    table, flags = network._forward_hooks, network._forward_hooks_with_kwargs
+    before = dict(table)
+    with listening([(network, lambda x, output: None)]):
+        first = network._forward_hooks
+        seen = dict(first)
+        with listening([(network, lambda x, output: None)]):
+            network(torch.zeros(1))
+            assert dict(first) == seen
+        assert dict(table) == before
+    assert len(own) == 1
+    assert network._forward_hooks is table
+    assert network._forward_hooks_with_kwargs is flags
+    handle.remove()
+    assert not network._forward_hooks
