@@ -78,7 +78,7 @@ def wrap(
     chosen = _with_layers(build(detector) if isinstance(detector, str) else detector, layers)
     names = classes if classes is not None else getattr(train, "classes", None)
     device = device_of(network) if device is None else device
-    check_labels(network.to(device), train, names)
+    check_outputs(network.to(device), train, names)
     found = {chosen.name: chosen}
     how: dict[str, Any] = {"per_class": per_class, "batch_size": batch_size, "head": head}
     model = fit(network, found, train, held_out, accept=accept, **how)[chosen.name]
@@ -100,7 +100,7 @@ def _with_layers(detector: Detector, layers: Sequence[str] | None) -> Detector:
     return detector
 
 
-def check_labels(network: nn.Module, train: Any, names: Sequence[str] | None) -> None:
+def check_outputs(network: nn.Module, train: Any, names: Sequence[str] | None) -> None:
     """Raises for labels or names that the network has no output for; warns where none is right.
 
     Judged by the first batch; a network in whose order the classes are not is right by chance.
