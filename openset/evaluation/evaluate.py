@@ -12,14 +12,16 @@ from torch import nn
 from openset.data import ImageSet
 from openset.data.loaders import images_at_once, per_pixel
 from openset.detectors import Detector
+from openset.evaluation.gallery import TRAINING, Details, nearest_training
 from openset.evaluation.pixels import Pixels, PixelSample
 from openset.evaluation.results import Results
 from openset.evaluation.rows import Case
 from openset.evaluation.seen import Images, Seen
 from openset.extractors.tap import Tap
 from openset.scoring.answers import answers
+from openset.scoring.held_out import HeldOut
 from openset.scoring.threshold import Threshold, ThresholdRecord
-from openset.scoring.views import tap_for
+from openset.scoring.views import Views, tap_for
 
 Detectors = Sequence[Detector] | Mapping[str, Detector]
 
@@ -56,6 +58,7 @@ class Candidate:
     detector: Detector
     threshold: ThresholdRecord | None
     classes: Sequence[str] | None
+    held_out: HeldOut | None = None
 
 
 def evaluate(
@@ -70,6 +73,7 @@ def evaluate(
     run: Case | None = None,
     paper: Mapping[str, Mapping[tuple[str, str], float]] | None = None,
     batch_size: int = 256,
+    training: ImageSet | None = None,
 ) -> Results:
     """Measures how well each detector tells known test data from unknown.
 
@@ -92,6 +96,8 @@ def evaluate(
         run: What the results say of the run: protocol, seed, network, objective.
         paper: By detector, published figures by (unknown set, metric).
         batch_size: Images per pass.
+        training: The images that the network was trained on; with each image of the report stand
+            then those of them that look most like it to the network.
 
     Returns:
         One long table, with the scores and the most wrongly judged images.
@@ -117,12 +123,13 @@ def evaluate(
             seen[name],
             {other: its[name] for other, its in others.items()},
             each.threshold,
+            held_out=each.held_out,
             classes=each.classes,
             metrics=metrics,
             paper=(paper or {}).get(name),
         )
     if not per_pixel(known):
-        keep_examples(results, run, {run.known: known, **sets})
+        keep_examples(results, run, {run.known: known, **sets}, candidates, training)
     return results
 
 
@@ -135,17 +142,20 @@ def candidates_of(
     """Collects the detectors to measure by name, in whichever form given; see `evaluate`."""
     if isinstance(models, Tap):
         named = by_name(detectors or ())
-        given = {name: (models, detector, None, None) for name, detector in named.items()}
+        given = {name: (models, detector, None, None, None) for name, detector in named.items()}
     elif detectors is not None:
         raise ValueError("models bring their detectors; give the data as known=…, unknown=…")
     else:
         named = models if isinstance(models, Mapping) else {models.detector.name: models}
-        given = {n: (m.tap, m.detector, m.threshold, m.classes) for n, m in named.items()}
+        given = {
+            n: (m.tap, m.detector, m.threshold, m.classes, getattr(m, "held_out", None))
+            for n, m in named.items()
+        }
     found = {}
-    for name, (tap, detector, own, names) in given.items():
+    for name, (tap, detector, own, names, held_out) in given.items():
         threshold = thresholds.get(name, own)
         record = None if threshold is None else threshold.record()
-        found[name] = Candidate(tap, detector, record, classes or names)
+        found[name] = Candidate(tap, detector, record, classes or names, held_out)
     return found
 
 
@@ -167,7 +177,7 @@ def look(
     seen: dict[str, Seen] = {}
     if per_pixel(images):
         sample, batch_size = PixelSample.of(images), images_at_once(images, batch_size)
-        seen |= {n: Pixels(name, each.threshold, sample) for n, each in candidates.items()}
+        seen |= {n: Pixels(name, sample) for n in candidates}
     else:
         seen |= {n: Images() for n in candidates}
     for tap, detectors in shared_taps(candidates):
@@ -215,13 +225,74 @@ def same_set(one: Any, other: Any) -> bool:
     )
 
 
-def keep_examples(results: Results, run: Case, sources: Mapping[str, Any]) -> None:
+def keep_examples(
+    results: Results,
+    run: Case,
+    sources: Mapping[str, Any],
+    candidates: Mapping[str, Candidate],
+    training: ImageSet | None,
+) -> None:
     """Keeps the images that the report shows, from sources that can be read by index."""
     for data, indices in results.wanted_images(run).items():
         source = sources[data]
-        if isinstance(source, torch.utils.data.Dataset):
-            items: Any = source
-            results.keep_images(run, data, {i: torch.as_tensor(items[i][0]) for i in indices})
+        if not isinstance(source, torch.utils.data.Dataset):
+            continue
+        chosen = (
+            source.subset(indices)
+            if isinstance(source, ImageSet)
+            else torch.utils.data.Subset(source, indices)
+        )
+        told = {i: Details(runner_up={}) for i in indices}
+        if isinstance(chosen, ImageSet):
+            for i, path in zip(indices, chosen.paths, strict=True):
+                told[i]["path"] = path
+        for name, seconds in runners_up(candidates, chosen).items():
+            for i, second in zip(indices, seconds, strict=True):
+                told[i].setdefault("runner_up", {})[name] = second
+        if training is not None:
+            found = keep_nearest(results, run, candidates, chosen, training)
+            for i, near in zip(indices, found, strict=True):
+                told[i]["near"] = near
+        images: Any = chosen
+        shown = {i: torch.as_tensor(images[place][0]) for place, i in enumerate(indices)}
+        results.keep_images(run, data, shown, told)
+
+
+@torch.no_grad()
+def runners_up(candidates: Mapping[str, Candidate], images: Any) -> dict[str, list[int]]:
+    """The class that each detector finds second for each image."""
+    found: dict[str, list[int]] = {name: [] for name in candidates}
+    for tap, detectors in shared_taps(candidates):
+        for _, _, looks in Views(tap, detectors).stream(images):
+            for names, seen in looks:
+                for name in names:
+                    rows = seen.beside(detectors[name]).rows().single()
+                    scores = detectors[name].class_scores(rows)
+                    found[name] += scores.topk(min(2, scores.shape[1])).indices[:, -1].tolist()
+    return found
+
+
+def keep_nearest(
+    results: Results,
+    run: Case,
+    candidates: Mapping[str, Candidate],
+    images: Any,
+    training: ImageSet,
+) -> list[list[tuple[int, float]]]:
+    """The training images nearest to each image, which it keeps too, with their distances."""
+    first = next(iter(candidates.values()))
+    tap = Tap(first.tap.network, ("penultimate",), first.tap.head)
+    near = nearest_training(tap, images, training)
+    indices = sorted({i for each in near for i, _ in each})
+    chosen = training.subset(indices)
+    told = {
+        i: Details(path=path, label=str(first.classes[c]) if first.classes else str(c))
+        for i, path, c in zip(indices, chosen.paths, chosen.labels.tolist(), strict=True)
+    }
+    results.keep_images(
+        run, TRAINING, {i: chosen[place][0] for place, i in enumerate(indices)}, told
+    )
+    return near
 
 
 def name_of(images: Any, otherwise: str) -> str:

@@ -11,5 +11,5 @@ def test_a_part_holds_the_pictures_of_its_detector():
     results = Results()
     for case in cases:
         results.scored[case], results.classes[case.run] = {}, ["a"]
-        results.pictures[case] = {"u": case.detector.encode()}
+        results.thresholds[case] = {"value": 1.0}
     assert part_of(results, "msp").pictures == {cases[0]: {"u": b"msp"}}

@@ -1,0 +1,190 @@
+// The sentence, the figures and the controls; then all is drawn.
+
+const units = () => (data.unit === "answers" ? "images" : data.unit);
+const bold = (...inside) => node("b", {}, ...inside);
+const STRAYED =
+  "The test images are accepted more or less often than the held-out images promise, and chance alone does not " +
+  "explain it: the two are not drawn alike, or the network was trained on some.";
+
+/** "GeMOS at accept 95 % takes 95.2 % of known images (promised …), rejects 97 % of noise; …" */
+function drawSentence() {
+  const each = current();
+  const { known, accepted, unknown, rejected, f1 } = state.figures;
+  const promised = state.position === null ? null : each.intervals[state.position];
+  const at = state.position === null
+    ? ` at the threshold ${short(state.values[0])} takes `
+    : ` at accept ${asked(each.accept[state.position])} takes `;
+  byId("sentence").replaceChildren(
+    bold(each.name), at, bold(share(accepted, known)), ` of known ${units()}`,
+    ...(promised ? [` (promised ${range(promised)})`] : []),
+    ", rejects ", bold(share(rejected, unknown)), ` of ${each.sets[state.set].name}; macro-F1 `,
+    bold(figure(f1, f1.toFixed(3))), ".");
+}
+
+const range = ([low, high]) =>
+  `${(Math.floor(1000 * low + 1e-9) / 10).toFixed(1)}–${(Math.ceil(1000 * high - 1e-9) / 10).toFixed(1)} %`;
+
+/** Whether the promise held, in a word, a colour and a reason. */
+function promise() {
+  const each = current();
+  const { accepted, known } = state.figures;
+  if (state.position === null) {
+    const shareHeld = each.held && state.values.length === 1 ? heldAccepted(each.held, state.values[0]) : null;
+    return ["open", "No promise", "The threshold was set by hand" +
+      (shareHeld === null ? "; nothing is promised of it." : ` and accepts ${percent(shareHeld)} of the held-out known ${units()}; nothing else is promised of it.`)];
+  }
+  const interval = each.intervals[state.position];
+  if (each.doubt) return ["warning", "No guarantee", each.doubt];
+  if (!interval) {
+    return ["open", "No promise", each.own === null || each.held
+      ? "This threshold carries no promise."
+      : `This position is set from the known test ${units()} themselves, so nothing is promised of it; the model’s own threshold was set from others.`];
+  }
+  if (each.strays[state.position]) return ["warning", "The promise did not hold", STRAYED];
+  const inside = accepted / known >= interval[0] && accepted / known <= interval[1];
+  const from = each.n ? `${count(each.n)} held-out known ${units()}, no unknown ones` : `held-out known ${units()} alone`;
+  return ["held", "The promise held", `The threshold was set from ${from}; the share of known test ${units()} accepted lies ` +
+    (inside ? "inside the promised interval." : "outside the promised interval by no more than chance.")];
+}
+
+/** The share of all held-out samples at or below a threshold. */
+function heldAccepted({ knots, atLeast, above, sizes }, value) {
+  let total = 0;
+  let below = 0;
+  sizes.reduce((start, size) => {
+    const place = atMost(knots.subarray(start, start + size), value);
+    total += atLeast[start];
+    below += place ? atLeast[start] - above[start + place - 1] : 0;
+    return start + size;
+  }, 0);
+  return below / total;
+}
+
+function drawPromise() {
+  const [kind, word, reason] = promise();
+  byId("promise").className = `promise ${kind}`;
+  byId("promise").replaceChildren(bold(`${{ held: "✓", warning: "⚠", open: "○" }[kind]} ${word}. `), reason);
+}
+
+function drawRule() {
+  const each = current();
+  const first = data.first.case === state.case && data.first.set === state.set;
+  const many = cases.length > 1 || each.sets.length > 2;
+  const parts = [];
+  if (first && many) {
+    parts.push("Shown first: the detector with the highest AUROC, averaged over the unknown sets, and the set of which it rejects the least. That choice looked at the unknown images, so it flatters the detector a little.");
+  }
+  if (each.tuned_on) parts.push(`Its settings were chosen on ${each.tuned_on}.`);
+  const sampled = [each.sets[0], each.sets[state.set]].filter((set) => set.kept < set.total);
+  if (sampled.length) {
+    parts.push(`Figures here are those of a seeded sample: ${sampled.map((set) => `${count(set.kept)} of ${count(set.total)} of ${set.name}`).join(", ")}. The table has those of all.`);
+  }
+  byId("rule").textContent = parts.join(" ");
+}
+
+function drawFigures() {
+  const { known, unknown, accepted, rejected, right, answered, f1 } = state.figures;
+  const part = (kind, name, value, text) =>
+    node("div", { className: kind }, node("dt", {}, name), node("dd", {}, value, node("small", {}, text)));
+  byId("figures").replaceChildren(
+    part("known", "Known accepted", share(accepted, known), `${count(accepted)} of ${count(known)}`),
+    part("unknown", "Unknown rejected", share(rejected, unknown), `${count(rejected)} of ${count(unknown)}`),
+    part("", "Right of what is answered", answered ? share(right, answered) : "–", `${count(right)} of ${count(answered)}`),
+    part("", "Macro-F1", figure(f1, f1.toFixed(3)), "known classes and the unknown"));
+}
+
+function drawControls(whole) {
+  const each = current();
+  if (whole) {
+    byId("detector").value = state.case;
+    byId("set").replaceChildren(...each.sets.slice(1).map((set, i) => node("option", { value: i + 1 }, set.name)));
+    byId("set").value = state.set;
+    byId("accept").max = each.accept.length - 1;
+    byId("known-name").textContent = each.sets[0].name;
+    byId("unknown-name").textContent = each.sets[state.set].name;
+  }
+  const accepted = state.position === null ? null : asked(each.accept[state.position]);
+  byId("share").textContent = accepted ?? percent(state.figures.accepted / state.figures.known);
+  byId("accept").value = state.position ?? positionOf(each, state.figures.accepted / state.figures.known);
+  byId("accept").setAttribute("aria-valuetext", accepted ?? "set on the score");
+  document.querySelector("[data-axis=p]").disabled = !each.held;
+  byId("reset").disabled = state.position === home(each);
+  drawExact();
+}
+
+/** The threshold on the score itself, by slider and by number. */
+function drawExact() {
+  const single = state.values.length === 1;
+  const { edges } = current().sets[state.set];
+  byId("threshold").disabled = byId("value").disabled = !single;
+  byId("threshold").closest("label").hidden = state.axis === "p";
+  if (single) {
+    byId("threshold").value = placeOf(state.values[0], edges);
+    byId("threshold").setAttribute("aria-valuetext", short(state.values[0]));
+    if (document.activeElement !== byId("value")) byId("value").value = state.values[0];
+  }
+  byId("axis-note").textContent = state.axis === "p"
+    ? `p: the share of held-out known ${units()} that look at least so strange.`
+    : single ? "" : "Each class has a threshold of its own; the band spans them all.";
+}
+
+function connect() {
+  byId("detector").append(...cases.map((each, i) => node("option", { value: i }, each.name)));
+  byId("detector").addEventListener("change", (event) => choose(+event.target.value, state.set));
+  byId("set").addEventListener("change", (event) => choose(state.case, +event.target.value));
+  byId("accept").addEventListener("input", (event) => moveTo(+event.target.value));
+  byId("reset").addEventListener("click", () => moveTo(home(current())));
+  byId("threshold").addEventListener("input", (event) =>
+    moveToScore(numberAt(+event.target.value, current().sets[state.set].edges)));
+  byId("value").addEventListener("input", (event) => {
+    if (event.target.value !== "") moveToScore(+event.target.value);
+  });
+  byId("controls").addEventListener("submit", (event) => event.preventDefault());
+  for (const button of document.querySelectorAll("[data-axis]")) {
+    button.addEventListener("click", () => {
+      state.axis = button.dataset.axis;
+      for (const each of document.querySelectorAll("[data-axis]")) each.setAttribute("aria-pressed", String(each === button));
+      changed(true);
+    });
+  }
+  for (const each of document.querySelectorAll(".unit")) each.textContent = units();
+}
+
+/** Light, dark, or as the reader's system has it. */
+function connectTheme() {
+  const button = byId("theme");
+  const themes = ["system", "light", "dark"];
+  let at = 0;
+  const show = () => {
+    document.documentElement.dataset.theme = themes[at];
+    button.textContent = { system: "◐ as the system", light: "☀ light", dark: "☾ dark" }[themes[at]];
+  };
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    at = (at + 1) % themes.length;
+    show();
+  });
+  show();
+}
+
+async function main() {
+  connectTheme();
+  compareTable();
+  if (!cases.some((each) => each.sets.length > 1)) return;
+  connect();
+  for (const draw of [drawSentence, drawPromise, drawRule, drawFigures, drawControls]) onChange(draw);
+  for (const id of ["verdict", "controls", "scores", "curves", "classes"]) byId(id).hidden = false;
+  confusionTable();
+  eachTable();
+  if (data.runs.some((run) => run.images.length)) {
+    byId("gallery").hidden = false;
+    drawGallery();
+  }
+  drawMaps();
+  choose(data.first.case, data.first.set, cases[data.first.case].accept[home(cases[data.first.case])]);
+  await Promise.all([drawHistogram(), drawCurves()]);
+  changed(true);
+  document.body.dataset.ready = "yes";
+}
+
+main();
