@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from openset.model.records import print_csv, write
 from openset.scoring.threshold import percent
 from openset.training.progress import progress_bar
 
+if TYPE_CHECKING:
+    from openset.model.predict_report import Told
+
 NAMED = 3
 """Broken files that an error names at the most."""
 
@@ -27,6 +31,7 @@ def predict_files(
     places: Sequence[str | Path],
     out: Path | None = None,
     *,
+    report: Path | None = None,
     accept: float | None = None,
     threshold: float | None = None,
     skip_bad: bool = False,
@@ -44,21 +49,36 @@ def predict_files(
     """
     model, values = with_threshold(model, accept, threshold)
     found = open_files(model, places, workers)
-    pixels = labels_pixels(model)
+    pixels, told = labels_pixels(model), None
+    if report is not None:
+        told = _noted(model, found, pixels)
     found.batch_size = batch_size or (images_at_once(found.images) if pixels else found.batch_size)
     with shown(found, bar=out is not None or not sys.stdout.isatty()):
         if pixels:
             count = write_maps(model, found, out, values)
         else:
-            told = answers(model, found, values, probabilities=probabilities)
-            records = (answer.record() for answer in told)
+            given = answers(model, found, values, probabilities=probabilities)
+            passing = given if told is None else told.passing(given)
+            records = (answer.record() for answer in passing)
             count = print_csv(records) if out is None else write(records, out)
+    if told is not None and report is not None:
+        told.report(report, values)
     if found.skipped and not skip_bad:
         raise ValueError(_unread(found, count, out))
     said = [] if out is None else [f"{count} images: {out}"]
+    said += [] if report is None else [f"report: {report}"]
     said += promised(model, accept, values)
     said += [f"skipped: {reason}" for reason in found.skipped]
     return said + [f"{len(found.skipped)} files skipped"] * bool(found.skipped)
+
+
+def _noted(model: OpenSet, found: Readable, pixels: bool) -> Told:
+    """What takes the answers down for the report; drawing takes long to import."""
+    from openset.model.predict_report import Told
+
+    if pixels:
+        raise ValueError("a report of answers is for models of whole images; leave out --report")
+    return Told(model, found)
 
 
 def open_files(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import floor, log10
+from math import ceil, floor, log10
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ def axis(known: Tensor, unknown: Tensor, threshold: Thresholds | None) -> dict[s
     return {
         "edges": edges.tolist(),
         "ticks": places.round(4).tolist(),
-        "texts": [f"{tick:.6g}".replace("-", "−") for tick in ticks],
+        "texts": [_text(tick) for tick in ticks],
     }
 
 
@@ -73,5 +73,10 @@ def _round_numbers(low: float, high: float, count: int = 6) -> list[float]:
     rough = (high - low) / count
     size = 10.0 ** floor(log10(rough))
     step = next(size * each for each in (1, 2, 5, 10) if size * each >= rough)
-    first = int(np.ceil(low / step))
-    return [step * i for i in range(first, int(floor(high / step)) + 1)]
+    first = ceil(low / step)
+    return [step * i for i in range(first, floor(high / step) + 1)]
+
+
+def _text(tick: float) -> str:
+    plain = f"{tick:,.10g}" if 1e-4 <= abs(tick) < 1e7 or not tick else f"{tick:.3g}"
+    return plain.replace("-", "−")

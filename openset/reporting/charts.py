@@ -13,6 +13,9 @@ import altair as alt
 
 from openset.reporting.axes import BARS
 
+KINDS = ("known", "unknown")
+
+
 HEIGHT = 280
 """Height of a chart in pixels; the width is the page's."""
 
@@ -101,4 +104,5 @@ def _finished(chart: alt.LayerChart, height: int) -> alt.LayerChart:
         .configure(background="transparent", aria=False)
         .configure_view(stroke=None)
         .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal")
+        .configure_axisLeft(minExtent=34)
     )

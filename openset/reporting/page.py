@@ -34,6 +34,8 @@ def report(
     path: str | Path,
     title: str = "Known or unknown",
     metrics: Sequence[str] | None = None,
+    *,
+    truth: bool = True,
 ) -> Path:
     """Writes results as one HTML page that needs no other file and no network.
 
@@ -47,6 +49,7 @@ def report(
         title: The page's heading.
         metrics: The metrics that the table offers first; None for those that the results name
             (`Results.shown`), or else accuracy, AUROC, FPR95 (known positive) and macro-F1.
+        truth: Whether it is known which images are unknown; without, the page shows the answers.
 
     Returns:
         The path.
@@ -64,7 +67,7 @@ def report(
     table = Table(results, cases, metrics)
     html = page(
         title,
-        payload(results, cases, names) if cases else None,
+        payload(results, cases, names, truth=truth) if cases else None,
         facts=what_ran(results),
         table=table,
         pictures={name: uri(png, "image/png") for name, png in results.figures.items()},

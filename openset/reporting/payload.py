@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from openset.evaluation.gallery import TRAINING, Details
+from openset.evaluation.gallery import SHOWN, TRAINING, Details
 from openset.evaluation.maps import Maps
 from openset.evaluation.results import Results
 from openset.evaluation.rows import Case, Row
@@ -59,13 +59,16 @@ class Arrays:
         return self.put(x, torch.float64 if x.dtype == torch.float64 else torch.float32)
 
 
-def payload(results: Results, cases: Sequence[Case], names: Sequence[str]) -> dict[str, Any]:
+def payload(
+    results: Results, cases: Sequence[Case], names: Sequence[str], *, truth: bool = True
+) -> dict[str, Any]:
     """All that the page's script needs.
 
     Args:
         results: The results.
         cases: Those of its cases that the page shows.
         names: How the page calls them.
+        truth: Whether it is known which images are unknown.
     """
     arrays, runs = Arrays(), list(dict.fromkeys(case.run for case in cases))
     kept = share_kept(results, cases)
@@ -73,6 +76,7 @@ def payload(results: Results, cases: Sequence[Case], names: Sequence[str]) -> di
     dense = any(case in results.maps for case in cases)
     return {
         "unit": "pixels" if dense else "images",
+        "truth": truth,
         "first": first_shown(results, cases),
         "runs": [_run(results, cases, run, kept, arrays) | shown[run].record() for run in runs],
         "cases": [
@@ -208,7 +212,8 @@ def threshold_facts(
     found = positions(known, record, held_out)
     values = torch.tensor([each.values for each in found], dtype=torch.float64)
     record = record or {}
-    own = record.get("accept")
+    own, value = record.get("accept"), record.get("value")
+    value = None if value is None else torch.as_tensor(value, dtype=torch.float64)
     shares = [each.accept for each in found]
     return {
         "accept": shares,
@@ -216,6 +221,7 @@ def threshold_facts(
         "intervals": [each.interval for each in found],
         "strays": [each.strays for each in found],
         "own": None if own is None else shares.index(own),
+        "given": None if own is not None or value is None else arrays.put(value.flatten()),
         "n": record.get("n"),
         "doubt": record.get("guarantee") if "doubt" in record else None,
         "guarantee": record.get("guarantee"),
@@ -244,9 +250,11 @@ class Shown:
     def __init__(self, results: Results, run: Case, arrays: Arrays):
         self.results, self.run, self.arrays = results, run, arrays
         wanted, kept = results.wanted_images(run), results.images.get(run, {})
+        kept = {data: kept[data] for data in wanted if kept.get(data)}
+        share = SHOWN // max(len(kept), 1)
         self.places = {
-            data: [i for i in indices if i in kept.get(data, {})]
-            for data, indices in wanted.items()
+            data: sorted(its, key=lambda i, chosen={*wanted[data]}: i not in chosen)[:share]
+            for data, its in kept.items()
         }
 
     def record(self) -> dict[str, Any]:

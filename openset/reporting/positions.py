@@ -1,4 +1,4 @@
-"""The positions of the page's slider: shares to accept, their thresholds, and what each promises."""
+"""The positions of the page's slider: shares to accept, their thresholds and their promises."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _found(known: Scored, shares: list[float], held_out: HeldOut | None) -> Iter
             yield _checked(each.accept, list(each.values), each.coverage, known)
         return
     ordered = known.score.double().sort().values.tolist()
-    for share in shares:
+    for share in shares if ordered else []:
         yield Position(share, [ordered[ceil(len(ordered) * share - 1e-9) - 1]])
 
 

@@ -129,6 +129,16 @@ class HeldOut(Fitted):
         scores = torch.cat(self._scores(upper=True))
         return float((scores <= threshold).double().mean())
 
+    def samples(self) -> tuple[Tensor, Tensor]:
+        """As many scores `[n]` as there were, ascending in each group, and the group of each.
+
+        One that was not kept is that of the next lower one; none if there are no scores at all.
+        """
+        groups = self._scores(upper=False) if self.fitted else []
+        numbers = [torch.full((len(group),), c) for c, group in enumerate(groups)]
+        empty = torch.zeros(0)
+        return torch.cat([*groups, empty.double()]), torch.cat([*numbers, empty.long()])
+
     def _group(self, c: int) -> tuple[Tensor, Tensor, Tensor]:
         stop = int(self.sizes[: c + 1].sum())
         part = slice(stop - int(self.sizes[c]), stop)

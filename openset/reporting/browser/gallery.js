@@ -17,7 +17,7 @@ function told(i) {
     score: score[i],
     runnerUp: second[i] >= 0 ? classes[second[i]] : null,
     answer: unknown ? "unknown" : classes[nearest],
-    wrong: data.unit !== "answers" && (known ? unknown || nearest !== image.label : !unknown),
+    wrong: data.truth && (known ? unknown || nearest !== image.label : !unknown),
     p: current().held ? pValue(current().held, score[i], nearest) : null,
     distance: Math.abs(score[i] - value),
   };
@@ -58,7 +58,8 @@ function drawGallery() {
         select(name, { answer: "Answer", order: "Order", group: "Groups" }[name], options.map(([text]) => text))));
     for (const [name, value] of Object.entries(before)) form.elements[name].value = value;
     for (const each of form.elements) if (each.selectedIndex < 0) each.selectedIndex = 0;
-    form.elements.set.closest("label").hidden = sets.length < 2;
+    form.elements.set.closest("label").hidden = !data.truth;
+    if (!data.truth && !before.answer) Object.entries({ answer: 1, order: 1, group: 2 }).forEach(([name, value]) => (form.elements[name].value = value));
   };
   const draw = () => {
     const [set, nearest, answer, order, group] =
@@ -72,7 +73,7 @@ function drawGallery() {
     byId("more").textContent = `Show all ${found.length}`;
     byId("gallery-note").textContent =
       `${count(found.length)} of ${count(current().run.images.length)} images shown on this page. ` +
-      (data.unit === "answers" ? "" : "Outlined: answered wrongly.");
+      (!data.truth ? "" : "Outlined: answered wrongly.");
     const groups = Map.groupBy ? Map.groupBy(shown, FILTERS.group[group][1]) : grouped(shown, FILTERS.group[group][1]);
     const ordered = [...groups].sort((a, b) => b[1].length - a[1].length);
     byId("cards").replaceChildren(...ordered.flatMap(([name, its]) => [
@@ -108,7 +109,7 @@ const setName = (it) => current().run.sets[it.image.set].name;
 const pText = (p) => (p === null ? "" : `p ${p < 0.001 ? p.toExponential(0) : +p.toPrecision(2)}`);
 
 function card(it, among) {
-  const truth = it.truth ?? (data.unit === "answers" ? "" : "unknown");
+  const truth = it.truth ?? (data.truth ? "unknown" : "");
   const alt = `Image ${it.image.index} of ${setName(it)}: ${truth ? `${truth}, ` : ""}answered ${it.answer}`;
   return node("button", {
     type: "button",
@@ -132,7 +133,7 @@ function enlarge(i, among) {
   const rows = [
     ["File", it.image.path || `image ${it.image.index}`],
     ["Set", setName(it)],
-    ["Truth", it.truth ?? (data.unit === "answers" ? null : "unknown")],
+    ["Truth", it.truth ?? (data.truth ? "unknown" : null)],
     ["Nearest class", current().run.classes[it.nearest]],
     ["Runner-up", it.runnerUp],
     ["Score", `${short(it.score)}; the threshold is ${short(it.value)}`],
@@ -175,7 +176,8 @@ function saidBy(it) {
   const line = (each) => {
     const { score, predicted } = each.gallery;
     const position = state.position === null ? home(each) : positionOf(each, current().accept[state.position]);
-    const unknown = rejects(score, predicted, each.thresholds[position])(it.i);
+    const values = each === current() ? state.values : valuesAt(each, position);
+    const unknown = rejects(score, predicted, values)(it.i);
     const p = each.held ? pValue(each.held, score[it.i], predicted[it.i]) : null;
     return node("tr", { className: each === current() ? "chosen" : "" },
       node("th", { scope: "row" }, each.name),

@@ -121,7 +121,7 @@ function curves(known, unknown, points = 200) {
 function histogram(numbers, edges) {
   const bars = new Float64Array(edges.length - 1);
   for (let i = 0; i < numbers.length; i++) bars[barOf(numbers[i], edges)] += 1;
-  return Array.from(bars, (count) => count / numbers.length);
+  return Array.from(bars, (count) => count / (numbers.length || 1));
 }
 
 function barOf(x, edges) {

@@ -1,6 +1,6 @@
 // The sentence, the figures and the controls; then all is drawn.
 
-const units = () => (data.unit === "answers" ? "images" : data.unit);
+const units = () => (data.unit);
 const bold = (...inside) => node("b", {}, ...inside);
 const STRAYED =
   "The test images are accepted more or less often than the held-out images promise, and chance alone does not " +
@@ -15,11 +15,33 @@ function drawSentence() {
     ? ` at the threshold ${short(state.values[0])} takes `
     : ` at accept ${asked(each.accept[state.position])} takes `;
   byId("sentence").replaceChildren(
-    bold(each.name), at, bold(share(accepted, known)), ` of known ${units()}`,
+    bold(each.name), at, bold(share(accepted, known)), ` of known ${data.unit}`,
     ...(promised ? [` (promised ${range(promised)})`] : []),
     ", rejects ", bold(share(rejected, unknown)), ` of ${each.sets[state.set].name}; macro-F1 `,
     bold(figure(f1, f1.toFixed(3))), ".");
 }
+
+/** Without truth: how many images were called unknown, beside how many known ones would be. */
+function sayAnswers() {
+  const each = current();
+  const { known, accepted, unknown, rejected } = state.figures;
+  const at = state.position === null ? "at the threshold" : `at accept ${asked(each.accept[state.position])}`;
+  byId("sentence").replaceChildren(
+    bold(each.name), ` ${at} calls `, bold(figure(rejected, count(rejected))), ` of ${count(unknown)} ${data.unit} unknown (`,
+    share(rejected, unknown), ")",
+    ...(known ? ["; of known ones it calls ", share(known - accepted, known), " so."] : ["."]));
+}
+
+function countAnswers() {
+  const { known, accepted, unknown, rejected } = state.figures;
+  byId("figures").replaceChildren(
+    tile("unknown", "Called unknown", share(rejected, unknown), `${count(rejected)} of ${count(unknown)}`),
+    tile("", "Given a class", share(unknown - rejected, unknown), `${count(unknown - rejected)} of ${count(unknown)}`),
+    ...(known ? [tile("known", "Held-out known accepted", share(accepted, known), `${count(accepted)} of ${count(known)}`)] : []));
+}
+
+const tile = (kind, name, value, text) =>
+  node("div", { className: kind }, node("dt", {}, name), node("dd", {}, value, node("small", {}, text)));
 
 const range = ([low, high]) =>
   `${(Math.floor(1000 * low + 1e-9) / 10).toFixed(1)}–${(Math.ceil(1000 * high - 1e-9) / 10).toFixed(1)} %`;
@@ -31,19 +53,21 @@ function promise() {
   if (state.position === null) {
     const shareHeld = each.held && state.values.length === 1 ? heldAccepted(each.held, state.values[0]) : null;
     return ["open", "No promise", "The threshold was set by hand" +
-      (shareHeld === null ? "; nothing is promised of it." : ` and accepts ${percent(shareHeld)} of the held-out known ${units()}; nothing else is promised of it.`)];
+      (shareHeld === null ? "; nothing is promised of it." : ` and accepts ${percent(shareHeld)} of the held-out known ${data.unit}; nothing else is promised of it.`)];
   }
   const interval = each.intervals[state.position];
   if (each.doubt) return ["warning", "No guarantee", each.doubt];
   if (!interval) {
     return ["open", "No promise", each.own === null || each.held
       ? "This threshold carries no promise."
-      : `This position is set from the known test ${units()} themselves, so nothing is promised of it; the model’s own threshold was set from others.`];
+      : `This position is set from the known test ${data.unit} themselves, so nothing is promised of it; the model’s own threshold was set from others.`];
   }
+  if (!data.truth) return ["open", "What is promised", each.guarantee && state.position === each.own ? each.guarantee
+    : `On average ${asked(each.accept[state.position])} of future known ${data.unit} are accepted, and with 95 % confidence ${range(interval)} are, if they are drawn as the held-out ones were.`];
   if (each.strays[state.position]) return ["warning", "The promise did not hold", STRAYED];
   const inside = accepted / known >= interval[0] && accepted / known <= interval[1];
-  const from = each.n ? `${count(each.n)} held-out known ${units()}, no unknown ones` : `held-out known ${units()} alone`;
-  return ["held", "The promise held", `The threshold was set from ${from}; the share of known test ${units()} accepted lies ` +
+  const from = each.n ? `${count(each.n)} held-out known ${data.unit}, no unknown ones` : `held-out known ${data.unit} alone`;
+  return ["held", "The promise held", `The threshold was set from ${from}; the share of known test ${data.unit} accepted lies ` +
     (inside ? "inside the promised interval." : "outside the promised interval by no more than chance.")];
 }
 
@@ -84,13 +108,11 @@ function drawRule() {
 
 function drawFigures() {
   const { known, unknown, accepted, rejected, right, answered, f1 } = state.figures;
-  const part = (kind, name, value, text) =>
-    node("div", { className: kind }, node("dt", {}, name), node("dd", {}, value, node("small", {}, text)));
   byId("figures").replaceChildren(
-    part("known", "Known accepted", share(accepted, known), `${count(accepted)} of ${count(known)}`),
-    part("unknown", "Unknown rejected", share(rejected, unknown), `${count(rejected)} of ${count(unknown)}`),
-    part("", "Right of what is answered", answered ? share(right, answered) : "–", `${count(right)} of ${count(answered)}`),
-    part("", "Macro-F1", figure(f1, f1.toFixed(3)), "known classes and the unknown"));
+    tile("known", "Known accepted", share(accepted, known), `${count(accepted)} of ${count(known)}`),
+    tile("unknown", "Unknown rejected", share(rejected, unknown), `${count(rejected)} of ${count(unknown)}`),
+    tile("", "Right of what is answered", answered ? share(right, answered) : "–", `${count(right)} of ${count(answered)}`),
+    tile("", "Macro-F1", figure(f1, f1.toFixed(3)), "known classes and the unknown"));
 }
 
 function drawControls(whole) {
@@ -108,7 +130,8 @@ function drawControls(whole) {
   byId("accept").value = state.position ?? positionOf(each, state.figures.accepted / state.figures.known);
   byId("accept").setAttribute("aria-valuetext", accepted ?? "set on the score");
   document.querySelector("[data-axis=p]").disabled = !each.held;
-  byId("reset").disabled = state.position === home(each);
+  const own = valuesAt(each, home(each));
+  byId("reset").disabled = own.length === state.values.length && own.every((x, c) => x === state.values[c]);
   drawExact();
 }
 
@@ -124,7 +147,7 @@ function drawExact() {
     if (document.activeElement !== byId("value")) byId("value").value = state.values[0];
   }
   byId("axis-note").textContent = state.axis === "p"
-    ? `p: the share of held-out known ${units()} that look at least so strange.`
+    ? `p: the share of held-out known ${data.unit} that look at least so strange.`
     : single ? "" : "Each class has a threshold of its own; the band spans them all.";
 }
 
@@ -133,7 +156,10 @@ function connect() {
   byId("detector").addEventListener("change", (event) => choose(+event.target.value, state.set));
   byId("set").addEventListener("change", (event) => choose(state.case, +event.target.value));
   byId("accept").addEventListener("input", (event) => moveTo(+event.target.value));
-  byId("reset").addEventListener("click", () => moveTo(home(current())));
+  byId("reset").addEventListener("click", () => {
+    goHome();
+    changed(false);
+  });
   byId("threshold").addEventListener("input", (event) =>
     moveToScore(numberAt(+event.target.value, current().sets[state.set].edges)));
   byId("value").addEventListener("input", (event) => {
@@ -147,7 +173,7 @@ function connect() {
       changed(true);
     });
   }
-  for (const each of document.querySelectorAll(".unit")) each.textContent = units();
+  for (const each of document.querySelectorAll(".unit")) each.textContent = data.unit;
 }
 
 /** Light, dark, or as the reader's system has it. */
@@ -172,17 +198,24 @@ async function main() {
   compareTable();
   if (!cases.some((each) => each.sets.length > 1)) return;
   connect();
-  for (const draw of [drawSentence, drawPromise, drawRule, drawFigures, drawControls]) onChange(draw);
-  for (const id of ["verdict", "controls", "scores", "curves", "classes"]) byId(id).hidden = false;
-  confusionTable();
-  eachTable();
+  for (const draw of data.truth ? [drawSentence, drawFigures] : [sayAnswers, countAnswers]) onChange(draw);
+  for (const draw of [drawPromise, drawRule, drawControls]) onChange(draw);
+  for (const id of ["verdict", "controls", "scores"]) byId(id).hidden = false;
+  if (data.truth) {
+    for (const id of ["curves", "classes"]) byId(id).hidden = false;
+    confusionTable();
+    eachTable();
+  }
   if (data.runs.some((run) => run.images.length)) {
     byId("gallery").hidden = false;
     drawGallery();
   }
   drawMaps();
-  choose(data.first.case, data.first.set, cases[data.first.case].accept[home(cases[data.first.case])]);
-  await Promise.all([drawHistogram(), drawCurves()]);
+  state.case = data.first.case;
+  state.set = data.first.set;
+  goHome();
+  changed(true);
+  await Promise.all([drawHistogram(), ...(data.truth ? [drawCurves()] : [])]);
   changed(true);
   document.body.dataset.ready = "yes";
 }

@@ -26,6 +26,7 @@ const cases = data.cases.map((each) => {
       predicted: array(each.gallery.predicted),
       second: array(each.gallery.second),
     },
+    given: array(each.given),
     thresholds: each.accept.map((_, i) => values.subarray(i * width, (i + 1) * width)),
   };
 });
@@ -70,16 +71,30 @@ function moveToScore(value) {
   changed(false);
 }
 
-const home = (each) => each.own ?? positionOf(each, 0.95);
+/** The position of the model's own threshold; null where it was given without a share. */
+const home = (each) => each.own ?? (each.given ? null : positionOf(each, 0.95));
+
+/** The thresholds of a case at a position, or those that it came with. */
+const valuesAt = (each, position) => (position === null ? each.given : each.thresholds[position]) ?? [Infinity];
+
+function goHome() {
+  state.position = home(current());
+  state.values = valuesAt(current(), state.position);
+}
 
 /** Shows another detector or set; the share to accept stays, as far as the detector has it. */
-function choose(which, set, share) {
-  const each = cases[which];
-  const wanted = share ?? (state.position === null ? null : current().accept[state.position]);
+function choose(which, set) {
+  const share = state.position === null ? null : current().accept[state.position];
+  const other = which !== state.case;
   state.case = which;
-  state.set = Math.min(set, each.sets.length - 1);
-  state.position = wanted === null ? home(each) : positionOf(each, wanted);
-  state.values = each.thresholds[state.position];
+  state.set = Math.min(set, current().sets.length - 1);
+  if (other) {
+    if (share === null) goHome();
+    else {
+      state.position = positionOf(current(), share);
+      state.values = valuesAt(current(), state.position);
+    }
+  }
   changed(true);
 }
 

@@ -73,7 +73,7 @@ function namedClasses() {
   const { classes } = current().run;
   const all = classes.map((_, c) => c);
   if (classes.length <= NAMED + 1) return all;
-  const matrix = confusion(current().sets, classes.length, current().thresholds[home(current())]);
+  const matrix = confusion(current().sets, classes.length, valuesAt(current(), home(current())));
   const errors = all.map((c) => sum(classes.length + 1, (k) => matrix.at(c, k)) - matrix.at(c, c));
   return all.sort((a, b) => errors[b] - errors[a]).slice(0, NAMED).sort((a, b) => a - b);
 }
