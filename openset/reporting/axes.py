@@ -57,7 +57,7 @@ def _bulk(x: np.ndarray) -> tuple[float, float]:
     """Centre and width of the middle of the finite values."""
     finite = x[np.isfinite(x)]
     low, middle, high = np.quantile(finite, (0.1, 0.5, 0.9)) if len(finite) else (0, 0, 0)
-    return float(middle), float(high - low) or 1.0
+    return float(middle), float(high - low) or max(1.0, 0.01 * abs(middle))
 
 
 def _compressing(centre: float, width: float) -> tuple[Callable, Callable]:

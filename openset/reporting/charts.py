@@ -105,4 +105,5 @@ def _finished(chart: alt.LayerChart, height: int) -> alt.LayerChart:
         .configure_view(stroke=None)
         .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal")
         .configure_axisLeft(minExtent=34)
+        .configure_axisBottom(minExtent=20)
     )

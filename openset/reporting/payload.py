@@ -78,7 +78,7 @@ def payload(
         "unit": "pixels" if dense else "images",
         "truth": truth,
         "first": first_shown(results, cases),
-        "runs": [_run(results, cases, run, kept, arrays) | shown[run].record() for run in runs],
+        "runs": [_run(results, cases, run, kept) | shown[run].record() for run in runs],
         "cases": [
             {"run": runs.index(case.run), "name": name}
             | _case(results, case, kept, arrays)
@@ -159,23 +159,15 @@ def class_names(results: Results, case: Case) -> list[str]:
     return [str(c) for c in range(max(count, 1 + int(known.max()) if len(known) else 1))]
 
 
-def _run(
-    results: Results, cases: Sequence[Case], run: Case, kept: float, arrays: Arrays
-) -> dict[str, Any]:
+def _run(results: Results, cases: Sequence[Case], run: Case, kept: float) -> dict[str, Any]:
     """The classes and the sets of a run, the known one first."""
     case = next(case for case in cases if case.run == run)
     sets = []
     for name in set_names(results, case):
-        scored, known = results.scored[case][name], name == case.known
-        chosen = sample(len(scored), kept)
-        label = scored.label if chosen is None else scored.label[chosen]
+        total = len(results.scored[case][name])
+        chosen = sample(total, kept)
         sets.append(
-            {
-                "name": name,
-                "total": len(scored),
-                "kept": len(label),
-                "label": arrays.classes(label) if known else None,
-            }
+            {"name": name, "total": total, "kept": total if chosen is None else len(chosen)}
         )
     return {"classes": class_names(results, case), "sets": sets}
 
@@ -194,7 +186,9 @@ def _case(results: Results, case: Case, kept: float, arrays: Arrays) -> dict[str
         chosen = sample(len(scored), kept)
         its = scored if chosen is None else scored[chosen]
         told = {"score": arrays.scores(its.score), "predicted": arrays.classes(its.predicted)}
-        if name != case.known:
+        if name == case.known:
+            told["label"] = arrays.classes(its.label)
+        else:
             told |= axis(known.score, scored.score, (record or {}).get("value"))
             told["auroc"] = auroc.get(name)
         sets.append(told)

@@ -36,6 +36,7 @@ def evaluate_run(
     metrics: Sequence[str] | None = None,
     trust: Sequence[str] = (),
     allow_leak: bool = False,
+    neighbours: bool = False,
     command: str = "",
     device: str | torch.device | None = None,
 ) -> Results:
@@ -58,7 +59,10 @@ def evaluate_run(
     if missing := [name for name in names if name not in fitted]:
         fitted |= run.fit(missing, data, network, accept=0.95 if accept is None else accept)
     models = {name: fitted[name] for name in names}
-    results = evaluate(models, known=data.test, unknown=sets, metrics=metrics, run=run.case)
+    training = data.train if neighbours else None
+    results = evaluate(
+        models, known=data.test, unknown=sets, metrics=metrics, run=run.case, training=training
+    )
     results.shown = list(metrics or ())
     results.notes |= run_notes(run, data, sets)
     results.notes |= {"Command": command} if command else {}

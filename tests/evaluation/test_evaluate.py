@@ -8,6 +8,8 @@ from openset import OpenSet, Tap, networks
 from openset.data import ImageSet
 from openset.detectors import KNN, ODIN, Energy, MaxSoftmax
 from openset.evaluation.evaluate import evaluate
+from openset.evaluation.gallery import TRAINING
+from openset.extractors.extract import stream
 from openset.model.fit import fit
 
 
@@ -57,7 +59,9 @@ def test_models_give_what_their_parts_give(models, network, sets):
 def test_models_of_one_network_share_its_passes(models, network, sets):
     seen = passes(network)
     evaluate(models, known=sets[0], unknown=sets[1])
-    assert sum(seen) == 2 * (60 + 50)  # ODIN looks twice and lends its first look to the others.
+    # ODIN looks twice and lends its first look to the others; of the report's images, here all, the
+    # second class is looked up once more.
+    assert sum(seen) == 2 * 2 * (60 + 50)
 
 
 def test_models_of_two_networks_are_compared(models, sets):
@@ -99,3 +103,23 @@ def test_what_cannot_be_paired_is_refused(models, network, sets):
         evaluate(Tap(pixels), [Energy()], known, noise)
     with pytest.raises(ValueError, match="two detectors are the same"):
         evaluate(Tap(network), [Energy(), Energy()], known, noise)
+
+
+def test_the_reports_images_have_a_second_class_and_their_nearest_training_images(models, sets):
+    known, noise = sets
+    found = evaluate(models, known=known, unknown=noise, training=known)
+    ((run, told),) = found.details.items()
+    features = torch.cat([seen.values("penultimate") for seen in stream(models["knn"].tap, known)])
+    features = features / features.norm(dim=1, keepdim=True)
+    strange = torch.cat([seen.values("penultimate") for seen in stream(models["knn"].tap, noise)])
+    logits = torch.cat([seen.logits for seen in stream(models["msp"].tap, noise)])
+    for i, its in told[noise.name].items():
+        distance = 1 - features @ (strange[i] / strange[i].norm())
+        near, far = zip(*its["near"], strict=True)
+        assert list(far) == pytest.approx(distance.sort().values[:3].tolist(), abs=1e-5)
+        assert distance[list(near)].tolist() == pytest.approx(list(far), abs=1e-5)
+        assert its["runner_up"]["msp"] == int(logits[i].argsort(descending=True)[1])
+        assert set(near) <= set(found.images[run][TRAINING])
+    for i, its in told[TRAINING].items():
+        assert its["label"] == "abc"[int(known.labels[i])]
+        assert its["path"] == known.paths[i]

@@ -122,7 +122,7 @@ function drawControls(whole) {
     byId("set").replaceChildren(...each.sets.slice(1).map((set, i) => node("option", { value: i + 1 }, set.name)));
     byId("set").value = state.set;
     byId("accept").max = each.accept.length - 1;
-    byId("known-name").textContent = each.sets[0].name;
+    byId("known-name").textContent = each.sets[0].name + (data.truth ? " (known)" : "");
     byId("unknown-name").textContent = each.sets[state.set].name;
   }
   const accepted = state.position === null ? null : asked(each.accept[state.position]);
@@ -131,6 +131,7 @@ function drawControls(whole) {
   byId("accept").setAttribute("aria-valuetext", accepted ?? "set on the score");
   document.querySelector("[data-axis=p]").disabled = !each.held;
   const own = valuesAt(each, home(each));
+  byId("scores").dataset.threshold = Array.from(state.values).join(" ");
   byId("reset").disabled = own.length === state.values.length && own.every((x, c) => x === state.values[c]);
   drawExact();
 }
@@ -144,7 +145,7 @@ function drawExact() {
   if (single) {
     byId("threshold").value = placeOf(state.values[0], edges);
     byId("threshold").setAttribute("aria-valuetext", short(state.values[0]));
-    if (document.activeElement !== byId("value")) byId("value").value = state.values[0];
+    if (document.activeElement !== byId("value")) byId("value").value = +state.values[0].toPrecision(7);
   }
   byId("axis-note").textContent = state.axis === "p"
     ? `p: the share of held-out known ${data.unit} that look at least so strange.`
@@ -165,6 +166,8 @@ function connect() {
   byId("value").addEventListener("input", (event) => {
     if (event.target.value !== "") moveToScore(+event.target.value);
   });
+  byId("detector").closest("label").hidden = cases.length < 2;
+  byId("set").closest("label").hidden = cases.every((each) => each.sets.length < 3);
   byId("controls").addEventListener("submit", (event) => event.preventDefault());
   for (const button of document.querySelectorAll("[data-axis]")) {
     button.addEventListener("click", () => {

@@ -7,9 +7,7 @@ const byId = (id) => document.getElementById(id);
 /** The cases with their arrays decoded: known set first, then the unknown ones. */
 const cases = data.cases.map((each) => {
   const run = data.runs[each.run];
-  const scored = (its, label) => ({
-    ...its, score: array(its.score), predicted: array(its.predicted), label: array(label),
-  });
+  const scored = (its) => ({ score: array(its.score), predicted: array(its.predicted), label: array(its.label) });
   const values = array(each.values);
   const width = each.accept.length ? values.length / each.accept.length : 1;
   const held = each.held && {
@@ -20,7 +18,7 @@ const cases = data.cases.map((each) => {
     ...each,
     run,
     held,
-    sets: each.sets.map((its, i) => ({ ...its, ...run.sets[i], ...scored(its, run.sets[i].label) })),
+    sets: each.sets.map((its, i) => ({ ...its, ...run.sets[i], ...scored(its) })),
     gallery: {
       score: array(each.gallery.score),
       predicted: array(each.gallery.predicted),

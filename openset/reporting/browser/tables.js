@@ -10,6 +10,7 @@ function sortable(table) {
 }
 
 function sortBy(table, head, turn = true) {
+  if (!head) return;
   const column = head.cellIndex;
   const before = head.getAttribute("aria-sort");
   const first = head.dataset.up === "1" ? "descending" : "ascending";
@@ -32,37 +33,76 @@ function sortBy(table, head, turn = true) {
 /** Detectors and sets: one metric at a time, and a press on a figure shows what it is about. */
 function compareTable() {
   const table = byId("table");
-  if (!table) return;
-  sortable(table);
   const metric = byId("metric");
+  if (!table) return;
+  if (metric) addLiveColumns(table);
+  sortable(table);
+  for (const cell of table.querySelectorAll("td[data-case]")) makeButton(cell);
+  const show = () => {
+    for (const cell of table.querySelectorAll("[data-metric]")) cell.hidden = cell.dataset.metric !== metric.value;
+    fillLiveColumns(table, metric.value);
+    sortBy(table, table.tHead.querySelector(`[data-metric="${metric.value}"]`));
+  };
   if (metric) {
     byId("metric-label").hidden = false;
-    const show = () => {
-      for (const cell of table.querySelectorAll("[data-metric]")) cell.hidden = cell.dataset.metric !== metric.value;
-      const shown = table.tHead.querySelector(`[data-metric="${metric.value}"]`);
-      if (shown) sortBy(table, shown);
-    };
     metric.addEventListener("change", show);
     show();
   }
-  for (const cell of table.querySelectorAll("td[data-case]")) {
-    const { firstElementChild } = cell;
-    if (!firstElementChild) continue;
-    const button = node("button", { type: "button", title: "Show this detector and set" }, firstElementChild);
-    button.addEventListener("click", () => choose(+cell.dataset.case, +cell.dataset.set || state.set));
-    cell.prepend(button);
-  }
   onChange((whole) => {
-    if (!whole) return;
-    for (const cell of table.querySelectorAll("td[data-case]")) {
-      const mine = +cell.dataset.case === state.case;
-      cell.classList.toggle("chosen", mine && +cell.dataset.set === state.set);
-      if (mine) cell.parentNode.classList.add("chosen");
-    }
-    for (const row of table.tBodies[0].rows) {
-      row.classList.toggle("chosen", [...row.cells].some((cell) => cell.dataset.case !== undefined && +cell.dataset.case === state.case));
-    }
+    if (metric) fillLiveColumns(table, metric.value);
+    if (whole) markChosen(table);
   });
+}
+
+function makeButton(cell) {
+  const inside = cell.querySelector("span");
+  if (!inside) return;
+  const button = node("button", { type: "button", title: "Show this detector and set" }, inside);
+  button.addEventListener("click", () => choose(+cell.dataset.case, +cell.dataset.set || state.set));
+  cell.prepend(button);
+}
+
+function markChosen(table) {
+  for (const row of table.tBodies[0].rows) {
+    const mine = [...row.cells].filter((cell) => cell.dataset.case === String(state.case));
+    row.classList.toggle("chosen", mine.length > 0);
+    for (const cell of row.cells) cell.classList.toggle("chosen", mine.includes(cell) && +cell.dataset.set === state.set);
+  }
+}
+
+/** Columns for what each detector does at the slider's share, beside those of the first metric. */
+function addLiveColumns(table) {
+  const first = byId("metric").options[0].value;
+  for (const { value } of document.querySelectorAll("[data-live]")) {
+    for (const row of table.rows) {
+      for (const cell of [...row.cells].filter((each) => each.dataset.metric === first)) {
+        const { up, case: which, set } = cell.dataset;
+        const text = row.parentNode === table.tHead ? cell.firstChild.textContent.trim() : "";
+        const made = node(text ? "th" : "td", { data: text ? { metric: value, up: "1" } : { metric: value } }, node("span", {}, text));
+        if (text) made.scope = "col";
+        else if (which !== undefined && +set) Object.assign(made.dataset, { case: which, set });
+        row.append(made);
+      }
+    }
+  }
+}
+
+/** All detectors at the share that the slider asks for, each by its own threshold. */
+function fillLiveColumns(table, name) {
+  if (name !== "rejected" && name !== "f1") return;
+  const share = state.position === null ? state.figures.accepted / state.figures.known : current().accept[state.position];
+  const matrices = new Map();
+  for (const cell of table.querySelectorAll(`td[data-metric="${name}"][data-case]`)) {
+    const each = cases[+cell.dataset.case];
+    if (!matrices.has(each)) {
+      const values = each === current() ? state.values : valuesAt(each, each.accept.length ? positionOf(each, share) : null);
+      matrices.set(each, confusion(each.sets, each.run.classes.length, values));
+    }
+    const found = figures(matrices.get(each), +cell.dataset.set);
+    const value = name === "f1" ? found.f1 : found.rejected / found.unknown;
+    cell.dataset.value = value;
+    cell.querySelector("span").textContent = name === "f1" ? value.toFixed(3) : (100 * value).toFixed(1);
+  }
 }
 
 /** The most classes with a row of their own in the matrix; the rest are counted as one. */
