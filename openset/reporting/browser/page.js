@@ -17,7 +17,7 @@ function drawSentence() {
   byId("sentence").replaceChildren(
     bold(each.name), at, bold(share(accepted, known)), ` of known ${data.unit}`,
     ...(promised ? [` (promised ${range(promised)})`] : []),
-    ", rejects ", bold(share(rejected, unknown)), ` of ${each.sets[state.set].name}; macro-F1 `,
+    ", rejects ", bold(share(rejected, unknown)), ` of ${each.sets[state.set].name}; macro\u2011F1 `,
     bold(figure(f1, f1.toFixed(3))), ".");
 }
 
@@ -99,6 +99,7 @@ function drawRule() {
     parts.push("Shown first: the detector with the highest AUROC, averaged over the unknown sets, and the set of which it rejects the least. That choice looked at the unknown images, so it flatters the detector a little.");
   }
   if (each.tuned_on) parts.push(`Its settings were chosen on ${each.tuned_on}.`);
+  if (data.unit === "pixels") parts.push("Figures here are those of pixels drawn evenly from the images; the table has those of all.");
   const sampled = [each.sets[0], each.sets[state.set]].filter((set) => set.kept < set.total);
   if (sampled.length) {
     parts.push(`Figures here are those of a seeded sample: ${sampled.map((set) => `${count(set.kept)} of ${count(set.total)} of ${set.name}`).join(", ")}. The table has those of all.`);

@@ -173,7 +173,7 @@ function confusionTable() {
 function eachTable() {
   const table = byId("each");
   let order = null;
-  const HEADS = [["class", 0], ["images", 1], ["accepted", 0], ["wrongly rejected", 1], ["answered right", 0], ["unknown taken for it", 1]];
+  const HEADS = [["class", 0], [data.unit, 1], ["accepted", 0], ["wrongly rejected", 1], ["answered right", 0], ["unknown taken for it", 1]];
   const heads = HEADS.map(([text, up]) => node("th", { scope: "col", data: { up } }, text));
   const body = node("tbody");
   table.replaceChildren(node("thead", {}, node("tr", {}, ...heads)), body);
