@@ -44,7 +44,9 @@ def results(images: int, detectors: int) -> Results:
     parts = {"near": images // 4, "far": images - images // 2 - images // 4}
     for i in range(detectors):
         held_out = HeldOut().fit([torch.randn(2000)])
-        guess = torch.where(torch.rand(len(label)) < 0.95, label, torch.randint_like(label, CLASSES))
+        guess = torch.where(
+            torch.rand(len(label)) < 0.95, label, torch.randint_like(label, CLASSES)
+        )
         unknown = {
             name: Scored(
                 torch.randn(count) + shift,

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -14,13 +13,10 @@ from openset.data.loaders import images_at_once
 from openset.data.readable import Readable
 from openset.model.maps import labels_pixels, write_maps
 from openset.model.open_set import OpenSet
-from openset.model.predict import answers, opened, with_threshold
+from openset.model.predict import Answer, answers, opened, with_threshold
 from openset.model.records import print_csv, write
 from openset.scoring.threshold import percent
 from openset.training.progress import progress_bar
-
-if TYPE_CHECKING:
-    from openset.model.predict_report import Told
 
 NAMED = 3
 """Broken files that an error names at the most."""
@@ -49,20 +45,20 @@ def predict_files(
     """
     model, values = with_threshold(model, accept, threshold)
     found = open_files(model, places, workers)
-    pixels, told = labels_pixels(model), None
-    if report is not None:
-        told = _noted(model, found, pixels)
+    pixels = labels_pixels(model)
     found.batch_size = batch_size or (images_at_once(found.images) if pixels else found.batch_size)
     with shown(found, bar=out is not None or not sys.stdout.isatty()):
         if pixels:
             count = write_maps(model, found, out, values)
         else:
             given = answers(model, found, values, probabilities=probabilities)
-            passing = given if told is None else told.passing(given)
-            records = (answer.record() for answer in passing)
-            count = print_csv(records) if out is None else write(records, out)
-    if told is not None and report is not None:
-        told.report(report, values)
+            with reported(model, found, given, report, values) as passing:
+                records = (answer.record() for answer in passing)
+                count = print_csv(records) if out is None else write(records, out)
+    if pixels and report is not None:
+        from openset.model.predict_report import report_pixels  # Drawing takes long to import.
+
+        report_pixels(model, found.images, report, values)
     if found.skipped and not skip_bad:
         raise ValueError(_unread(found, count, out))
     said = [] if out is None else [f"{count} images: {out}"]
@@ -72,13 +68,23 @@ def predict_files(
     return said + [f"{len(found.skipped)} files skipped"] * bool(found.skipped)
 
 
-def _noted(model: OpenSet, found: Readable, pixels: bool) -> Told:
-    """What takes the answers down for the report; drawing takes long to import."""
-    from openset.model.predict_report import Told
+@contextmanager
+def reported(
+    model: OpenSet,
+    found: Readable,
+    given: Iterator[Answer],
+    report: Path | None,
+    values: Tensor | None,
+) -> Iterator[Iterator[Answer]]:
+    """The same answers; the report, if one is asked for, is written when all have passed."""
+    if report is None:
+        yield given
+        return
+    from openset.model.predict_report import Told  # Drawing takes long to import.
 
-    if pixels:
-        raise ValueError("a report of answers is for models of whole images; leave out --report")
-    return Told(model, found)
+    told = Told(model, found.images)
+    yield told.passing(given)
+    told.report(report, values)
 
 
 def open_files(

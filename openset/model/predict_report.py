@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,30 +10,40 @@ import torch
 from torch import Tensor
 
 from openset.activations import UNKNOWN
+from openset.data import ImageSet
 from openset.data.readable import Readable
 from openset.evaluation.gallery import SHOWN, Details, interesting
+from openset.evaluation.maps import Maps
 from openset.evaluation.results import Results
 from openset.evaluation.rows import Case
 from openset.model.maps import original_of
 from openset.model.open_set import OpenSet
 from openset.model.predict import Answer
+from openset.networks.device import device_of
 from openset.reporting.page import report
-from openset.scoring.scored import Scored
+from openset.scoring.scored import Scored, joined
 from openset.scoring.threshold import ThresholdRecord
 
-HELD_OUT, GIVEN = "held-out known images", "your images"
-"""Names of the two sets of scores on the page."""
+TITLE = "What is unknown here"
+
+
+GIVEN = "your images"
+"""Name of the set of images that the answers are about."""
+
+
+PICTURED, PIXELS = 8, 2_000
+"""Images whose pixels are shown, and pixels of each that are drawn for the histogram."""
 
 
 class Told:
     """Notes of each answer what the page shows of it, as it passes.
 
     Args:
-        model: The model that answers.
+        model: A model of whole images.
         images: The images that it answers about.
     """
 
-    def __init__(self, model: OpenSet, images: Readable):
+    def __init__(self, model: OpenSet, images: ImageSet):
         self.model, self.images = model, images
         self.paths: list[str] = []
         self.nearest: list[str] = []
@@ -54,43 +64,75 @@ class Told:
             path: The file to write.
             values: Another threshold `[1]` than the model's, set by hand.
         """
-        results = self.results(values)
-        return report(results, path, title="What is unknown here", truth=False)
-
-    def results(self, values: Tensor | None) -> Results:
-        """The answers as results without figures, beside the held-out known scores."""
-        model, results = self.model, Results()
-        case = Case(detector=model.detector.name, known=HELD_OUT)
-        names = list(map(str, model.classes or dict.fromkeys(self.nearest)))
+        names = list(map(str, self.model.classes or dict.fromkeys(self.nearest)))
         place = {name: c for c, name in enumerate(names)}
-        # In double precision, as the answers were decided.
         given = Scored(
             torch.tensor(self.scores, dtype=torch.float64),
             torch.full((len(self.scores),), UNKNOWN),
             torch.tensor([place[name] for name in self.nearest], dtype=torch.long),
         )
-        scores, groups = model.held_out.samples()
-        results.scored[case] = {HELD_OUT: Scored(scores, groups, groups), GIVEN: given}
-        results.thresholds[case] = self._record(values)
-        results.classes[case.run] = names
-        if model.held_out.fitted:
-            results.held_out[case] = model.held_out
-        self._keep_images(results, case, given)
-        return results
+        results, case = results_of(self.model, given, names, values)
+        self._keep_images(results, case)
+        return report(results, path, TITLE, truth=False)
 
-    def _record(self, values: Tensor | None) -> ThresholdRecord:
-        if values is not None:
-            return ThresholdRecord(value=float(values))
-        threshold = self.model.threshold
-        return ThresholdRecord(value=float("inf")) if threshold is None else threshold.record()
-
-    def _keep_images(self, results: Results, case: Case, given: Scored) -> None:
+    def _keep_images(self, results: Results, case: Case) -> None:
         """Reads again the images that the page shows, as their files hold them."""
-        value = results.thresholds[case].get("value")
-        if not len(given):
-            return
-        positions = {path: i for i, path in enumerate(self.images.images.paths)}
-        for i in interesting([(given, value)], SHOWN, known=True):
-            picture = original_of(self.images.images, positions[self.paths[i]])
-            image = torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)
+        given, value = results.scored[case][GIVEN], results.thresholds[case].get("value")
+        positions = {path: i for i, path in enumerate(self.images.paths)}
+        for i in interesting([(given, value)], SHOWN, known=True) if len(given) else []:
+            picture = original_of(self.images, positions[self.paths[i]])
+            image = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
             results.keep_images(case, GIVEN, {i: image}, {i: Details(path=self.paths[i])})
+
+
+def report_pixels(model: OpenSet, images: ImageSet, path: Path, values: Tensor | None) -> Path:
+    """Writes the page about a model that labels pixels, with a few of the images.
+
+    Args:
+        model: The model.
+        images: The images that it answers about.
+        path: The file to write.
+        values: Another threshold `[1]` than the model's, set by hand.
+    """
+    chosen = torch.linspace(0, len(images) - 1, min(PICTURED, len(images))).long()
+    generator = torch.Generator().manual_seed(0)
+    maps, rows, classes = [], [], 0
+    for image, _ in Readable(images.subset(chosen), batch_size=1):
+        with torch.no_grad():
+            seen = model.extractor(image.to(device_of(model)))
+            predicted, score = (x.view(1, *seen.grid).cpu() for x in model.detector.answer(seen))
+        scored = Scored(score.double(), torch.full_like(predicted, UNKNOWN), predicted)
+        maps.append(Maps.small(image[0], scored[0]))
+        pixels = scored.rows()
+        rows.append(pixels[torch.randperm(len(pixels), generator=generator)[:PIXELS]])
+        classes = seen.logits.shape[1]
+    names = list(map(str, model.classes or range(classes)))
+    results, case = results_of(model, joined(rows), names, values)
+    results.maps[case] = {GIVEN: maps}
+    return report(results, path, TITLE, truth=False)
+
+
+def results_of(
+    model: OpenSet, given: Scored, classes: Sequence[str], values: Tensor | None
+) -> tuple[Results, Case]:
+    """Answers as results without figures, beside the held-out known scores.
+
+    Args:
+        model: The model.
+        given: Scores in double precision, as the answers were decided.
+        classes: Names of the known classes.
+        values: Another threshold `[1]` than the model's, set by hand.
+    """
+    scores, groups = model.held_out.samples()
+    case, results = Case(detector=model.detector.name, known="held-out known"), Results()
+    results.scored[case] = {case.known: Scored(scores, groups, groups), GIVEN: given}
+    results.classes[case.run] = list(classes)
+    if model.held_out.fitted:
+        results.held_out[case] = model.held_out
+    if values is not None:
+        results.thresholds[case] = ThresholdRecord(value=float(values))
+    elif model.threshold is not None:
+        results.thresholds[case] = model.threshold.record()
+    else:
+        results.thresholds[case] = ThresholdRecord(value=float("inf"))
+    return results, case

@@ -26,9 +26,11 @@ function sayAnswers() {
   const each = current();
   const { known, accepted, unknown, rejected } = state.figures;
   const at = state.position === null ? "at the threshold" : `at accept ${asked(each.accept[state.position])}`;
+  const called = data.unit === "pixels"
+    ? [bold(share(rejected, unknown)), " of the pixels unknown"]
+    : [bold(figure(rejected, count(rejected))), ` of ${count(unknown)} images unknown (`, share(rejected, unknown), ")"];
   byId("sentence").replaceChildren(
-    bold(each.name), ` ${at} calls `, bold(figure(rejected, count(rejected))), ` of ${count(unknown)} ${data.unit} unknown (`,
-    share(rejected, unknown), ")",
+    bold(each.name), ` ${at} calls `, ...called,
     ...(known ? ["; of known ones it calls ", share(known - accepted, known), " so."] : ["."]));
 }
 

@@ -47,7 +47,7 @@ function mapFigure(maps, name, number) {
   };
   const image = () => node("img", { src: maps.src, alt: `${where}` });
   const part = (title, ...inside) => node("figure", {}, node("figcaption", {}, title), node("div", { className: "layers" }, ...inside));
-  const figure = node("div", { className: "maps" }, part("Image", image()), part("Answer", image(), answer), part("Score", heatMap), part("Truth", truth), note);
+  const figure = node("div", { className: "maps" }, part("Image", image()), part("Answer", image(), answer), part("Score", heatMap), data.truth ? part("Truth", truth) : null, note);
   return { figure, draw };
 }
 
