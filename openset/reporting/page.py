@@ -180,6 +180,7 @@ class Table:
         self.shown = first.metrics
         more = [name for name in METRICS if name in measured and name not in self.shown]
         self.summary: Summary = results.summary([*self.shown, *more])
+        self.columns = sorted(self.summary.columns, key=lambda c: not self.needs_unknown(c))
         self.metrics = [m for m in self.summary.metrics if METRICS[m].needs_unknown]
         self.first = "auroc" if "auroc" in self.metrics else next(iter(self.metrics), "")
 

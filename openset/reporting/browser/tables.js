@@ -139,7 +139,7 @@ function confusionTable() {
     const sets = current().sets.slice(1).map((set, i) => ({ name: set.name, members: [size + i], unknown: i + 1 }));
     rows = [...named, ...sets];
     columns = [...named, { name: "unknown", members: [size] }];
-    const head = node("tr", {}, node("td"), ...columns.map((c) => node("th", { scope: "col" }, node("span", {}, c.name))));
+    const head = node("tr", {}, node("td"), ...columns.map((c) => node("th", { scope: "col", title: c.name }, c.name)));
     cells = rows.map(() => columns.map(() => node("td")));
     const body = rows.map((row, r) =>
       node("tr", { className: row.unknown ? (row.unknown === state.set ? "set chosen" : "set") : "" },
