@@ -22,10 +22,10 @@ HEIGHT = 280
 
 @cache
 def library() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script."""
+    """Vega-Embed with Vega and Vega-Lite as one script."""
     from vl_convert import javascript_bundle
 
-    return javascript_bundle()
+    return javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def declarations() -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _share_axis() -> alt.Axis:
     return alt.Axis(format="%", tickCount=5)
 
 
-def _finished(chart: alt.LayerChart, height: int) -> alt.LayerChart:
+def _finished(chart: Any, height: int) -> alt.LayerChart:
     """Gives a chart its size, and leaves colours and fonts to the style sheet."""
     return (
         chart.properties(width="container", height=height)

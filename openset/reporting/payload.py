@@ -185,7 +185,10 @@ def _case(results: Results, case: Case, kept: float, arrays: Arrays) -> dict[str
         scored = results.scored[case][name]
         chosen = sample(len(scored), kept)
         its = scored if chosen is None else scored[chosen]
-        told = {"score": arrays.scores(its.score), "predicted": arrays.classes(its.predicted)}
+        told: dict[str, Any] = {
+            "score": arrays.scores(its.score),
+            "predicted": arrays.classes(its.predicted),
+        }
         if name == case.known:
             told["label"] = arrays.classes(its.label)
         else:
