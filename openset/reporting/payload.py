@@ -220,7 +220,7 @@ def threshold_facts(
         "own": None if own is None else shares.index(own),
         "given": None if own is not None or value is None else arrays.put(value.flatten()),
         "n": record.get("n"),
-        "doubt": record.get("guarantee") if "doubt" in record else None,
+        "doubt": record.get("doubt"),
         "guarantee": record.get("guarantee"),
         "held": None if held_out is None else held_out_table(held_out, arrays),
     }

@@ -330,7 +330,11 @@ def test_without_held_out_scores_the_shares_are_those_of_the_test_data(opened, t
         ({}, "The promise held", "held"),
         ({"interval": (0.99, 1.0), "value": -1.0}, "The promise did not hold", "warning"),
         ({"interval": (0.96, 1.0)}, "by no more than chance", "held"),
-        ({"doubt": "seen", "guarantee": "No guarantee holds: x."}, "No guarantee holds", "warning"),
+        (
+            {"doubt": "all was seen"},
+            "No guarantee holds. All was seen. The threshold accepts 95",
+            "warning",
+        ),
     ],
 )
 def test_the_page_says_whether_the_promise_held(opened, tmp_path, changes, said, kind):

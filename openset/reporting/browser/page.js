@@ -10,7 +10,7 @@ const STRAYED =
 function drawSentence() {
   const each = current();
   const { known, accepted, unknown, rejected, f1 } = state.figures;
-  const promised = state.position === null ? null : each.intervals[state.position];
+  const promised = state.position === null || each.doubt ? null : each.intervals[state.position];
   const at = state.position === null
     ? ` at the threshold ${short(state.values[0])} takes `
     : ` at accept ${asked(each.accept[state.position])} takes `;
@@ -58,7 +58,10 @@ function promise() {
       (shareHeld === null ? "; nothing is promised of it." : ` and accepts ${percent(shareHeld)} of the held-out known ${data.unit}; nothing else is promised of it.`)];
   }
   const interval = each.intervals[state.position];
-  if (each.doubt) return ["warning", "No guarantee", each.doubt];
+  if (each.doubt && interval) {
+    return ["warning", "No guarantee holds", `${each.doubt[0].toUpperCase()}${each.doubt.slice(1)}. The threshold accepts ` +
+      `${asked(each.accept[state.position])} of ${each.n ? `the ${count(each.n)} ` : ""}held-out known ${data.unit}, and may accept fewer of future ones.`];
+  }
   if (!interval) {
     return ["open", "No promise", each.own === null || each.held
       ? "This threshold carries no promise."
