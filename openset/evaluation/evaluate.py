@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from openset.activations import Activations
 from openset.data import ImageSet
 from openset.data.loaders import images_at_once, per_pixel
-from openset.detectors import Detector
+from openset.detectors import Detector, Fusion
 from openset.evaluation.gallery import TRAINING, Details, nearest_training
 from openset.evaluation.pixels import Pixels, PixelSample
 from openset.evaluation.results import Results
@@ -47,6 +48,11 @@ class Model(Protocol):
     @property
     def classes(self) -> Sequence[str] | None:
         """Names of the known classes."""
+        ...
+
+    @property
+    def held_out(self) -> HeldOut:
+        """The held-out known scores, for p-values."""
         ...
 
 
@@ -148,8 +154,8 @@ def candidates_of(
     else:
         named = models if isinstance(models, Mapping) else {models.detector.name: models}
         given = {
-            n: (m.tap, m.detector, m.threshold, m.classes, getattr(m, "held_out", None))
-            for n, m in named.items()
+            name: (model.tap, model.detector, model.threshold, model.classes, model.held_out)
+            for name, model in named.items()
         }
     found = {}
     for name, (tap, detector, own, names, held_out) in given.items():
@@ -242,13 +248,10 @@ def keep_examples(
             if isinstance(source, ImageSet)
             else torch.utils.data.Subset(source, indices)
         )
-        told = {i: Details(runner_up={}) for i in indices}
+        told = dict(zip(indices, looked_into(candidates, chosen), strict=True))
         if isinstance(chosen, ImageSet):
             for i, path in zip(indices, chosen.paths, strict=True):
                 told[i]["path"] = path
-        for name, seconds in runners_up(candidates, chosen).items():
-            for i, second in zip(indices, seconds, strict=True):
-                told[i].setdefault("runner_up", {})[name] = second
         if training is not None:
             found = keep_nearest(results, run, candidates, chosen, training)
             for i, near in zip(indices, found, strict=True):
@@ -259,17 +262,34 @@ def keep_examples(
 
 
 @torch.no_grad()
-def runners_up(candidates: Mapping[str, Candidate], images: Any) -> dict[str, list[int]]:
-    """The class that each detector finds second for each image."""
-    found: dict[str, list[int]] = {name: [] for name in candidates}
+def looked_into(candidates: Mapping[str, Candidate], images: Any) -> list[Details]:
+    """For each image the class that each detector finds second, and what a fusion's members say."""
+    second: dict[str, list[int]] = {name: [] for name in candidates}
+    members: dict[str, list[list[tuple[str, float]]]] = {}
     for tap, detectors in shared_taps(candidates):
         for _, _, looks in Views(tap, detectors).stream(images):
             for names, seen in looks:
                 for name in names:
-                    rows = seen.beside(detectors[name]).rows().single()
-                    scores = detectors[name].class_scores(rows)
-                    found[name] += scores.topk(min(2, scores.shape[1])).indices[:, -1].tolist()
-    return found
+                    detector = detectors[name]
+                    rows = seen.beside(detector).rows().single()
+                    scores = detector.class_scores(rows)
+                    second[name] += scores.topk(min(2, scores.shape[1])).indices[:, -1].tolist()
+                    if isinstance(detector, Fusion):
+                        members.setdefault(name, []).extend(said_by_members(detector, rows))
+    return [
+        Details(
+            runner_up={name: found[i] for name, found in second.items()},
+            members={name: found[i] for name, found in members.items()},
+        )
+        for i in range(len(images))
+    ]
+
+
+def said_by_members(fusion: Fusion, rows: Activations) -> list[list[tuple[str, float]]]:
+    """The p-value by which each member of a fusion ranks each row among known ones."""
+    names = [detector.name for detector in fusion.detectors]
+    rare = (-fusion.surprise(rows)).exp().tolist()
+    return [list(zip(names, each, strict=True)) for each in rare]
 
 
 def keep_nearest(

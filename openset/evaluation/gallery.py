@@ -35,20 +35,23 @@ class Details(TypedDict, total=False):
     """What is known of an image that the report shows, beside its scores.
 
     `path` is its file, or its place in its set; `runner_up` the class that each detector found
-    second; `near` indices and distances of the nearest training images; `label` the name of a
-    training image's class.
+    second; `members` how rare each member of a fusion finds it, by p-value; `near` indices and
+    distances of the nearest training images; `label` the name of a training image's class.
     """
 
     path: str
     runner_up: dict[str, int]
+    members: dict[str, list[tuple[str, float]]]
     near: list[tuple[int, float]]
     label: str
 
 
 def joined_details(one: Details, other: Details) -> Details:
-    """What two results know of one image; each detector keeps its own second class."""
-    second = one.get("runner_up", {}) | other.get("runner_up", {})
-    return Details(**{**one, **other, "runner_up": second})  # pyright: ignore[reportArgumentType]
+    """What two results know of one image; each detector keeps its own part."""
+    both: Any = {**one, **other}
+    for name in ("runner_up", "members"):
+        both[name] = {**one.get(name, {}), **other.get(name, {})}
+    return both
 
 
 def worst(scored: Scored, *, known: bool) -> list[int]:

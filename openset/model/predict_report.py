@@ -123,9 +123,8 @@ def results_of(
         classes: Names of the known classes.
         values: Another threshold `[1]` than the model's, set by hand.
     """
-    scores, groups = model.held_out.samples()
     case, results = Case(detector=model.detector.name, known="held-out known"), Results()
-    results.scored[case] = {case.known: Scored(scores, groups, groups), GIVEN: given}
+    results.scored[case] = {case.known: held_out(model), GIVEN: given}
     results.classes[case.run] = list(classes)
     if model.held_out.fitted:
         results.held_out[case] = model.held_out
@@ -136,3 +135,11 @@ def results_of(
     else:
         results.thresholds[case] = ThresholdRecord(value=float("inf"))
     return results, case
+
+
+def held_out(model: OpenSet) -> Scored:
+    """The held-out known scores of a model, with the class whose threshold applies to each."""
+    groups = model.held_out.scores(upper=False) if model.held_out.fitted else []
+    numbers = [torch.full((len(scores),), c) for c, scores in enumerate(groups)]
+    group = torch.cat([*numbers, torch.zeros(0, dtype=torch.long)])
+    return Scored(torch.cat([*groups, torch.zeros(0, dtype=torch.float64)]), group, group)

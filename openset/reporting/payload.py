@@ -288,11 +288,8 @@ class Shown:
         """Score, nearest class and runner-up of each image by one detector."""
         sets, details = self.results.scored[case], self.results.details.get(self.run, {})
         parts = [sets[data][indices] for data, indices in self.places.items() if indices]
-        second = [
-            details.get(data, {}).get(i, {}).get("runner_up", {}).get(case.detector, -1)
-            for data, indices in self.places.items()
-            for i in indices
-        ]
+        told = [details.get(data, {}).get(i, {}) for data in self.places for i in self.places[data]]
+        second = [its.get("runner_up", {}).get(case.detector, -1) for its in told]
         empty = torch.zeros(0)
         return {
             "score": self.arrays.scores(torch.cat([p.score for p in parts] or [empty])),
@@ -300,6 +297,7 @@ class Shown:
                 torch.cat([p.predicted for p in parts] or [empty.long()])
             ),
             "second": self.arrays.put(torch.tensor(second, dtype=torch.int16)),
+            "members": [its.get("members", {}).get(case.detector) for its in told],
         }
 
 

@@ -63,7 +63,7 @@ class HeldOut(Fitted):
     @property
     def counts(self) -> list[int]:
         """The scores there were of each group."""
-        return [int(at_least[0]) for _, at_least, _ in self._groups()]
+        return [int(at_least[0]) for _, at_least, _ in self.groups()]
 
     def p_values(self, scores: Tensor, classes: Tensor) -> Tensor:
         """The share of known samples that look at least so strange, `[M]`.
@@ -105,7 +105,7 @@ class HeldOut(Fitted):
         )
 
     def _thresholds(self, shares: Sequence[float]) -> list[Threshold]:
-        upper, lower = self._scores(upper=True), self._scores(upper=False)
+        upper, lower = self.scores(upper=True), self.scores(upper=False)
         given = []
         for share in shares:
             found = Threshold.of_groups(upper, share, ROUNDING)
@@ -120,37 +120,32 @@ class HeldOut(Fitted):
         True of every whole percent, of every share where no group had more than `KNOTS` scores, and
         of the highest shares, whose scores are all kept.
         """
-        upper, lower = self._scores(upper=True), self._scores(upper=False)
+        upper, lower = self.scores(upper=True), self.scores(upper=False)
         ranks = self.threshold(accept).ranks
         return all(bool(u[k - 1] == w[k - 1]) for u, w, k in zip(upper, lower, ranks, strict=True))
 
     def accepted(self, threshold: float) -> float:
         """The share of the held-out samples at or below a threshold, at the least."""
-        scores = torch.cat(self._scores(upper=True))
+        scores = torch.cat(self.scores(upper=True))
         return float((scores <= threshold).double().mean())
-
-    def samples(self) -> tuple[Tensor, Tensor]:
-        """As many scores `[n]` as there were, ascending in each group, and the group of each.
-
-        One that was not kept is that of the next lower one; none if there are no scores at all.
-        """
-        groups = self._scores(upper=False) if self.fitted else []
-        numbers = [torch.full((len(group),), c) for c, group in enumerate(groups)]
-        empty = torch.zeros(0)
-        return torch.cat([*groups, empty.double()]), torch.cat([*numbers, empty.long()])
 
     def _group(self, c: int) -> tuple[Tensor, Tensor, Tensor]:
         stop = int(self.sizes[: c + 1].sum())
         part = slice(stop - int(self.sizes[c]), stop)
         return self.knots[part], self.at_least[part], self.above[part]
 
-    def _groups(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def groups(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """The knots of each group, how many scores are at least as high, and how many higher."""
         return [self._group(c) for c in range(len(self.sizes))]
 
-    def _scores(self, *, upper: bool) -> list[Tensor]:
-        """All scores of each group, ascending; one that was not kept is that of a neighbour."""
+    def scores(self, *, upper: bool = True) -> list[Tensor]:
+        """All scores of each group, ascending; one that was not kept is that of a neighbour.
+
+        Args:
+            upper: Whether that of the next higher one, or of the next lower.
+        """
         found = []
-        for knots, at_least, above in self._groups():
+        for knots, at_least, above in self.groups():
             zero = torch.zeros(1, dtype=torch.long)
             counts = (
                 torch.cat([at_least[:1], above[:-1]]) - above

@@ -6,7 +6,7 @@ from torch import nn
 
 from openset import OpenSet, Tap, networks
 from openset.data import ImageSet
-from openset.detectors import KNN, ODIN, Energy, MaxSoftmax
+from openset.detectors import KNN, ODIN, Energy, MaxSoftmax, build
 from openset.evaluation.evaluate import evaluate
 from openset.evaluation.gallery import TRAINING
 from openset.extractors.extract import stream
@@ -123,3 +123,15 @@ def test_the_reports_images_have_a_second_class_and_their_nearest_training_image
     for i, its in told[TRAINING].items():
         assert its["label"] == "abc"[int(known.labels[i])]
         assert its["path"] == known.paths[i]
+
+
+def test_of_a_fusion_the_report_has_what_its_members_say(network, sets):
+    known, noise = sets
+    model = fit(network, {"f": build("fusion:energy+knn")}, known, known, accept=0.9)["f"]
+    found = evaluate({"f": model}, known=known, unknown=noise)
+    ((_, told),) = found.details.items()
+    rows = torch.cat([model.detector.surprise(seen) for seen in stream(model.tap, noise)])
+    for i, its in told[noise.name].items():
+        names, rare = zip(*its["members"]["f"], strict=True)
+        assert names == ("energy", "knn")
+        assert list(rare) == pytest.approx((-rows[i]).exp().tolist(), rel=1e-4)

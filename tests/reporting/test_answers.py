@@ -69,7 +69,7 @@ def test_the_page_counts_what_the_table_counts(answered, options):
 
 def test_the_held_out_images_stand_beside(answered, model):
     page, _ = answered(accept=0.8)
-    scores, _ = model.held_out.samples()
+    (scores,) = model.held_out.scores()
     rejected = float((scores > model.with_accept(0.8).threshold.values[0]).double().mean())
     with page as page:
         assert page.numbers("#sentence")[2] == pytest.approx(rejected)

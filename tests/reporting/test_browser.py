@@ -235,6 +235,8 @@ def test_an_image_is_enlarged_with_all_that_is_known(page, results):
     assert f"Runner-up\n{names[index % 3]}" in words
     assert "Nearest training images" in words
     assert "gemos:components=4" in words
+    assert f"its {EVIL}" in words
+    assert "0.13" in words
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#detail") != words
     page.keyboard.press("Escape")

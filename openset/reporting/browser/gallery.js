@@ -172,7 +172,9 @@ function nearTraining(it) {
 /** What every detector says of an image: who made it unknown? */
 function saidBy(it) {
   const others = cases.filter((each) => each.run === current().run);
-  if (others.length < 2) return [];
+  if (others.length < 2 && !others[0].gallery.members[it.i]) return [];
+  const member = ([name, p]) => node("tr", { className: "member" },
+    node("th", { scope: "row" }, `its ${name}`), node("td"), node("td"), node("td", {}, String(+p.toPrecision(2))));
   const line = (each) => {
     const { score, predicted } = each.gallery;
     const position = state.position === null ? home(each) : positionOf(each, current().accept[state.position]);
@@ -187,6 +189,6 @@ function saidBy(it) {
   const heads = ["detector", "answer", "score", "p-value"].map((text) => node("th", { scope: "col" }, text));
   return [
     node("h4", {}, "What each detector says"),
-    node("div", { className: "scroll" }, node("table", {}, node("thead", {}, node("tr", {}, ...heads)), node("tbody", {}, ...others.map(line)))),
+    node("div", { className: "scroll" }, node("table", {}, node("thead", {}, node("tr", {}, ...heads)), node("tbody", {}, ...others.flatMap((each) => [line(each), ...(each.gallery.members[it.i] ?? []).map(member)])))),
   ];
 }
