@@ -19,7 +19,8 @@ from openset.evaluation.summary import Column, Summary
 from openset.files import complete_file
 from openset.reporting import charts
 from openset.reporting.axes import BARS
-from openset.reporting.payload import payload, uri
+from openset.reporting.images import uri
+from openset.reporting.payload import payload
 
 BROWSER = Path(__file__).parent / "browser"
 """The page's template, style sheet and scripts."""

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
-from dataclasses import fields
-from hashlib import sha256
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from openset.evaluation.gallery import SHOWN, TRAINING, Details
-from openset.evaluation.maps import Maps
 from openset.evaluation.results import Results
-from openset.evaluation.rows import Case, Row
-from openset.pictures import image_picture, palette
+from openset.evaluation.rows import Case
+from openset.pictures import palette
+from openset.reporting.arrays import Arrays
 from openset.reporting.axes import axis
+from openset.reporting.choice import auroc_of, first_shown, set_names
+from openset.reporting.images import Shown, maps_of
 from openset.reporting.positions import positions
 from openset.scoring.held_out import HeldOut
 from openset.scoring.scored import Scored
@@ -27,36 +22,6 @@ from openset.scoring.threshold import ThresholdRecord
 
 SCORES = 300_000
 """The most scores on a page, of all detectors and sets; of more, a sample drawn by a seed."""
-
-
-SMALL = 48
-"""Images up to this side are kept lossless; they are enlarged without smoothing."""
-
-
-class Arrays:
-    """Arrays as base64 text under their index; equal ones, such as labels, lie once."""
-
-    def __init__(self):
-        self.stored: list[tuple[str, str]] = []
-        self._places: dict[bytes, int] = {}
-
-    def put(self, x: Tensor, dtype: torch.dtype | None = None) -> int:
-        """Returns the index of a tensor, which keeps its own precision unless one is named."""
-        array = np.ascontiguousarray(x.detach().cpu().to(dtype or x.dtype).numpy())
-        digest = sha256(str(array.dtype).encode() + array.tobytes()).digest()
-        if digest not in self._places:
-            self._places[digest] = len(self.stored)
-            self.stored.append((str(array.dtype), base64.b64encode(array.tobytes()).decode()))
-        return self._places[digest]
-
-    def classes(self, x: Tensor) -> int:
-        """Returns the index of classes, in as few bytes as they need."""
-        few = not len(x) or (int(x.min()) >= 0 and int(x.max()) < 256)
-        return self.put(x, torch.uint8 if few else torch.int16)
-
-    def scores(self, x: Tensor) -> int:
-        """Returns the index of scores; no digit is lost, on which a threshold may depend."""
-        return self.put(x, torch.float64 if x.dtype == torch.float64 else torch.float32)
 
 
 def payload(
@@ -104,46 +69,6 @@ def sample(count: int, share: float) -> Tensor | None:
     return chosen[: max(1, int(share * count))].sort().values
 
 
-def first_shown(results: Results, cases: Sequence[Case]) -> dict[str, Any]:
-    """The case that the page opens with, and its unknown set.
-
-    The highest AUROC, averaged over the unknown sets, among the detectors that were tuned on no
-    unknown data if there are any; and the set of which it rejects the least.
-    """
-    ranked = {case: (not case.tuned_on, mean_auroc(results, case)) for case in cases}
-    if not ranked:
-        return {"case": 0, "set": 1}
-    case = max(ranked, key=lambda each: ranked[each])
-    sets = [name for name in results.scored[case] if name != case.known]
-    value = results.thresholds.get(case, {}).get("value")
-
-    def rejected(name: str) -> float:
-        scored = results.scored[case][name]
-        if value is None:
-            return auroc_of(results, case).get(name, 0.0)
-        return float(scored.rejected(value).double().mean())
-
-    hardest = min(sets, key=rejected) if sets else ""
-    return {"case": cases.index(case), "set": 1 + sets.index(hardest) if sets else 0}
-
-
-def auroc_of(results: Results, case: Case) -> dict[str, float]:
-    """The AUROC on each unknown set, as the table has it."""
-    rows = (row for row in results.rows if row.metric == "auroc")
-    return {row.unknown: row.value for row in rows if case_of(row) == case}
-
-
-def case_of(row: Row) -> Case:
-    """The case that a figure is about."""
-    return Case(**{field.name: getattr(row, field.name) for field in fields(Case)})
-
-
-def mean_auroc(results: Results, case: Case) -> float:
-    """The AUROC averaged over the unknown sets; 0 where none was measured."""
-    found = [value for value in auroc_of(results, case).values() if value == value]
-    return sum(found) / len(found) if found else 0.0
-
-
 def most_classes(results: Results, cases: Sequence[Case]) -> int:
     """The classes of the network that knows the most."""
     return max((len(class_names(results, case)) for case in cases), default=0)
@@ -172,11 +97,6 @@ def _run(results: Results, cases: Sequence[Case], run: Case, kept: float) -> dic
     return {"classes": class_names(results, case), "sets": sets}
 
 
-def set_names(results: Results, case: Case) -> list[str]:
-    """The names of a case's sets, the known one first."""
-    return [case.known, *(name for name in results.scored[case] if name != case.known)]
-
-
 def _case(results: Results, case: Case, kept: float, arrays: Arrays) -> dict[str, Any]:
     record, held_out = results.thresholds.get(case), results.held_out.get(case)
     known, auroc = results.scored[case][case.known], auroc_of(results, case)
@@ -196,7 +116,7 @@ def _case(results: Results, case: Case, kept: float, arrays: Arrays) -> dict[str
             told["auroc"] = auroc.get(name)
         sets.append(told)
     maps = {
-        name: [_maps(m, arrays) for m in its] for name, its in results.maps.get(case, {}).items()
+        name: [maps_of(m, arrays) for m in its] for name, its in results.maps.get(case, {}).items()
     }
     found = {"sets": sets, "maps": maps, "tuned_on": case.tuned_on}
     return found | threshold_facts(known, record, held_out, arrays)
@@ -236,94 +156,3 @@ def held_out_table(held_out: HeldOut, arrays: Arrays) -> dict[str, Any] | None:
         "above": arrays.put(held_out.above, torch.int32),
         "sizes": held_out.sizes.tolist(),
     }
-
-
-class Shown:
-    """The images of a run that the page shows, with the answers of each of its detectors.
-
-    They carry scores of their own, so that a sample of the scores need not hold them.
-    """
-
-    def __init__(self, results: Results, run: Case, arrays: Arrays):
-        self.results, self.run, self.arrays = results, run, arrays
-        wanted, kept = results.wanted_images(run), results.images.get(run, {})
-        kept = {data: kept[data] for data in wanted if kept.get(data)}
-        share = SHOWN // max(len(kept), 1)
-        self.places = {
-            data: sorted(its, key=lambda i, chosen={*wanted[data]}: i not in chosen)[:share]
-            for data, its in kept.items()
-        }
-
-    def record(self) -> dict[str, Any]:
-        """The images, and the training images that stand beside some."""
-        details = self.results.details.get(self.run, {})
-        images = [
-            self._image(data, i, details.get(data, {}).get(i, {}))
-            for data in self.places
-            for i in self.places[data]
-        ]
-        wanted = {i for image in images for i, _ in image["near"]}
-        kept, told = self.results.images.get(self.run, {}), details.get(TRAINING, {})
-        training = {
-            i: {"src": data_uri(x), **told.get(i, {})}
-            for i, x in kept.get(TRAINING, {}).items()
-            if i in wanted
-        }
-        return {"images": images, "training": training}
-
-    def _image(self, data: str, index: int, its: Details) -> dict[str, Any]:
-        known = data == self.run.known
-        case = next(case for case in self.results.scored if case.run == self.run)
-        label = int(self.results.scored[case][data].label[index]) if known else -1
-        return {
-            "set": set_names(self.results, case).index(data),
-            "index": index,
-            "label": label,
-            "path": its.get("path", ""),
-            "near": its.get("near", []),
-            "src": data_uri(self.results.images[self.run][data][index]),
-        }
-
-    def answers(self, case: Case) -> dict[str, Any]:
-        """Score, nearest class and runner-up of each image by one detector."""
-        sets, details = self.results.scored[case], self.results.details.get(self.run, {})
-        parts = [sets[data][indices] for data, indices in self.places.items() if indices]
-        told = [details.get(data, {}).get(i, {}) for data in self.places for i in self.places[data]]
-        second = [its.get("runner_up", {}).get(case.detector, -1) for its in told]
-        empty = torch.zeros(0)
-        return {
-            "score": self.arrays.scores(torch.cat([p.score for p in parts] or [empty])),
-            "predicted": self.arrays.classes(
-                torch.cat([p.predicted for p in parts] or [empty.long()])
-            ),
-            "second": self.arrays.put(torch.tensor(second, dtype=torch.int16)),
-            "members": [its.get("members", {}).get(case.detector) for its in told],
-        }
-
-
-def _maps(maps: Maps, arrays: Arrays) -> dict[str, Any]:
-    height, width = maps.score.shape
-    return {
-        "src": data_uri(maps.image),
-        "height": height,
-        "width": width,
-        "score": arrays.put(maps.score, torch.float32),
-        "predicted": arrays.classes(maps.predicted),
-        "label": arrays.put(maps.label, torch.int16),
-    }
-
-
-def data_uri(image: Tensor) -> str:
-    """A thumbnail `[C, H, W]` in uint8 as the address of itself."""
-    picture = (
-        Image.fromarray(image[0].numpy()) if image.shape[0] == 1 else image_picture(image[:3] / 255)
-    )
-    kind = "png" if max(picture.size) <= SMALL else "webp"
-    file = io.BytesIO()
-    picture.save(file, kind, quality=80) if kind == "webp" else picture.save(file, kind)
-    return uri(file.getvalue(), f"image/{kind}")
-
-
-def uri(content: bytes, kind: str) -> str:
-    """A file as the address of itself."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

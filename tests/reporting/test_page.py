@@ -21,8 +21,8 @@ from openset.evaluation.rows import Case, Row
 from openset.evaluation.seen import Images
 from openset.reporting import report
 from openset.reporting.axes import axis
+from openset.reporting.choice import first_shown
 from openset.reporting.page import first_seeds
-from openset.reporting.payload import first_shown
 from openset.reporting.positions import MANY, positions
 from openset.scoring.held_out import HeldOut
 from openset.scoring.scored import Scored
