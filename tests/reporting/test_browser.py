@@ -254,7 +254,7 @@ def test_p_values_are_those_of_the_held_out_scores(page, results):
         p = results.held_out[case].p_values(its.score, its.predicted)
         for card in page.locator("#cards .card").all()[:12]:
             index = int(card.locator("img").get_attribute("alt").split()[1])
-            text = card.locator("small").inner_text().rpartition("p ")[2]
+            text = card.locator("small").last.inner_text().removeprefix("p ")
             assert float(text) == pytest.approx(float(p[index]), rel=0.06)
     page.click("[data-axis=score]")
 

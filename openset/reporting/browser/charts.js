@@ -110,25 +110,26 @@ const comparable = () =>
 
 async function drawCurves() {
   const views = { roc: await chart("roc"), rejection: await chart("rejection") };
-  for (const [name, view] of Object.entries(views)) {
+  for (const view of Object.values(views)) {
     view.addEventListener("click", (_, item) => {
       if (item && item.datum && item.datum.case !== undefined) choose(item.datum.case, state.set);
     });
-    onChange((whole) => {
-      if (whole) {
-        const lines = comparable().flatMap((which) =>
-          curvesOf(which, state.set)[name].map((point, order) =>
-            ({ ...point, order, case: which, name: cases[which].name })));
-        view.signal("chosen", state.case).data("curves", lines);
-      }
-      view.data("point", [pointOf(name)]).run();
-    });
   }
-  onChange((whole) => {
+  const draw = (whole) => {
+    for (const [name, view] of Object.entries(views)) {
+      if (whole) view.signal("chosen", state.case).data("curves", linesOf(name));
+      view.data("point", [pointOf(name)]).run();
+    }
     if (whole) drawLegend();
     describeCurves();
-  });
+  };
+  onChange(draw);
+  return draw;
 }
+
+const linesOf = (name) =>
+  comparable().flatMap((which) => curvesOf(which, state.set)[name].map((point, order) =>
+    ({ ...point, order, case: which, name: cases[which].name })));
 
 function pointOf(name) {
   const { known, unknown, accepted, rejected, right, answered } = state.figures;

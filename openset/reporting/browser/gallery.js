@@ -108,6 +108,13 @@ function grouped(items, key) {
 const setName = (it) => current().run.sets[it.image.set].name;
 const pText = (p) => (p === null ? "" : `p ${p < 0.001 ? p.toExponential(0) : +p.toPrecision(2)}`);
 
+/** The same picture node at every threshold, so that nothing flickers while the slider moves. */
+const thumbnails = new WeakMap();
+function thumbnail(image, alt) {
+  if (!thumbnails.has(image)) thumbnails.set(image, node("img", { src: image.src }));
+  return Object.assign(thumbnails.get(image), { alt });
+}
+
 function card(it, among) {
   const truth = it.truth ?? (data.truth ? "unknown" : "");
   const alt = `Image ${it.image.index} of ${setName(it)}: ${truth ? `${truth}, ` : ""}answered ${it.answer}`;
@@ -117,9 +124,10 @@ function card(it, among) {
     data: { index: it.i },
     onclick: () => enlarge(it.i, among.map((each) => each.i)),
   },
-  node("img", { src: it.image.src, alt, loading: "lazy", decoding: "async" }),
+  thumbnail(it.image, alt),
   node("b", {}, it.answer),
-  node("small", {}, it.truth && it.truth !== it.answer ? `is ${it.truth}` : "", " ", pText(it.p)));
+  it.truth && it.truth !== it.answer ? node("small", {}, `is ${it.truth}`) : null,
+  node("small", {}, pText(it.p)));
 }
 
 /** One image with all that is known of it; the arrow keys go on to the next. */

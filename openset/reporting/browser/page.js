@@ -224,8 +224,9 @@ async function main() {
   state.set = data.first.set;
   goHome();
   changed(true);
-  await Promise.all([drawHistogram(), ...(data.truth ? [drawCurves()] : [])]);
-  changed(true);
+  // What needs no library is there already, and is not drawn again.
+  const late = await Promise.all([drawHistogram(), ...(data.truth ? [drawCurves()] : [])]);
+  for (const draw of late) draw(true);
   document.body.dataset.ready = "yes";
 }
 
