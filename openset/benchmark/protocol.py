@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openset.benchmark.protocol_file import TIERS, Figures, merged, peers_installed, read, settings
+from openset.benchmark.protocol_file import (
+    TIERS,
+    Figures,
+    merged,
+    peers_installed,
+    read,
+    settings,
+    tier_of,
+)
 from openset.errors import unknown_name
 from openset.evaluation import metrics
 from openset.spec import Trust
@@ -55,7 +63,7 @@ class Protocol:
 
     Args:
         name: The file's name without its ending.
-        tier: "quick" or "paper".
+        tier: "quick", "cpu", "gpu" or "paper".
         title: One line.
         source: The paper, with its link.
         data: The known set.
@@ -113,12 +121,19 @@ def find(name: str) -> Path:
     return FOLDER / f"{name}.toml"
 
 
+def tiers(name: str) -> list[str]:
+    """The tiers of a protocol; each has the paper's."""
+    table = read(find(name))
+    return [tier for tier in TIERS if tier in table or tier == "paper"]
+
+
 def load(name: str, tier: str = "paper", trust: Trust = ()) -> Protocol:
     """A tier of a protocol.
 
     Args:
         name: One of `names()`, or the path of a TOML file.
-        tier: "quick" for two cores, or "paper" for the paper's settings.
+        tier: "paper" for the paper's settings, or one of `tiers(name)`: "quick" for minutes on two
+            cores, "cpu" for hours on them, "gpu" for minutes of one GPU.
         trust: Packages outside openset that the file's names may import.
 
     Raises:
@@ -130,10 +145,9 @@ def load(name: str, tier: str = "paper", trust: Trust = ()) -> Protocol:
     """
     path = find(name)
     table = read(path, trust)
-    if tier not in table and tier == "quick":
-        raise ValueError(f"{path} has no [quick] tier; run it without --quick")
-    shared = {key: value for key, value in table.items() if key not in TIERS}
-    return _protocol(path.stem, tier, merged(shared, table.get(tier, {})), trust)
+    if tier != "paper" and tier not in table:
+        raise ValueError(f"{path} has no [{tier}] tier; it has {', '.join(tiers(name))}")
+    return _protocol(path.stem, tier, tier_of(table, tier), trust)
 
 
 def _protocol(name: str, tier: str, table: dict[str, Any], trust: Trust) -> Protocol:

@@ -144,9 +144,40 @@ def test_a_pause_goes_on_to_the_same_results(tiny, tmp_path):
     assert repr(paused.rows) == repr(whole.rows)
 
 
-def test_a_second_benchmark_in_the_same_folder_is_refused(tiny, tmp_path):
-    with runner.at_work(tmp_path / "out" / "work"), pytest.raises(ValueError, match="another"):
-        run(tiny, tmp_path / "out")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Forks of threaded processes.
+def test_processes_share_the_work(tiny, tmp_path):
+    """Each network is trained once, and each process ends with the whole table."""
+    children = []
+    for i in range(2):
+        if not (child := os.fork()):
+            _, said = run(tiny, tmp_path / "out")
+            (tmp_path / f"{i}.txt").write_text("\n".join(said))
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    said = [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
+    assert ["training" in text for text in said] == [True, True]
+    assert sum(text.count("training") for text in said) == 2
+    shared = (tmp_path / "out" / "results.csv").read_bytes()
+    run(tiny, tmp_path / "whole")
+    assert shared == (tmp_path / "whole" / "results.csv").read_bytes()
+
+
+def test_what_is_finished_is_written_before_the_end(tiny, tmp_path):
+    def stop_at_the_second(text):
+        if text.startswith("2/2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.benchmark(
+            protocol.load(str(tiny), "quick"), tmp_path / "out", say=stop_at_the_second
+        )
+    found = Results.load(tmp_path / "out")
+    assert {row.seed for row in found.rows if row.network} == {0}
+    assert found.notes["Unfinished"].startswith("1 of 2 networks are there")
+    whole, _ = run(tiny, tmp_path / "out")
+    assert {row.seed for row in whole.rows if row.network} == {0, 1}
+    assert "Unfinished" not in Results.load(tmp_path / "out").notes
 
 
 def test_other_files_in_the_folder_are_refused(tiny, tmp_path):
