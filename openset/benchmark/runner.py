@@ -148,7 +148,7 @@ class Runner:
         def say(text: str) -> None:
             self.say(f"{i + 1}/{len(self.plan.steps)} {step.trial}: {text}; {left}")
 
-        with at_work(self.work, step.folder.name) as mine:
+        with at_work(self.work, step.name) as mine:
             if not mine:
                 return False
             with left.timing(("train", i)):
@@ -176,17 +176,18 @@ class Runner:
     def _train(self, step: Step, end: float | None, say: Say) -> Run:
         """Trains the network and its companions where they are missing."""
         for name, other in step.companions.items():
-            with at_work(self.work, other.folder.name, wait=True):
-                self._train(other, end, lambda text, name=name: say(f"{text} its {name}"))
-        if not step.trained:
-            left = _minutes_to(end)
-            say("training")
-            try:
-                train_run(
-                    step.recipe, step.folder, resume=True, max_minutes=left, device=self.device
-                )
-            except Paused as pause:
-                raise Paused(f"{step.trial}: {pause.progress}", AGAIN) from None
+            self._train(other, end, lambda text, name=name: say(f"{text} its {name}"))
+        # Another protocol may train the same network.
+        with at_work(self.work, step.folder.name, wait=not step.trained):
+            if not step.trained:
+                left = _minutes_to(end)
+                say("training")
+                try:
+                    train_run(
+                        step.recipe, step.folder, resume=True, max_minutes=left, device=self.device
+                    )
+                except Paused as pause:
+                    raise Paused(f"{step.trial}: {pause.progress}", AGAIN) from None
         return step.load_run()
 
     def _evaluate(self, step: Step, run: Run, end: float | None, say: Say) -> None:
@@ -205,7 +206,7 @@ class Runner:
             for name, s in step.companions.items()
         }
         detectors = {name: build_detector(name, **beside) for name in missing}
-        with activations(self.work, step.folder.name) as store:
+        with activations(self.work, step.name) as store:
             models = fit(
                 network,
                 detectors,

@@ -1,4 +1,4 @@
-"""The work folder of a benchmark: shared by processes, swept, and written beside."""
+"""The work folder of a benchmark: shared by processes, and written beside."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def write_beside(results: Results, out: Path, *, report: bool = True) -> None:
 
 @contextmanager
 def at_work(work: Path, name: str, *, wait: bool = False) -> Iterator[bool]:
-    """Keeps other processes from one run of a work folder, and sweeps what a killed one left of it.
+    """Keeps other processes from a step, or from a run, of a work folder.
 
     Args:
         work: The work folder.
-        name: The name of the run's folder.
+        name: The name of the step or of the run's folder.
         wait: Whether to wait while another process is at it.
 
     Yields:
@@ -55,14 +55,12 @@ def at_work(work: Path, name: str, *, wait: bool = False) -> Iterator[bool]:
         except Busy:
             yield False
             return
-        for left in work.glob(f"evaluations/{name}/.*.partial"):
-            shutil.rmtree(left, ignore_errors=True)
         yield True
 
 
 @contextmanager
 def activations(work: Path, name: str) -> Iterator[str]:
-    """An empty folder for the activations of a run, which is gone at the end."""
+    """An empty folder for the activations of a step, which is gone at the end."""
     folder = work / f".{name}.activations"
     shutil.rmtree(folder, ignore_errors=True)  # A killed process may have left it.
     try:
