@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -122,25 +122,27 @@ class Runner:
             end: When to pause, by `time.monotonic`; None for never.
 
         Yields:
-            The results that are there after each network, and at last all.
+            The results that are there after each network, at a pause, and at last all.
 
         Raises:
             Paused: If the time is up.
         """
         todo, left = dict(enumerate(self.plan.steps)), self.plan.time_left()
-        parts: dict[int, list[Results]] = {}
-        while todo:
-            for i, step in list(todo.items()):
-                missing = bool(step.missing())
-                if missing and not self._do(i, step, left, end):
-                    continue
-                left.drop(("train", i), ("evaluate", i))
-                parts[i] = self._parts(step)
-                del todo[i]
-                if missing and todo:
-                    yield self._results(parts)
-            time.sleep(WAIT if todo else 0)
-        yield self._results(parts)
+        try:
+            while todo:
+                for i, step in list(todo.items()):
+                    missing = bool(step.missing())
+                    if missing and not self._do(i, step, left, end):
+                        continue
+                    left.drop(("train", i), ("evaluate", i))
+                    del todo[i]
+                    if missing and todo:
+                        yield self._results()
+                time.sleep(WAIT if todo else 0)
+        except Paused:
+            yield self._results()
+            raise
+        yield self._results()
 
     def _do(self, i: int, step: Step, left: TimeLeft, end: float | None) -> bool:
         """Trains and evaluates what is missing of a step; False if another process is at it."""
@@ -157,21 +159,27 @@ class Runner:
                 self._evaluate(step, run, end, say)
         return True
 
+    def _results(self) -> Results:
+        """The results that are there, as the paper's table shows them."""
+        self.seconds = {"training": 0.0, "evaluation": 0.0}
+        steps = [step for step in self.plan.steps if step.trained]
+        parts = [part for step in steps for part in self._parts(step)]
+        results = Results.merge(parts)
+        results.rows = paper_rows(self.plan.protocol, results.rows)
+        missing = sum(bool(step.missing()) for step in self.plan.steps)
+        if missing:
+            networks = f"{missing} of {len(self.plan.steps)} networks"
+            results.notes[UNFINISHED] = f"{networks} are still to train or to evaluate; {AGAIN}"
+        return results
+
     def _parts(self, step: Step) -> list[Results]:
-        """The results of a step's detectors, and what its training drew with the first."""
-        parts = [Results.load(unit) for unit in step.units().values()]
-        pictures = read_pictures(step.folder).items()
-        parts[0].figures |= {f"{step.trial}: {title}": png for title, png in pictures}
+        """The results of a network's detectors, and what its training drew with the first."""
+        parts = [Results.load(unit) for unit in step.units().values() if unit.exists()]
+        for part in parts[:1]:
+            pictures = read_pictures(step.folder).items()
+            part.figures |= {f"{step.trial}: {title}": png for title, png in pictures}
         self._add_seconds(step, step.load_run(), parts)
         return parts
-
-    def _results(self, parts: Mapping[int, Sequence[Results]]) -> Results:
-        """The results of the steps that are done, as the paper's table shows them."""
-        results = Results.merge(part for i in sorted(parts) for part in parts[i])
-        results.rows = paper_rows(self.plan.protocol, results.rows)
-        if len(parts) < (count := len(self.plan.steps)):
-            results.notes[UNFINISHED] = f"{len(parts)} of {count} networks are there; {AGAIN}"
-        return results
 
     def _train(self, step: Step, end: float | None, say: Say) -> Run:
         """Trains the network and its companions where they are missing."""

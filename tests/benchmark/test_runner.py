@@ -79,6 +79,10 @@ SHOWN = ("left-out", "auroc", "msp")
 
 def test_only_runs_what_is_asked_for_and_the_rest_later(tiny, tmp_path):
     run(tiny, tmp_path / "out", seeds=1, only=["gemos"])
+    with pytest.raises(Paused):
+        run(tiny, tmp_path / "out", seeds=1, max_minutes=0)
+    there = Results.load(tmp_path / "out").rows
+    assert {row.detector for row in there if row.value == row.value} == {"gemos:components=1"}
     rest, said = run(tiny, tmp_path / "out", seeds=1)
     assert not any("training" in line for line in said)
     assert not any("gemos" in line for line in said)
@@ -139,6 +143,7 @@ def test_a_pause_goes_on_to_the_same_results(tiny, tmp_path):
         run(tiny, tmp_path / "out", seeds=1, max_minutes=1e-6)
     assert pause.value.again == "run the same command again to go on exactly there"
     assert str(pause.value) == f"{pause.value.progress}; {pause.value.again}"
+    assert not any(row.value == row.value for row in Results.load(tmp_path / "out").rows)
     paused, _ = run(tiny, tmp_path / "out", seeds=1)
     whole, _ = run(tiny, tmp_path / "whole", seeds=1)
     assert repr(paused.rows) == repr(whole.rows)
@@ -174,7 +179,7 @@ def test_what_is_finished_is_written_before_the_end(tiny, tmp_path):
         )
     found = Results.load(tmp_path / "out")
     assert {row.seed for row in found.rows if row.network} == {0}
-    assert found.notes["Unfinished"].startswith("1 of 2 networks are there")
+    assert found.notes["Unfinished"].startswith("1 of 2 networks are still to train")
     whole, _ = run(tiny, tmp_path / "out")
     assert {row.seed for row in whole.rows if row.network} == {0, 1}
     assert "Unfinished" not in Results.load(tmp_path / "out").notes
