@@ -65,7 +65,7 @@ class GeMOS(Detector):
             self.ranks = TailRank()
 
     def fit(self, batches: Iterable[Activations]) -> Self:
-        # The last stage and the penultimate can be one tensor, whose joint covariance has no inverse.
+        # The last stage and the penultimate may be one tensor; their covariance has no inverse.
         self.found_layers = distinct(peek(batches), choose_layers(batches, self.layers))
         rows = Rows(batches, self.found_layers, correct=True)
         self.density.fit_classes(rows, rows.classes)
