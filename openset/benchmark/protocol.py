@@ -154,6 +154,10 @@ def _protocol(name: str, tier: str, table: dict[str, Any], trust: Trust) -> Prot
     optional = ("seeds", "size", "channels", "valid", "accept")
     peers = any("peers" in method for method in (table, *table.get("methods", [])))
     unknown = table["unknown"]
+    changes = table.get("methods", [{}])
+    methods = [_method(merged(table, own), own.get("published", {})) for own in changes]
+    run = {detector for method in methods for detector in method.detectors}
+    unrun = {k: figures for k, figures in table.get("published", {}).items() if k not in run}
     return Protocol(
         name,
         tier,
@@ -162,9 +166,9 @@ def _protocol(name: str, tier: str, table: dict[str, Any], trust: Trust) -> Prot
         table["data"],
         [",".join(map(str, split)) for split in table.get("splits", [])] or [None],
         unknown if isinstance(unknown, dict) else {"": unknown},
-        [_method(merged(table, changes)) for changes in table.get("methods", [{}])],
+        methods,
         table.get("metrics", ["auroc"]),
-        table.get("others", {}),
+        unrun | table.get("others", {}),
         [*table.get("notes", []), *([WITHOUT_PEERS] if peers and not peers_installed() else [])],
         trust=trust,
         **{key: _plain(table[key]) for key in optional if key in table},
@@ -176,7 +180,8 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _method(table: dict[str, Any]) -> Method:
+def _method(table: dict[str, Any], own: Figures = {}) -> Method:  # noqa: B006
+    """A method; figures of its own are kept where the detector is not run, too."""
     names = [*table["detectors"], *(table.get("peers", []) if peers_installed() else [])]
     return Method(
         table["network"],
@@ -185,6 +190,6 @@ def _method(table: dict[str, Any]) -> Method:
         settings(table.get("training", {})),
         table.get("weights"),
         {k: v for k, v in table.get("tune", {}).items() if k in names},
-        {k: v for k, v in table.get("published", {}).items() if k in names},
+        {k: v for k, v in table.get("published", {}).items() if k in names or k in own},
         {name: _method({"detectors": [], **t}) for name, t in table.get("companions", {}).items()},
     )

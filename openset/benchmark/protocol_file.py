@@ -99,10 +99,11 @@ def tier_of(table: Mapping[str, Any], tier: str) -> dict[str, Any]:
 
 
 def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A table with changes: settings of a training change one by one, notes are added to those
-    above, and all else changes as a whole."""
+    """A table with changes: settings of a training and detectors' published figures change one by
+    one, notes are added to those above, and all else changes as a whole."""
     both = {**table, **changes}
-    both["training"] = {**table.get("training", {}), **changes.get("training", {})}
+    for key in ("training", "published"):
+        both[key] = {**table.get(key, {}), **changes.get(key, {})}
     both["notes"] = [*table.get("notes", []), *changes.get("notes", [])]
     return both
 

@@ -91,10 +91,12 @@ def benchmark(
     runner = Runner(plan, choose_device(device), say)
     results = Results()
     for results in runner.run(end):
-        first = plan.steps[0].data
+        first = plan.steps[0]
         results.shown = list(plan.protocol.metrics)
         results.shown_known = shown_known(plan.protocol)
-        results.notes |= notes(plan.protocol, first, runner.seconds, plan.left_out, command)
+        results.notes |= notes(
+            plan.protocol, first.data, first.sets, runner.seconds, plan.left_out, command
+        )
         write_beside(results, out, report=UNFINISHED not in results.notes)
     return results
 

@@ -69,6 +69,19 @@ def test_a_shorter_tier_says_what_it_changes_of_the_papers(tmp_path):
         protocol.load(str(path), "cpu")
 
 
+def test_published_figures_of_what_is_not_run_are_kept(tmp_path):
+    """Those of a method with it, those above all methods once."""
+    text = VALID.replace('"energy"]', '"energy", "vim"]')
+    text += "\n[published.energy]\ngaussian-noise = { auroc = 0.8 }\n"
+    text += '[[quick.methods]]\ndetectors = ["msp"]\npublished.vim.left-out = { auroc = 0.7 }\n'
+    loaded = protocol.load(str(write(tmp_path, text)), "quick")
+    assert loaded.methods[0].published == {
+        "msp": {"left-out": {"auroc": 0.9}},
+        "vim": {"left-out": {"auroc": 0.7}},
+    }
+    assert loaded.others == {"energy": {"gaussian-noise": {"auroc": 0.8}}}
+
+
 def test_methods_share_what_stands_above(tmp_path):
     text = VALID.replace('network = "cnn"\n', "").replace(
         "[training]", "[training]\nmomentum = 0.8"
