@@ -2,7 +2,7 @@
 
 A mark is `{{ FOLDER DETECTOR UNKNOWN METRIC }}`, with `network=…`, `objective=…`, `known=…` or
 `seed=…` where that leaves several rows; the mean over the seeds takes its place. Names with spaces
-are quoted: `{{ near-far-cifar10 fusion "mean of near" auroc }}`. `python docs/figures.py` checks all.
+are quoted: `{{ near-far-cifar10 fusion "mean of near" auroc }}`. Run, this file checks all pages.
 """
 
 import csv
