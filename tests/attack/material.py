@@ -139,9 +139,14 @@ def three_classes(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def small_network(widths: tuple[int, ...] = (4, 8)) -> torch.nn.Module:
     """A network trained for a moment on `three_classes`."""
     torch.manual_seed(0)
-    network = openset.networks.cnn(3, 1, widths=widths, hidden=8)
+    return trained(openset.networks.cnn(3, 1, widths=widths, hidden=8))
+
+
+def trained(network: torch.nn.Module) -> torch.nn.Module:
+    """The network after a moment of training on `three_classes`."""
     optimizer = torch.optim.Adam(network.parameters(), 0.01)
     image, label = three_classes(240)
+    network.train()
     for _ in range(30):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(network(image), label).backward()
