@@ -114,6 +114,7 @@ def test_no_string_of_a_model_is_imported(gemos, told, tmp_path, monkeypatch, te
         (("detector", "settings", "density"), "pca"),
         (("detector", "settings", "density"), None),
         (("detector", "settings", "density", "settings", "components"), 1.5),
+        (("detector", "settings", "density", "settings", "iterations"), -1),
         (("detector", "settings", "density", "kind"), "detector"),
         (("detector", "kind"), "density"),
         (("detector", "settings", "layers"), [1]),
