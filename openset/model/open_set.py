@@ -136,7 +136,8 @@ class OpenSet(nn.Module):
             images: A path, a folder, a glob, a PIL image, an image file's bytes, an array
                 `[H, W(, C)]`, a tensor `[C, H, W]`, a batch of either, an image set, or a list of
                 any of these.
-            options: `accept`, `threshold`, `probabilities`, `batch_size` and `workers`.
+            options: `accept`, `threshold`, `fdr`, `storey`, `probabilities`, `batch_size` and
+                `workers`.
         """
         from openset.model.predict import predict  # Which takes long to import.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -17,6 +17,7 @@ from openset.data.loose import Loose, gathered
 from openset.data.readable import Readable
 from openset.detectors import Detector
 from openset.extractors.extract import stream
+from openset.scoring.false_discoveries import check_level, cut_at, q_values
 from openset.scoring.held_out import HeldOut
 
 COLUMNS = (
@@ -41,6 +42,8 @@ class Answer:
         path: The image's file, or its place in its set; None for pictures in memory.
         confidence: The figure that the detector's paper shows in the score's place, if it does.
         probabilities: Each known class's softmax probability, where asked for.
+        q_value: The lowest level of false discoveries at which it is called unknown, where images
+            are judged together.
     """
 
     label: str
@@ -53,12 +56,13 @@ class Answer:
     path: str | None = None
     confidence: float | None = None
     probabilities: Mapping[str, float] | None = field(default=None, hash=False)
+    q_value: float | None = None
 
     def record(self) -> dict[str, Any]:
         """The answer as one row of a table, by the names of its columns."""
         record = {name: getattr(self, name) for name in COLUMNS}
-        if self.confidence is not None:
-            record["confidence"] = self.confidence
+        more = {"confidence": self.confidence, "q_value": self.q_value}
+        record |= {name: value for name, value in more.items() if value is not None}
         return record | {f"p_{name}": share for name, share in (self.probabilities or {}).items()}
 
 
@@ -90,6 +94,8 @@ def predict(
     *,
     accept: float | None = None,
     threshold: float | None = None,
+    fdr: float | None = None,
+    storey: bool = False,
     probabilities: bool = False,
     batch_size: int = 256,
     workers: int | None = None,
@@ -106,6 +112,10 @@ def predict(
             a list of any of these.
         accept: Another share of known images to accept, as `OpenSet.with_accept`.
         threshold: Another threshold; nothing is promised of it.
+        fdr: In place of a threshold, the share of known images among those called unknown, at most
+            on average; see `together`.
+        storey: Whether `fdr` estimates how many images are known, which finds more unknown ones
+            where there are many.
         probabilities: Whether to add the probability of each known class.
         batch_size: Images per pass.
         workers: Threads that decode; None for one a core.
@@ -115,8 +125,10 @@ def predict(
             share that the model's held-out scores cannot give.
     """
     found = opened(model, images, batch_size, workers)
-    model, values = with_threshold(model, accept, threshold)
+    model, values = with_threshold(model, accept, threshold, fdr)
     given = list(answers(model, found, values, probabilities=probabilities))
+    if fdr is not None:
+        given = together(model, given, fdr, storey=storey)
     if isinstance(found, Readable) and found.skipped:
         raise ValueError(found.skipped[0])
     return given
@@ -163,11 +175,14 @@ class Inputs:
 
 
 def with_threshold(
-    model: Kind, accept: float | None, threshold: float | None
+    model: Kind, accept: float | None, threshold: float | None, fdr: float | None = None
 ) -> tuple[Kind, Tensor | None]:
     """The model at another share to accept, and another threshold, where either is given."""
-    if accept is not None and threshold is not None:
-        raise ValueError("accept and threshold both set the threshold; give one of them")
+    given = {"accept": accept, "threshold": threshold, "fdr": fdr}
+    if len(named := [name for name, value in given.items() if value is not None]) > 1:
+        raise ValueError(f"{' and '.join(named)} each set the threshold; give one of them")
+    if fdr is not None and not model.held_out.fitted:
+        raise ValueError("this model holds no held-out scores, so no p-values; fit it again")
     if threshold is not None:
         return model, torch.tensor([threshold], dtype=torch.float64)
     return (model if accept is None else model.with_accept(accept)), None
@@ -197,6 +212,33 @@ def answers(
         assert seen.labels is not None
         paths = [path_of(images, position) for position in seen.labels.tolist()]
         yield from answered(model, seen, paths, values, probabilities=probabilities)
+
+
+def together(
+    model: Model, answers: Sequence[Answer], fdr: float, *, storey: bool = False
+) -> list[Answer]:
+    """The same answers with "unknown" where all p-values together allow it, by `q_values`.
+
+    The threshold becomes the score above which that is so, infinite if no image is unknown.
+
+    Args:
+        model: The model that gave the answers.
+        answers: Answers about all images that are judged together.
+        fdr: The share of known images among those called unknown, at most on average.
+        storey: As for `q_values`.
+    """
+    check_level(fdr)
+    p_values = torch.tensor([answer.p_value for answer in answers], dtype=torch.double)
+    q = q_values(p_values, storey=storey)
+    values = model.held_out.values_at(cut_at(p_values, q, fdr)).tolist()
+    group = {name: c for c, name in enumerate(model.names(range(len(values))))}
+    found = []
+    for answer, own in zip(answers, q.tolist(), strict=True):
+        threshold = values[group[answer.nearest]] if len(values) > 1 else values[0]
+        label = "unknown" if own <= fdr else answer.nearest
+        changes = {"threshold": threshold, "margin": threshold - answer.score, "q_value": own}
+        found.append(replace(answer, label=label, **changes))
+    return found
 
 
 def path_of(images: Readable | Inputs, position: int) -> str | None:
