@@ -35,6 +35,7 @@ COMMANDS = {
     "fit": "fit:fit",
     "tune": "tune:tune",
     "predict": "predict:predict",
+    "monitor": "monitor:monitor",
     "show": "show:show",
     "export": "export:export",
     "evaluate": "evaluate:evaluate",
