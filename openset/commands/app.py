@@ -36,6 +36,8 @@ COMMANDS = {
     "tune": "tune:tune",
     "predict": "predict:predict",
     "monitor": "monitor:monitor",
+    "discover": "discover:discover",
+    "add-class": "add_class:add_class",
     "show": "show:show",
     "export": "export:export",
     "evaluate": "evaluate:evaluate",

@@ -252,8 +252,9 @@ class OpenSet(nn.Module):
         parts, classes, pixels = [], None, False
         for batch in seen:
             parts.append(ask(self.detector, batch).rows())
-            check_labels(parts[-1].label, batch.logits.shape[1])
-            classes = batch.logits.shape[1] if per_class else None
+            known = batch.logits.shape[1] + self.detector.added
+            check_labels(parts[-1].label, known)
+            classes = known if per_class else None
             pixels = pixels or bool(batch.grid)
         scored = joined(parts)
         self.set_threshold(Threshold.of(scored, accept, classes))

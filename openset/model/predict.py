@@ -33,7 +33,8 @@ class Answer:
     Args:
         label: The class's name, or "unknown" where the score is above the threshold.
         nearest: The name of the known class that fits best, also where the image is unknown.
-        probability: The softmax probability of that class.
+        probability: The softmax probability of that class; None of one that was added to the model
+            later, of which the network knows nothing.
         score: The detector's score; higher = more unknown.
         threshold: The threshold that applied.
         margin: Threshold − score: below 0 where the image is unknown.
@@ -48,7 +49,7 @@ class Answer:
 
     label: str
     nearest: str
-    probability: float
+    probability: float | None
     score: float
     threshold: float
     margin: float
@@ -129,8 +130,7 @@ def predict(
     given = list(answers(model, found, values, probabilities=probabilities))
     if fdr is not None:
         given = together(model, given, fdr, storey=storey)
-    if isinstance(found, Readable) and found.skipped:
-        raise ValueError(found.skipped[0])
+    refuse_skipped(found)
     return given
 
 
@@ -155,6 +155,12 @@ def opened(
             "save it with OpenSet(…, adapter=Adapter(size, channels))"
         )
     return Readable(ImageSet(Loose(items, workers), None, model.adapter), batch_size)
+
+
+def refuse_skipped(images: Readable | Inputs) -> None:
+    """Raises for the first image of the last pass that could not be read."""
+    if isinstance(images, Readable) and images.skipped:
+        raise ValueError(images.skipped[0])
 
 
 class Inputs:
@@ -262,13 +268,15 @@ def answered(
 ) -> Iterator[Answer]:
     """The answers about one batch of activations."""
     nearest, score, thresholds = (x.cpu() for x in model.judge(seen, values))
-    rows = torch.arange(len(nearest))
     shares = seen.logits.float().softmax(1)
+    of_network = nearest < shares.shape[1]
+    own = shares.gather(1, torch.where(of_network, nearest, 0)[:, None]).squeeze(1).tolist()
+    own = [share if its else None for share, its in zip(own, of_network.tolist(), strict=True)]
     none = [None] * len(paths)
     rare = model.held_out.p_values(score, nearest).tolist() if model.held_out.fitted else none
     shown = model.detector.confidence(score)
     told = zip(
-        model.names(nearest), shares[rows, nearest].tolist(), score.tolist(), thresholds.tolist(),
+        model.names(nearest), own, score.tolist(), thresholds.tolist(),
         rare, paths, none if shown is None else shown.tolist(),
         shares.tolist() if probabilities else none, strict=True,
     )  # fmt: skip

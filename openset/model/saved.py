@@ -228,9 +228,10 @@ def _try(model: Any, told: Description) -> None:
         raise ValueError(f"its parts do not fit each other: {error}") from error
     if score.isnan().any():
         raise ValueError("it scores a grey image as NaN")
-    check_classes(told, seen.logits.shape[1])
+    classes = seen.logits.shape[1] + model.detector.added
+    check_classes(told, classes)
     groups = len(model.held_out.sizes) if model.held_out.fitted else 1
-    if groups not in (1, seen.logits.shape[1]):
+    if groups not in (1, classes):
         raise ValueError(f"it has held-out scores of {groups} classes, unlike its network")
 
 

@@ -111,8 +111,8 @@ class HeldOut(Fitted):
             ValueError: If there are too few scores for the share.
         """
         check_accept(accept)
-        found = Threshold.of_groups(self._scores(upper=True), accept, ROUNDING)
-        pairs = zip(self._scores(upper=False), found.values, strict=True)
+        found = Threshold.of_groups(self.scores(upper=True), accept, ROUNDING)
+        pairs = zip(self.scores(upper=False), found.values, strict=True)
         accepted = tuple(int((scores <= value).sum()) for scores, value in pairs)
         return replace(found, accepted=accepted)
 
@@ -122,13 +122,13 @@ class HeldOut(Fitted):
         True of every whole percent, of every share where no group had more than `KNOTS` scores, and
         of the highest shares, whose scores are all kept.
         """
-        upper, lower = self._scores(upper=True), self._scores(upper=False)
+        upper, lower = self.scores(upper=True), self.scores(upper=False)
         ranks = self.threshold(accept).ranks
         return all(bool(u[k - 1] == w[k - 1]) for u, w, k in zip(upper, lower, ranks, strict=True))
 
     def accepted(self, threshold: float) -> float:
         """The share of the held-out samples at or below a threshold, at the least."""
-        scores = torch.cat(self._scores(upper=True))
+        scores = torch.cat(self.scores(upper=True))
         return float((scores <= threshold).double().mean())
 
     def _group(self, c: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,8 +142,12 @@ class HeldOut(Fitted):
         """The knots of each group, how many scores are at least as high, and how many higher."""
         return [self._group(c) for c in range(len(self.sizes))]
 
-    def _scores(self, *, upper: bool) -> list[Tensor]:
-        """All scores of each group, ascending; one that was not kept is that of a neighbour."""
+    def scores(self, *, upper: bool = True) -> list[Tensor]:
+        """All scores of each group, ascending; one that was not kept is that of a neighbour.
+
+        Args:
+            upper: Whether that of the next higher one, or of the next lower.
+        """
         found = []
         for knots, at_least, above in self.groups():
             zero = torch.zeros(1, dtype=torch.long)
