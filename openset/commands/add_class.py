@@ -41,7 +41,7 @@ def add_class(
     """
     from openset.data.splits import load_known
     from openset.life.add_class import add_class as add
-    from openset.life.add_class import undo as take_out
+    from openset.life.add_class import undo_class as take_out
     from openset.life.discover import group_files
     from openset.networks.device import choose_device
     from openset.runs.run import Run, load_model

@@ -35,6 +35,7 @@ COMMANDS = {
     "fit": "fit:fit",
     "tune": "tune:tune",
     "predict": "predict:predict",
+    "explain": "explain:explain",
     "monitor": "monitor:monitor",
     "discover": "discover:discover",
     "add-class": "add_class:add_class",

@@ -121,7 +121,7 @@ def add_class(model: OpenSet, name: str, images: Any, held_out: Any = None) -> A
     )
 
 
-def undo(model: OpenSet) -> OpenSet:
+def undo_class(model: OpenSet) -> OpenSet:
     """The model without the class that was added last, as it was before.
 
     Raises:

@@ -12,7 +12,7 @@ import openset
 from openset import OpenSet
 from openset.data import load
 from openset.detectors import build
-from openset.life.add_class import add_class, undo
+from openset.life.add_class import add_class, undo_class
 from openset.model.export import export
 from openset.model.fit import fit
 
@@ -82,13 +82,13 @@ def test_it_is_taken_back_exactly_after_save_and_load(models, tmp_path, name):
     assert loaded.predict(more)[0].record() == two.predict(more)[0].record()
     if name != "knn:k=5":
         same(two, loaded)
-        same(one, undo(loaded))
-    back = undo(undo(loaded))
+        same(one, undo_class(loaded))
+    back = undo_class(undo_class(loaded))
     assert (back.threshold, back.classes) == (model.threshold, model.classes)
     assert torch.equal(back.held_out.knots, model.held_out.knots)
     assert type(back.detector) is type(model.detector)
     with pytest.raises(ValueError, match="nothing to undo"):
-        undo(back)
+        undo_class(back)
 
 
 def test_an_added_class_has_no_probability_and_goes_into_onnx(models, data, tmp_path):
