@@ -110,7 +110,9 @@ def add_class(model: OpenSet, name: str, images: Any, held_out: Any = None) -> A
         changed, left_out = learned(model, detector, seen)
         known = None if held_out is None else _asked(model, changed, held_out)
         of_class = _as_class(detector, seen, left_out, len(classes))
-    added = OpenSet(model.tap, changed, None, [*classes, name], model.adapter, model.name)
+    about = {**model.about, f"Added {name}": f"from {len(seen)} images"}
+    names = [*classes, name]
+    added = OpenSet(model.tap, changed, None, names, model.adapter, model.name, about)
     _calibrate(added, model, known, of_class)
     return Addition(
         added.train(model.training),
@@ -131,17 +133,18 @@ def undo_class(model: OpenSet) -> OpenSet:
         raise ValueError("no class was added to this model, so there is nothing to undo")
     assert model.classes is not None
     last = model.detector.classes[-1]
-    state = {name: last.get_buffer(f"before_{name}") for name in TABLES}
-    state["knots"] = state["knots"].view(torch.double)
     try:
+        state = {name: last.get_buffer(f"before_{name}") for name in TABLES}
+        state["knots"] = state["knots"].view(torch.double)
         told = json.loads(bytes(last.get_buffer("before_threshold").tolist()))
         threshold = Threshold.from_settings(told)
-    except (AttributeError, UnicodeDecodeError, TypeError) as error:
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"what the model was before is damaged: {error}") from error
-    found = OpenSet(
-        model.tap, model.detector.without_last(), threshold, list(model.classes)[:-1],
-        model.adapter, model.name,
-    ).train(model.training)  # fmt: skip
+    *names, name = model.classes
+    about = {key: text for key, text in model.about.items() if key != f"Added {name}"}
+    detector = model.detector.without_last()
+    found = OpenSet(model.tap, detector, threshold, names, model.adapter, model.name, about)
+    found.train(model.training)
     found.held_out.load_state_dict(state)
     return found
 
