@@ -192,7 +192,7 @@ class MoreClasses(Detector):
     def with_class(self, x: Tensor, shift: float | Tensor) -> MoreClasses:
         """The same with one more class, of rows `[n, D]` of the layers that are read."""
         learned = kind_of(self.detector)().fit(self.detector, x)
-        learned.keep(shift=torch.as_tensor(shift, dtype=torch.float32))
+        learned.keep(shift=torch.as_tensor(shift, dtype=torch.float32, device=x.device))
         return self._of([*self.classes, learned])
 
     def without_last(self) -> Detector:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +102,7 @@ def add_class(model: OpenSet, name: str, images: Any, held_out: Any = None) -> A
     found = opened(model, images)
     seen = concatenate(stream(model.extractor, found))
     refuse_skipped(found)
+    seen = seen.beside(detector)
     if seen.grid:
         raise ValueError("this model labels pixels; a class is added to models of whole images")
     if len(seen) < LEAST:
@@ -134,7 +135,7 @@ def undo_class(model: OpenSet) -> OpenSet:
     assert model.classes is not None
     last = model.detector.classes[-1]
     try:
-        state = {name: last.get_buffer(f"before_{name}") for name in TABLES}
+        state = {name: last.get_buffer(f"before_{name}").cpu() for name in TABLES}
         state["knots"] = state["knots"].view(torch.double)
         told = json.loads(bytes(last.get_buffer("before_threshold").tolist()))
         threshold = Threshold.from_settings(told)
@@ -153,7 +154,7 @@ def learned(model: OpenSet, detector: MoreClasses, seen: Activations) -> tuple[M
     """The detector with the new class, and each image's surprise when learned from the others."""
     base, x = detector.detector, seen.stacked(detector.layers_read)
     fold = torch.arange(len(x)) % min(FOLDS, len(x))
-    left_out = torch.empty(len(x), dtype=x.dtype)
+    left_out = torch.empty_like(x[:, 0])
     for part in fold.unique():
         others = kind_of(base)().fit(base, x[fold != part])
         left_out[fold == part] = others.surprise(base, x[fold == part])
@@ -185,16 +186,15 @@ def _check(model: OpenSet, name: str) -> tuple[list[str], MoreClasses]:
 
 def _asked(model: OpenSet, changed: MoreClasses, held_out: Any) -> Scored:
     """Held-out known images, as the changed detector scores them."""
-    seen: Iterable[Activations] = stream(model.extractor, held_out)
-    return joined([ask(changed, batch) for batch in seen])
+    return joined([ask(changed, batch) for batch in stream(model.extractor, held_out)])
 
 
 def _as_class(detector: MoreClasses, seen: Activations, left_out: Tensor, place: int) -> Scored:
     """The new images, each as if the class had been learned from the others."""
     predicted, score = detector.answer(seen)
     own = left_out < score
-    label = torch.full((len(seen),), place)
-    return Scored(torch.where(own, left_out, score), label, torch.where(own, place, predicted))
+    score, predicted = torch.where(own, left_out, score), torch.where(own, place, predicted)
+    return Scored(score, torch.full_like(predicted, place), predicted).map(Tensor.cpu)
 
 
 def _calibrate(found: OpenSet, before: OpenSet, known: Scored | None, of_class: Scored) -> None:

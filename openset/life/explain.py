@@ -140,7 +140,7 @@ def explain(
             return Explanation(None, (), (), pictures[0].cpu(), score[0].cpu(), label[0].cpu())
         base = model.detector
         base = base.detector if isinstance(base, MoreClasses) else base
-        parts = tuple(_parts(model, base, seen, known))
+        parts = tuple(_parts(model, base, seen.beside(base), known))
         nearest = tuple(_nearest(base, seen, train)) if isinstance(base, KNN) else ()
     (answer,) = answers(model, found)
     return Explanation(answer, parts, nearest, pictures[0])
@@ -173,7 +173,7 @@ def _layers(
     if known is not None:
         step = -(-len(known) // KNOWN)
         for batch in stream(model.extractor, known.subset(torch.arange(0, len(known), step))):
-            for layer, nats in by_layer(detector, batch).items():
+            for layer, nats in by_layer(detector, batch.beside(detector)).items():
                 usual.setdefault(layer, []).append(nats)
     found = []
     for layer, nats in by_layer(detector, seen).items():

@@ -53,7 +53,7 @@ def _gaussians(detector: Detector, rows: Activations, x: Tensor, edges: Sequence
             ]
         )
     assert isinstance(detector, VMDLSb)
-    one = torch.zeros(1, dtype=torch.double)
+    one = x.new_zeros(1)
     best = detector.class_scores(rows).argmax(1).tolist()
     return torch.stack(
         [
