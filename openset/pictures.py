@@ -41,6 +41,12 @@ def label_picture(label: Tensor, classes: int) -> Image.Image:
     return picture
 
 
+def overlay(image: Tensor, label: Tensor, classes: int, opacity: float = 0.5) -> Image.Image:
+    """An image `[C, H, W]` in 0…1 under the colours of its label map `[H, W]`."""
+    colours = label_picture(label, classes).convert("RGB")
+    return Image.blend(image_picture(image), colours, opacity)
+
+
 def image_picture(image: Tensor) -> Image.Image:
     """An image `[C, H, W]` in 0…1 in colour."""
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).expand(3, -1, -1)

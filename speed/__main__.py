@@ -24,6 +24,7 @@ SCRIPTS = {
     "pixels.py": [],
     "latency.py": [],
     "report.py": ["playwright"],
+    "decision.py": [],
     "peers.py": ["data", "pytorch_ood"],
 }
 """Each call with what it needs: the data sets under `$OPENSET_DATA`, or a library."""

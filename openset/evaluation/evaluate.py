@@ -21,6 +21,7 @@ from openset.evaluation.seen import Images, Seen
 from openset.extractors.tap import Tap
 from openset.scoring.answers import answers
 from openset.scoring.held_out import HeldOut
+from openset.scoring.scored import Scored
 from openset.scoring.threshold import Threshold, ThresholdRecord
 from openset.scoring.views import Views, tap_for
 
@@ -65,6 +66,11 @@ class Candidate:
     threshold: ThresholdRecord | None
     classes: Sequence[str] | None
     held_out: HeldOut | None = None
+
+    def add_p_values(self, scored: Scored) -> None:
+        """Adds the p-values of images, if the model keeps held-out scores."""
+        if self.held_out is not None and self.held_out.fitted and scored.score.dim() == 1:
+            scored.p_value = self.held_out.p_values(scored.score, scored.predicted)
 
 
 def evaluate(
@@ -188,6 +194,7 @@ def look(
         seen |= {n: Images() for n in candidates}
     for tap, detectors in shared_taps(candidates):
         for answer in answers(tap, detectors, images, batch_size):
+            candidates[answer.detector].add_p_values(answer.scored)
             seen[answer.detector].add(answer)
     for each in seen.values():
         each.close()

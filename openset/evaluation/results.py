@@ -275,7 +275,7 @@ class Results:
             "threshold": self.thresholds.get(case),
             "held_out": None if held_out is None else shelf.put_all(held_out.state_dict()),
             "scored": {
-                data: shelf.put_all(vars(scored)) for data, scored in self.scored[case].items()
+                data: shelf.put_all(scored.tensors()) for data, scored in self.scored[case].items()
             },
             "maps": {
                 data: [shelf.put_all(vars(each)) for each in maps]

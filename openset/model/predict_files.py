@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from openset.data.loaders import images_at_once
 from openset.data.readable import Readable
 from openset.model.maps import labels_pixels, write_maps
 from openset.model.open_set import OpenSet
-from openset.model.predict import Answer, answers, opened, with_threshold
+from openset.model.predict import Answer, answers, opened, together, with_threshold
 from openset.model.records import print_csv, write
+from openset.scoring.false_discoveries import promise
 from openset.scoring.threshold import percent
 from openset.training.progress import progress_bar
 
@@ -30,6 +31,8 @@ def predict_files(
     report: Path | None = None,
     accept: float | None = None,
     threshold: float | None = None,
+    fdr: float | None = None,
+    storey: bool = False,
     skip_bad: bool = False,
     probabilities: bool = False,
     batch_size: int | None = None,
@@ -43,16 +46,23 @@ def predict_files(
     Raises:
         ValueError: If files cannot be read, unless `skip_bad`; the others are answered before.
     """
-    model, values = with_threshold(model, accept, threshold)
+    model, values = with_threshold(model, accept, threshold, fdr)
     found = open_files(model, places, workers)
     pixels = labels_pixels(model)
+    if pixels and fdr is not None:
+        raise ValueError("this model labels pixels, which depend on each other; fdr judges images")
+    said = promised(model, accept, values)
     found.batch_size = batch_size or (images_at_once(found.images) if pixels else found.batch_size)
     with shown(found, bar=out is not None or not sys.stdout.isatty()):
         if pixels:
             count = write_maps(model, found, out, values)
         else:
             given = answers(model, found, values, probabilities=probabilities)
-            with reported(model, found, given, report, values) as passing:
+            if fdr is not None:
+                given = together(model, list(given), fdr, storey=storey)
+                said += kept_promise(model, given, fdr)
+            by_hand = threshold is not None or fdr is not None
+            with reported(model, found, given, report, by_hand) as passing:
                 records = (answer.record() for answer in passing)
                 count = print_csv(records) if out is None else write(records, out)
     if pixels and report is not None:
@@ -61,9 +71,8 @@ def predict_files(
         report_pixels(model, found.images, report, values)
     if found.skipped and not skip_bad:
         raise ValueError(_unread(found, count, out))
-    said = [] if out is None else [f"{count} images: {out}"]
-    said += [] if report is None else [f"report: {report}"]
-    said += promised(model, accept, values)
+    written = {f"{count} images": out, "report": report}
+    said = [f"{what}: {where}" for what, where in written.items() if where is not None] + said
     said += [f"skipped: {reason}" for reason in found.skipped]
     return said + [f"{len(found.skipped)} files skipped"] * bool(found.skipped)
 
@@ -72,10 +81,10 @@ def predict_files(
 def reported(
     model: OpenSet,
     found: Readable,
-    given: Iterator[Answer],
+    given: Iterable[Answer],
     report: Path | None,
-    values: Tensor | None,
-) -> Iterator[Iterator[Answer]]:
+    by_hand: bool,
+) -> Iterator[Iterable[Answer]]:
     """The same answers; the report, if one is asked for, is written when all have passed."""
     if report is None:
         yield given
@@ -84,7 +93,7 @@ def reported(
 
     told = Told(model, found.images)
     yield told.passing(given)
-    told.report(report, values)
+    told.report(report, by_hand=by_hand)
 
 
 def open_files(
@@ -119,6 +128,13 @@ def promised(model: OpenSet, accept: float | None, values: Tensor | None) -> lis
         )
     )
     return [model.threshold.guarantee() + more]
+
+
+def kept_promise(model: OpenSet, answers: Sequence[Answer], fdr: float) -> list[str]:
+    """States what is promised of images that were called unknown together."""
+    marked = sum(answer.label == "unknown" for answer in answers)
+    doubt = None if model.threshold is None else model.threshold.doubt
+    return promise(fdr, marked, len(answers), model.held_out.counts, doubt)
 
 
 @contextmanager

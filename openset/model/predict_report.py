@@ -48,6 +48,7 @@ class Told:
         self.paths: list[str] = []
         self.nearest: list[str] = []
         self.scores: list[float] = []
+        self.thresholds: dict[str, float] = {}
 
     def passing(self, answers: Iterable[Answer]) -> Iterator[Answer]:
         """The same answers."""
@@ -55,25 +56,34 @@ class Told:
             self.paths.append(answer.path or "")
             self.nearest.append(str(answer.nearest))
             self.scores.append(answer.score)
+            self.thresholds[self.nearest[-1]] = answer.threshold
             yield answer
 
-    def report(self, path: Path, values: Tensor | None) -> Path:
+    def report(self, path: Path, *, by_hand: bool) -> Path:
         """Writes the page.
 
         Args:
             path: The file to write.
-            values: Another threshold `[1]` than the model's, set by hand.
+            by_hand: Whether another threshold than the model's has decided.
         """
-        names = list(map(str, self.model.classes or dict.fromkeys(self.nearest)))
+        names = list(dict.fromkeys([*map(str, self.model.classes or ()), *self.nearest]))
         place = {name: c for c, name in enumerate(names)}
         given = Scored(
             torch.tensor(self.scores, dtype=torch.float64),
             torch.full((len(self.scores),), UNKNOWN),
             torch.tensor([place[name] for name in self.nearest], dtype=torch.long),
         )
+        values = self._values(names) if by_hand else None
         results, case = results_of(self.model, given, names, values)
         self._keep_images(results, case)
         return report(results, path, TITLE, truth=False)
+
+    def _values(self, names: Sequence[str]) -> list[float]:
+        """The threshold that has decided, or that of each class if they differ."""
+        different = list(dict.fromkeys(self.thresholds.values()))
+        if len(different) < 2:
+            return different or [float("inf")]
+        return [self.thresholds.get(name, float("inf")) for name in names]
 
     def _keep_images(self, results: Results, case: Case) -> None:
         """Reads again the images that the page shows, as their files hold them."""
@@ -107,13 +117,14 @@ def report_pixels(model: OpenSet, images: ImageSet, path: Path, values: Tensor |
         rows.append(pixels[torch.randperm(len(pixels), generator=generator)[:PIXELS]])
         classes = seen.logits.shape[1]
     names = list(map(str, model.classes or range(classes)))
-    results, case = results_of(model, joined(rows), names, values)
+    by_hand = None if values is None else values.tolist()
+    results, case = results_of(model, joined(rows), names, by_hand)
     results.maps[case] = {GIVEN: maps}
     return report(results, path, TITLE, truth=False)
 
 
 def results_of(
-    model: OpenSet, given: Scored, classes: Sequence[str], values: Tensor | None
+    model: OpenSet, given: Scored, classes: Sequence[str], values: list[float] | None
 ) -> tuple[Results, Case]:
     """Answers as results without figures, beside the held-out known scores.
 
@@ -121,7 +132,7 @@ def results_of(
         model: The model.
         given: Scores in double precision, as the answers were decided.
         classes: Names of the known classes.
-        values: Another threshold `[1]` than the model's, set by hand.
+        values: Another threshold than the model's, or one for each class, set by hand.
     """
     case, results = Case(detector=model.detector.name, known="held-out known"), Results()
     results.scored[case] = {case.known: held_out(model), GIVEN: given}
@@ -129,7 +140,7 @@ def results_of(
     if model.held_out.fitted:
         results.held_out[case] = model.held_out
     if values is not None:
-        results.thresholds[case] = ThresholdRecord(value=float(values))
+        results.thresholds[case] = ThresholdRecord(value=values[0] if len(values) == 1 else values)
     elif model.threshold is not None:
         results.thresholds[case] = model.threshold.record()
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import torch
@@ -52,23 +52,24 @@ def positions(
     own = (record or {}).get("accept")
     many = held_out is not None and held_out.fitted and len(held_out.counts) > MANY
     shares = {*(COARSE if many else SHARES), *([] if own is None else [own])}
-    wide = torch.as_tensor((record or {}).get("value", 0.0)).numel()
-    found = {p.accept: p for p in _found(known, sorted(shares), held_out, wide)}
+    found = {p.accept: p for p in _found(known, sorted(shares), held_out)}
     if record is not None and own is not None and "value" in record:
         found[own] = _checked(own, record["value"], record.get("interval"), known)
-    return [found[share] for share in sorted(found)]
+    wide = max((len(each.values) for each in found.values()), default=1)
+    return [
+        replace(each, values=each.values * (wide // len(each.values)))
+        for _, each in sorted(found.items())
+    ]
 
 
-def _found(
-    known: Scored, shares: list[float], held_out: HeldOut | None, wide: int
-) -> Iterator[Position]:
+def _found(known: Scored, shares: list[float], held_out: HeldOut | None) -> Iterator[Position]:
     if held_out is not None and held_out.fitted:
         for each in held_out.thresholds(shares):
             yield _checked(each.accept, list(each.values), each.coverage, known)
         return
     ordered = known.score.double().sort().values.tolist()
     for share in shares if ordered else []:
-        yield Position(share, [ordered[ceil(len(ordered) * share - 1e-9) - 1]] * wide)
+        yield Position(share, [ordered[ceil(len(ordered) * share - 1e-9) - 1]])
 
 
 def _checked(

@@ -63,7 +63,7 @@ def same(one, other):
     assert list(one.scored) == list(other.scored)
     for case, sets in one.scored.items():
         for data, expected in sets.items():
-            for name, x in vars(expected).items():
+            for name, x in expected.tensors().items():
                 found = getattr(other.scored[case][data], name)
                 assert torch.equal(found, x)
                 assert found.dtype == x.dtype

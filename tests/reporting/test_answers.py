@@ -44,7 +44,7 @@ def answered(model, folder, tmp_path, opened):
     return asking
 
 
-@pytest.mark.parametrize("options", [{}, {"accept": 0.5}, {"threshold": -0.9}])
+@pytest.mark.parametrize("options", [{}, {"accept": 0.5}, {"threshold": -0.9}, {"fdr": 0.3}])
 def test_the_page_counts_what_the_table_counts(answered, options):
     page, rows = answered(**options)
     unknown = [row for row in rows if row["label"] == "unknown"]
