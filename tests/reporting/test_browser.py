@@ -1,5 +1,7 @@
 """In a browser: the figures are those of `openset.evaluation`, whatever is moved or chosen."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from reporting.example import EVIL, example
 
 from openset.activations import UNKNOWN
 from openset.evaluation.metrics import measure
+from openset.evaluation.results import Results
 from openset.evaluation.rows import Case
 from openset.reporting import report
 from openset.reporting.page import first_seeds
@@ -399,3 +402,31 @@ def _unknown(score):
     seen = _known(score)
     seen.parts[0].label -= 1
     return seen
+
+
+def test_runs_of_other_classes_are_switched_too(opened, tmp_path):
+    """As a benchmark has them: other known data, other classes, other unknown sets."""
+    first, second = example(detectors=["energy"]), example(classes=5, detectors=["msp", "knn"])
+    for name in ("scored", "thresholds", "held_out", "classes", "images", "details"):
+        found = getattr(second, name)
+        setattr(second, name, {replace(case, network="vgg"): x for case, x in found.items()})
+    second.rows = [replace(row, network="vgg") for row in second.rows]
+    merged = Results.merge([first, second])
+    with opened(report(merged, tmp_path / "report.html")) as page:
+        names = page.locator("#detector option").all_inner_texts()
+        assert names == ["energy · cnn", "msp · vgg", "knn · vgg"]
+        for name in (*names, *reversed(names)):
+            page.select_option("#detector", label=name)
+            case = next(c for c in merged.scored if name == f"{c.detector} · {c.network}")
+            data = page.locator("#set").evaluate("set => set.selectedOptions[0].textContent")
+            known, unknown = merged.scored[case]["digits"], merged.scored[case][data]
+            f1 = measure(known, unknown, page.threshold, ["macro_f1"])["macro_f1"]
+            assert page.numbers("#figures")[3] == pytest.approx(f1, abs=1e-12)
+            classes = len(merged.classes[case.run])
+            assert page.locator("#each tbody tr").count() == classes
+            assert page.locator("#filters select[name=class] option").count() == 1 + classes
+            page.select_option("#filters select[name=class]", index=classes)
+            assert page.locator("#legend button").count() == (1 if "cnn" in name else 2)
+        page.click('#table td[data-case="0"][data-set="1"]:visible button')
+        assert page.inner_text("#sentence").startswith("energy · cnn")
+        assert page.said == []
