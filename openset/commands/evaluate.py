@@ -19,7 +19,7 @@ def evaluate(
     device: Device = None,
     trust: Trust = None,
     allow_leak: bool = False,
-    neighbours: bool = False,
+    explain: bool = False,
 ) -> None:
     """Measure detectors on the known test images and on unknown ones.
 
@@ -32,8 +32,8 @@ def evaluate(
         accept: Share of known images to accept, for detectors that are fitted now; 0.95 by default.
         metric: Metrics that `openset list metrics` names; by default the usual ones, which choose
             nothing on unknown data.
-        neighbours: Show in the report, with each image, the training images that look most like it
-            to the network; takes a pass over them.
+        explain: Show in the report, with each image, the training images that look most like it to
+            the network, and which layer made its score; takes a pass over those images.
         allow_leak: Allow unknown data on which a detector was tuned; its figures flatter it.
     """
     from openset.evaluation.results import FILES
@@ -51,7 +51,7 @@ def evaluate(
             trust=trust or (),
             device=device,
             allow_leak=allow_leak,
-            neighbours=neighbours,
+            explain=explain,
             command=command(),
         )
         write_results(results, partial)

@@ -9,11 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from openset.activations import Activations
 from openset.data import ImageSet
 from openset.data.loaders import images_at_once, per_pixel
-from openset.detectors import Detector, Fusion
-from openset.evaluation.gallery import TRAINING, Details, nearest_training
+from openset.detectors import Detector
+from openset.evaluation.examples import Examples
 from openset.evaluation.pixels import Pixels, PixelSample
 from openset.evaluation.results import Results
 from openset.evaluation.rows import Case
@@ -23,7 +22,7 @@ from openset.scoring.answers import answers
 from openset.scoring.held_out import HeldOut
 from openset.scoring.scored import Scored
 from openset.scoring.threshold import Threshold, ThresholdRecord
-from openset.scoring.views import Views, tap_for
+from openset.scoring.views import tap_for
 
 Detectors = Sequence[Detector] | Mapping[str, Detector]
 
@@ -86,6 +85,7 @@ def evaluate(
     paper: Mapping[str, Mapping[tuple[str, str], float]] | None = None,
     batch_size: int = 256,
     training: ImageSet | None = None,
+    held_out: ImageSet | None = None,
 ) -> Results:
     """Measures how well each detector tells known test data from unknown.
 
@@ -110,6 +110,8 @@ def evaluate(
         batch_size: Images per pass.
         training: The images that the network was trained on; with each image of the report stand
             then those of them that look most like it to the network.
+        held_out: Held-out known images; the report then says which layer made a score, of detectors
+            whose score is a sum over layers.
 
     Returns:
         One long table, with the scores and the most wrongly judged images.
@@ -141,7 +143,9 @@ def evaluate(
             paper=(paper or {}).get(name),
         )
     if not per_pixel(known):
-        keep_examples(results, run, {run.known: known, **sets}, candidates, training)
+        names = next((each.classes for each in candidates.values()), None)
+        look_again = Examples(list(shared_taps(candidates)), names, training, held_out)
+        look_again.keep(results, run, {run.known: known, **sets})
     return results
 
 
@@ -236,90 +240,6 @@ def same_set(one: Any, other: Any) -> bool:
         and torch.equal(one.indices, other.indices)
         and torch.equal(one.values, other.values)
     )
-
-
-def keep_examples(
-    results: Results,
-    run: Case,
-    sources: Mapping[str, Any],
-    candidates: Mapping[str, Candidate],
-    training: ImageSet | None,
-) -> None:
-    """Keeps the images that the report shows, from sources that can be read by index."""
-    for data, indices in results.wanted_images(run).items():
-        source = sources[data]
-        if not isinstance(source, torch.utils.data.Dataset):
-            continue
-        chosen = (
-            source.subset(indices)
-            if isinstance(source, ImageSet)
-            else torch.utils.data.Subset(source, indices)
-        )
-        told = dict(zip(indices, looked_into(candidates, chosen), strict=True))
-        if isinstance(chosen, ImageSet):
-            for i, path in zip(indices, chosen.paths, strict=True):
-                told[i]["path"] = path
-        if training is not None:
-            found = keep_nearest(results, run, candidates, chosen, training)
-            for i, near in zip(indices, found, strict=True):
-                told[i]["near"] = near
-        images: Any = chosen
-        shown = {i: torch.as_tensor(images[place][0]) for place, i in enumerate(indices)}
-        results.keep_images(run, data, shown, told)
-
-
-@torch.no_grad()
-def looked_into(candidates: Mapping[str, Candidate], images: Any) -> list[Details]:
-    """For each image the class that each detector finds second, and what a fusion's members say."""
-    second: dict[str, list[int]] = {name: [] for name in candidates}
-    members: dict[str, list[list[tuple[str, float]]]] = {}
-    for tap, detectors in shared_taps(candidates):
-        for _, _, looks in Views(tap, detectors).stream(images):
-            for names, seen in looks:
-                for name in names:
-                    detector = detectors[name]
-                    rows = seen.beside(detector).rows().single()
-                    scores = detector.class_scores(rows)
-                    second[name] += scores.topk(min(2, scores.shape[1])).indices[:, -1].tolist()
-                    if isinstance(detector, Fusion):
-                        members.setdefault(name, []).extend(said_by_members(detector, rows))
-    return [
-        Details(
-            runner_up={name: found[i] for name, found in second.items()},
-            members={name: found[i] for name, found in members.items()},
-        )
-        for i in range(len(images))
-    ]
-
-
-def said_by_members(fusion: Fusion, rows: Activations) -> list[list[tuple[str, float]]]:
-    """The p-value by which each member of a fusion ranks each row among known ones."""
-    names = [detector.name for detector in fusion.detectors]
-    rare = (-fusion.surprise(rows)).exp().tolist()
-    return [list(zip(names, each, strict=True)) for each in rare]
-
-
-def keep_nearest(
-    results: Results,
-    run: Case,
-    candidates: Mapping[str, Candidate],
-    images: Any,
-    training: ImageSet,
-) -> list[list[tuple[int, float]]]:
-    """The training images nearest to each image, which it keeps too, with their distances."""
-    first = next(iter(candidates.values()))
-    tap = Tap(first.tap.network, ("penultimate",), first.tap.head)
-    near = nearest_training(tap, images, training)
-    indices = sorted({i for each in near for i, _ in each})
-    chosen = training.subset(indices)
-    told = {
-        i: Details(path=path, label=str(first.classes[c]) if first.classes else str(c))
-        for i, path, c in zip(indices, chosen.paths, chosen.labels.tolist(), strict=True)
-    }
-    results.keep_images(
-        run, TRAINING, {i: chosen[place][0] for place, i in enumerate(indices)}, told
-    )
-    return near
 
 
 def name_of(images: Any, otherwise: str) -> str:

@@ -35,13 +35,14 @@ class Details(TypedDict, total=False):
     """What is known of an image that the report shows, beside its scores.
 
     `path` is its file, or its place in its set; `runner_up` the class that each detector found
-    second; `members` how rare each member of a fusion finds it, by p-value; `near` indices and
-    distances of the nearest training images; `label` the name of a training image's class.
+    second; `parts` how rare each member of a fusion, or each layer, finds it, by p-value; `near`
+    indices and distances of the nearest training images; `label` the name of a training image's
+    class.
     """
 
     path: str
     runner_up: dict[str, int]
-    members: dict[str, list[tuple[str, float]]]
+    parts: dict[str, list[tuple[str, float]]]
     near: list[tuple[int, float]]
     label: str
 
@@ -49,7 +50,7 @@ class Details(TypedDict, total=False):
 def joined_details(one: Details, other: Details) -> Details:
     """What two results know of one image; each detector keeps its own part."""
     both: Any = {**one, **other}
-    for name in ("runner_up", "members"):
+    for name in ("runner_up", "parts"):
         both[name] = {**one.get(name, {}), **other.get(name, {})}
     return both
 

@@ -81,7 +81,7 @@ class Shown:
                 torch.cat([p.predicted for p in parts] or [empty.long()])
             ),
             "second": self.arrays.put(torch.tensor(second, dtype=torch.int16)),
-            "members": [its.get("members", {}).get(case.detector) for its in told],
+            "parts": [its.get("parts", {}).get(case.detector) for its in told],
         }
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -36,7 +37,7 @@ def evaluate_run(
     metrics: Sequence[str] | None = None,
     trust: Sequence[str] = (),
     allow_leak: bool = False,
-    neighbours: bool = False,
+    explain: bool = False,
     command: str = "",
     device: str | torch.device | None = None,
 ) -> Results:
@@ -59,9 +60,9 @@ def evaluate_run(
     if missing := [name for name in names if name not in fitted]:
         fitted |= run.fit(missing, data, network, accept=0.95 if accept is None else accept)
     models = {name: fitted[name] for name in names}
-    training = data.train if neighbours else None
+    again: dict[str, Any] = {"training": data.train, "held_out": data.valid} if explain else {}
     results = evaluate(
-        models, known=data.test, unknown=sets, metrics=metrics, run=run.case, training=training
+        models, known=data.test, unknown=sets, metrics=metrics, run=run.case, **again
     )
     results.shown = list(metrics or ())
     results.notes |= run_notes(run, data, sets)

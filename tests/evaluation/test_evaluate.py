@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from openset import OpenSet, Results, Tap, networks
+from openset.activations import concatenate
 from openset.data import ImageSet
 from openset.detectors import KNN, ODIN, Energy, MaxSoftmax, build
+from openset.detectors.by_layer import by_layer
 from openset.evaluation.evaluate import evaluate
 from openset.evaluation.gallery import TRAINING
 from openset.extractors.extract import stream
@@ -146,6 +148,22 @@ def test_of_a_fusion_the_report_has_what_its_members_say(network, sets):
     ((_, told),) = found.details.items()
     rows = torch.cat([model.detector.surprise(seen) for seen in stream(model.tap, noise)])
     for i, its in told[noise.name].items():
-        names, rare = zip(*its["members"]["f"], strict=True)
+        names, rare = zip(*its["parts"]["f"], strict=True)
         assert names == ("energy", "knn")
         assert list(rare) == pytest.approx((-rows[i]).exp().tolist(), rel=1e-4)
+
+
+def test_of_a_sum_over_layers_the_report_has_what_each_layer_says(network, sets):
+    known, noise = sets
+    detector = build("gemos:components=1,density=gaussian-mixture")
+    model = fit(network, {"g": detector}, known, known, accept=0.9)["g"]
+    found = evaluate({"g": model}, known=known, unknown=noise, held_out=known)
+    ((_, told),) = found.details.items()
+    usual, strange = (
+        by_layer(model.detector, concatenate(stream(model.tap, images))) for images in sets
+    )
+    for i, its in told[noise.name].items():
+        assert [name for name, _ in its["parts"]["g"]] == list(model.detector.layers_read)
+        for layer, p in its["parts"]["g"]:
+            higher = sum(nats >= strange[layer][i] for nats in usual[layer].tolist())
+            assert p == pytest.approx((1 + higher) / 61)

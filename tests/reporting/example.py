@@ -50,7 +50,7 @@ def example(
             told = {i: {"path": f"{EVIL}/{data}/{i}.png", "near": [(7, 0.25)]} for i in indices}
             for i in indices:
                 told[i]["runner_up"] = dict.fromkeys(detectors, i % classes)
-                told[i]["members"] = {detectors[0]: [(EVIL, 0.125)]}
+                told[i]["parts"] = {detectors[0]: [(EVIL, 0.125)]}
             results.keep_images(run, data, {i: torch.rand(3, size, size) for i in indices}, told)
         results.keep_images(run, TRAINING, {7: torch.rand(3, 8, 8)}, {7: {"label": EVIL}})
     return results

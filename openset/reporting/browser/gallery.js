@@ -180,8 +180,8 @@ function nearTraining(it) {
 /** What every detector says of an image: who made it unknown? */
 function saidBy(it) {
   const others = cases.filter((each) => each.run === current().run);
-  if (others.length < 2 && !others[0].gallery.members[it.i]) return [];
-  const member = ([name, p]) => node("tr", { className: "member" },
+  if (others.length < 2 && !others[0].gallery.parts[it.i]) return [];
+  const part = ([name, p]) => node("tr", { className: "part" },
     node("th", { scope: "row" }, `its ${name}`), node("td"), node("td"), node("td", {}, String(+p.toPrecision(2))));
   const line = (each) => {
     const { score, predicted } = each.gallery;
@@ -197,6 +197,6 @@ function saidBy(it) {
   const heads = ["detector", "answer", "score", "p-value"].map((text) => node("th", { scope: "col" }, text));
   return [
     node("h4", {}, "What each detector says"),
-    node("div", { className: "scroll" }, node("table", {}, node("thead", {}, node("tr", {}, ...heads)), node("tbody", {}, ...others.flatMap((each) => [line(each), ...(each.gallery.members[it.i] ?? []).map(member)])))),
+    node("div", { className: "scroll" }, node("table", {}, node("thead", {}, node("tr", {}, ...heads)), node("tbody", {}, ...others.flatMap((each) => [line(each), ...(each.gallery.parts[it.i] ?? []).map(part)])))),
   ];
 }

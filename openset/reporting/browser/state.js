@@ -23,7 +23,7 @@ const cases = data.cases.map((each) => {
       score: array(each.gallery.score),
       predicted: array(each.gallery.predicted),
       second: array(each.gallery.second),
-      members: each.gallery.members,
+      parts: each.gallery.parts,
     },
     given: array(each.given),
     thresholds: each.accept.map((_, i) => values.subarray(i * width, (i + 1) * width)),
