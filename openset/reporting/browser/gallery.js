@@ -172,7 +172,7 @@ function nearTraining(it) {
       const image = current().run.training[index];
       return node("li", { title: image.path ?? "" },
         node("img", { src: image.src, alt: `Training image of class ${image.label}` }),
-        node("b", {}, image.label), node("small", {}, `distance ${short(distance)}`));
+        node("b", {}, image.label), node("small", {}, `distance ${+distance.toPrecision(2)}`));
     })),
   ];
 }
@@ -196,7 +196,7 @@ function saidBy(it) {
   };
   const heads = ["detector", "answer", "score", "p-value"].map((text) => node("th", { scope: "col" }, text));
   return [
-    node("h4", {}, "What each detector says"),
+    node("h4", {}, "Why: what each detector says, and its parts"),
     node("div", { className: "scroll" }, node("table", {}, node("thead", {}, node("tr", {}, ...heads)), node("tbody", {}, ...others.flatMap((each) => [line(each), ...(each.gallery.parts[it.i] ?? []).map(part)])))),
   ];
 }
