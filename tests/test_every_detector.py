@@ -18,6 +18,7 @@ CLASSES = 3
 SMALL = {
     "gemos": "gemos:components=1",
     "knn": "knn:k=5",
+    "mlod": "mlod:k=5",
     "pytorch-ood": "pytorch-ood:KNN,k=5",
 }
 """Settings that let a detector work on the little data here."""
