@@ -46,6 +46,7 @@ def benchmark(
     cache: str | os.PathLike[str] | None = None,
     seeds: int | None = None,
     only: Sequence[str] = (),
+    networks: Sequence[str] = (),
     skip_missing: bool = False,
     max_minutes: float | None = None,
     command: str = "",
@@ -63,6 +64,7 @@ def benchmark(
         cache: The work folder; `out/work` by default. Several protocols may share one.
         seeds: Number of seeds, instead of the protocol's.
         only: Detectors to run, by name or with settings; all by default.
+        networks: Networks to run, as the protocol names them; all by default.
         skip_missing: Leave out unknown sets that are not on this machine, and say so.
         max_minutes: Stop at a checkpoint after so many minutes.
         command: The command line that the results name.
@@ -78,7 +80,8 @@ def benchmark(
     work = Path(cache or out / "work")
     refuse_foreign(out, (*FILES, "work", PARTIAL + "*"))
     with at_work(work):
-        plan = Plan(protocol, work, seeds=seeds, only=only, skip_missing=skip_missing)
+        how = {"seeds": seeds, "only": only, "networks": networks, "skip_missing": skip_missing}
+        plan = Plan(protocol, work, **how)
         runner = Runner(plan, choose_device(device), say)
         results = runner.run(end)
         first = plan.steps[0].data

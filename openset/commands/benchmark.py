@@ -15,6 +15,7 @@ def benchmark(
     quick: bool = False,
     seeds: int | None = None,
     only: Places = [],  # noqa: B006
+    network: Places = [],  # noqa: B006
     dry_run: bool = False,
     skip_missing: bool = False,
     max_minutes: float | None = None,
@@ -32,6 +33,7 @@ def benchmark(
         quick: Run the small tier, made for two cores, instead of the paper's settings.
         seeds: Number of seeds; by default the protocol's.
         only: Detectors to run; all by default.
+        network: Networks to run; all by default.
         dry_run: Print the steps and about how long each takes, and run nothing.
         skip_missing: Leave out unknown sets that are not on this machine.
         max_minutes: Stop at a checkpoint after so many minutes; the same command goes on.
@@ -45,7 +47,8 @@ def benchmark(
     tier = protocols.load(protocol, "quick" if quick else "paper", trust or ())
     if dry_run:
         work = cache or out / "work"
-        show(Plan(tier, work, seeds=seeds, only=only, skip_missing=skip_missing).table())
+        how = {"seeds": seeds, "only": only, "networks": network, "skip_missing": skip_missing}
+        show(Plan(tier, work, **how).table())
         return
     results = run_benchmark(
         tier,
@@ -53,6 +56,7 @@ def benchmark(
         cache=cache,
         seeds=seeds,
         only=only,
+        networks=network,
         skip_missing=skip_missing,
         max_minutes=max_minutes,
         command=command(),

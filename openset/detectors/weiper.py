@@ -68,8 +68,8 @@ class WeiPer(Detector):
         noisy = (weight + self.distance * noise).flatten(0, 1)
         self.keep(heads=torch.cat([noisy, bias.repeat(self.repeats)[:, None]], 1).float())
         ends = [[view.aminmax() for view in self.views(x)] for x, _ in rows]
-        self.keep(low=torch.tensor([[view.min for view in part] for part in ends]).amin(0))
-        self.keep(high=torch.tensor([[view.max for view in part] for part in ends]).amax(0))
+        low, high = (torch.tensor([[v[i] for v in part] for part in ends]) for i in (0, 1))
+        self.keep(low=low.amin(0).to(weight.device), high=high.amax(0).to(weight.device))
         sums = torch.stack([self.histograms(x).double().sum(1) for x, _ in rows]).sum(0)
         self.keep(usual=(sums / sums.sum(1, keepdim=True)).float())
         return self

@@ -18,13 +18,13 @@ AUTO = "auto"
 CANDIDATES = (
     "energy",
     "gen",
-    "knn:k=10",
+    "knn:max_rows=10000",
     "vim",
     "react",
     "pnml",
     "fdbd",
     "mahalanobis-plus-plus",
-    "gemos:layers=stage1+stage2,components=1",
+    "gemos:components=1,layers=stage1+stage2",
     "fusion",
     "fusion:weights=mistakes",
 )
