@@ -36,9 +36,8 @@ def main(folder: str) -> None:
     detectors, pairs, auroc = figures(Path(folder))
     names = [name for name in CANDIDATES if name in detectors]
     device, found = choose_device(), []
-    print(
-        "| network | correlation | auto takes | regret | always fusion | always energy | other set |"
-    )
+    heads = "correlation | auto takes | regret | always fusion | always energy | other set"
+    print(f"| network | {heads} |")
     print("|---|---:|---|---:|---:|---:|---:|")
     for place in sorted(Path(folder, "work", "runs").iterdir()):
         run = Run.load(place)
