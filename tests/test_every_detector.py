@@ -18,13 +18,16 @@ CLASSES = 3
 SMALL = {
     "gemos": "gemos:components=1",
     "knn": "knn:k=5",
+    "mlod": "mlod:k=5",
     "pytorch-ood": "pytorch-ood:KNN,k=5",
 }
 """Settings that let a detector work on the little data here."""
 
 NAMES = sorted(name for name in DETECTORS if name != "pytorch-ood" or find_spec("pytorch_ood"))
-NOT_FAR = ("react", "binc")
-"""One clips what is far; the other's layer holds logits, where high is known."""
+BY_LOGITS = ("ash", "dice", "nac", "nci", "nnguide", "react", "scale", "she", "vra", "weiper")
+NOT_FAR = (*BY_LOGITS, "binc", "fdbd", "mahalanobis-plus-plus", "pnml")
+"""The first read far features as sure logits, where high is known, as that of `binc` holds them;
+the others look at directions alone."""
 HEADS = {
     "binc": networks.binary_heads,
     "vib": networks.bottleneck,

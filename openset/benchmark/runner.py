@@ -54,6 +54,7 @@ def benchmark(
     cache: str | os.PathLike[str] | None = None,
     seeds: int | None = None,
     only: Sequence[str] = (),
+    networks: Sequence[str] = (),
     skip_missing: bool = False,
     max_minutes: float | None = None,
     command: str = "",
@@ -73,6 +74,7 @@ def benchmark(
         cache: The work folder; `out/work` by default. Several protocols may share one.
         seeds: Number of seeds, instead of the protocol's.
         only: Detectors to run, by name or with settings; all by default.
+        networks: Networks to run, as the protocol names them; all by default.
         skip_missing: Leave out unknown sets that are not on this machine, and say so.
         max_minutes: Stop at a checkpoint after so many minutes.
         command: The command line that the results name.
@@ -87,7 +89,8 @@ def benchmark(
     out = Path(out)
     work = Path(cache or out / "work")
     refuse_foreign(out, (*FILES, "work", PARTIAL + "*"))
-    plan = Plan(protocol, work, seeds=seeds, only=only, skip_missing=skip_missing)
+    how = {"seeds": seeds, "only": only, "networks": networks, "skip_missing": skip_missing}
+    plan = Plan(protocol, work, **how)
     runner = Runner(plan, choose_device(device), say)
     results = Results()
     for results in runner.run(end):

@@ -33,6 +33,7 @@ COMMANDS = {
     "train": "train:train",
     "import": "import_network:import_network",
     "fit": "fit:fit",
+    "rehearse": "rehearse:rehearse",
     "tune": "tune:tune",
     "predict": "predict:predict",
     "show": "show:show",

@@ -22,7 +22,8 @@ def fit(
 
     Args:
         run: Folder that `openset train` or `openset import` wrote.
-        detector: Detectors with settings, such as `energy` or `gemos:components=4`.
+        detector: Detectors with settings, such as `energy` or `gemos:components=4`; `auto` for the
+            one that a rehearsal on known images alone recommends (`openset rehearse`).
         accept: Share of known images to accept.
         per_class: Set one threshold for each predicted class.
         held_out: Data to set thresholds from: known images, under the run's class names, that the
@@ -31,12 +32,19 @@ def fit(
             for them by `--held-out valid`.
     """
     from openset.networks.device import choose_device
+    from openset.runs.rehearse import AUTO, CANDIDATES, rehearse_run
     from openset.runs.run import Run
 
     known = Run.load(run)
     network = known.load_network(trust or ()).to(choose_device(device))
+    data = known.load_data()
+    names = list(detector)
+    if AUTO in names:
+        found = rehearse_run(known, CANDIDATES, data, network, held_out=held_out)
+        say(found.recommendation())
+        names = [found.best if name == AUTO else name for name in names]
     how = {"accept": accept, "per_class": per_class, "held_out": held_out}
-    models = known.fit(detector, known.load_data(), network, **how)
+    models = known.fit(names, data, network, **how)
     for name, model in models.items():
         assert model.threshold is not None
         say(f"{name}: {model.threshold.guarantee()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,8 @@ from openset.activations import Activations
 from openset.detectors.arrays import Absent
 from openset.detectors.base import Detector
 from openset.extractors.extract import finite
+from openset.moments import Moments
+from openset.sampling import reservoir
 from openset.spec import as_names
 
 
@@ -91,6 +94,29 @@ def head_of(rows: Activations, detector: Detector) -> tuple[Tensor, Tensor]:
             "that gives the logits; name it: Tap(network, head=…)"
         )
     return rows.head
+
+
+def head_energy(x: Tensor, rows: Activations, detector: Detector) -> Tensor:
+    """−log Σ exp(logit) `[M]` where the features before the network's last layer are `[M, D]`."""
+    weight, bias = head_of(rows, detector)
+    return -(x @ weight.to(x.dtype).T + bias.to(x.dtype)).logsumexp(1)
+
+
+def mean_of(rows: Rows) -> Tensor:
+    """The mean `[D]` of all rows, in one pass."""
+    return Moments.of(((x, labels.clamp_max(0)) for x, labels in rows), 1, "diag").mean[0].float()
+
+
+def sampled(rows: Iterable[tuple[Tensor, Tensor]], most: int, seed: int) -> Tensor:
+    """A seeded sample of at most `most` of all rows, `[m, D]`."""
+    (kept,), _ = reservoir(((x, labels.clamp_max(0)) for x, labels in rows), 1, most, seed)
+    return kept
+
+
+def quantiles(values: Tensor, shares: Sequence[float]) -> Tensor:
+    """The values `[len(shares)]` below which these shares of all lie, of any number of values."""
+    found = np.quantile(values.cpu().numpy(), shares)  # torch.quantile takes at most 16 million.
+    return torch.tensor(found, dtype=torch.float32, device=values.device)
 
 
 def choose_layers(batches: Iterable[Activations], layers: Sequence[str] | None) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from openset.data.augment import (
     rotate_crop,
     scale_crop_flip,
 )
+from openset.data.pixmix import mixed, pictures
 
 
 def generator(seed=0) -> torch.Generator:
@@ -117,3 +118,21 @@ def test_scale_crop_flip_scales_mirrors_and_moves():
     torch.testing.assert_close(
         scale_crop_flip(image, label, torch.Generator().manual_seed(0))[0], moved
     )
+
+
+def test_pictures_of_pixmix_have_structure_on_all_scales():
+    clouds = pictures(torch.zeros(200, 1, 32, 32), generator())
+    assert (clouds.amin((1, 2, 3)) == 0).all()
+    assert (clouds.amax((1, 2, 3)) == 1).all()
+    power = torch.fft.rfft2(clouds).abs().square().mean((0, 1))
+    falls = [power[0, k].log2() - power[0, 2 * k].log2() for k in (1, 2, 4)]
+    assert all(2 <= fall <= 4 for fall in falls)  # Amplitudes like 1/f to 1/f².
+
+
+def test_pixmix_leaves_some_images_and_keeps_what_they_show():
+    images = torch.rand(400, 3, 8, 8, generator=generator())
+    changed = mixed(images, generator())
+    same = (changed == images).flatten(1).all(1).float().mean()
+    assert 0.05 < same < 0.15  # Neither solarised (1/2) nor mixed (1/5).
+    pairs = torch.stack([images.flatten(1), changed.flatten(1)], 1)
+    assert torch.stack([pair.corrcoef()[0, 1] for pair in pairs]).nanmean() > 0.3
