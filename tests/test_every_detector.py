@@ -23,13 +23,25 @@ SMALL = {
 """Settings that let a detector work on the little data here."""
 
 NAMES = sorted(name for name in DETECTORS if name != "pytorch-ood" or find_spec("pytorch_ood"))
-NOT_FAR = ("react", "binc")
-"""One clips what is far; the other's layer holds logits, where high is known."""
+NOT_FAR = (
+    *("react", "subspaces"),
+    *("binc", "ova", "ovnni", "generalized-odin", "learned-confidence"),
+    *("mc-dropout", "deep-ensemble"),
+)
+"""Some clip what is far or see its direction alone, some read logits, where high is known, and some
+read how far opinions differ."""
 HEADS = {
     "binc": networks.binary_heads,
     "vib": networks.bottleneck,
     "viby-1": lambda network: networks.bottleneck(network, priors=None),
     "viby-2": lambda network: networks.bottleneck(network, priors=None),
+    "crosr": networks.ladder_codes,
+    "deep-ensemble": networks.ensemble,
+    "generalized-odin": networks.decomposed,
+    "learned-confidence": networks.confident,
+    "ova": networks.one_vs_all,
+    "ovnni": networks.one_vs_all,
+    "subspaces": networks.subspaces,
 }
 """Changes to the network for detectors that read more than a plain classifier has."""
 
