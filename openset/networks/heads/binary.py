@@ -45,6 +45,7 @@ def binary_heads(network: nn.Module, dim: int = 64, head: str | None = None) -> 
         head: Path of that last linear layer; None finds it.
 
     Example:
+        >>> import torch
         >>> inner = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> softmax, sigmoid = binary_heads(inner).heads(torch.rand(5, 1, 2, 2))
         >>> softmax.shape, sigmoid.shape
