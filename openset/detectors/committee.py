@@ -52,11 +52,12 @@ class Committee(Detector):
 
     def _moments(self, rows: Activations) -> tuple[Tensor, Tensor, Tensor]:
         """Means over the members of p `[M, K]`, of p² `[M, K]` and of Σ p log p `[M]`."""
-        mean = square = torch.zeros_like(rows.logits, dtype=torch.float64)
+        # What sure members differ by is less than single precision holds of a probability.
+        exact = torch.float32 if rows.logits.device.type == "mps" else torch.float64
+        mean = square = torch.zeros_like(rows.logits, dtype=exact)
         negentropy, count = mean[:, 0], 0
         for logits in self.members(rows):
-            # What sure members differ by is less than single precision holds of a probability.
-            log_p = logits.double().log_softmax(1)
+            log_p = logits.to(exact).log_softmax(1)
             p = log_p.exp()
             mean, square = mean + p, square + p.square()
             negentropy, count = negentropy + (p * log_p).sum(1), count + 1
