@@ -18,7 +18,7 @@ class OneVsAll(Objective):
 
     The loss is cross-entropy of the choice plus, for each class c, that of [y = c] under σ(a_c);
     both are means over what is labelled. The detectors are `ova` and `ovnni`. The networks of
-    `trunk="separate"` share nothing: all are trained in one batched program.
+    `trunk="separate"` share nothing; on a GPU all that answer are trained in one batched program.
 
     Paper: Franchi et al., *One Versus all for deep Neural Network Incertitude (OVNNI)
     quantification*, 2020, https://arxiv.org/abs/2006.00954.

@@ -27,7 +27,9 @@ def network():
 def test_one_program_gives_what_each_network_gives_alone(make, image):
     members = Members(restarted(make()) for _ in range(3)).train()
     alone = copy.deepcopy(members)
-    together = members.together(image)
+    assert members.together(image).equal(torch.stack([m(image) for m in copy.deepcopy(alone)]))
+    members = copy.deepcopy(alone)
+    together = members.batched(image)
     separate = torch.stack([member(image) for member in alone])
     torch.testing.assert_close(together, separate, rtol=1e-4, atol=1e-5)
     together.square().sum().backward()
@@ -43,7 +45,7 @@ def test_one_program_gives_what_each_network_gives_alone(make, image):
 def test_dropout_differs_between_the_members():
     same = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Dropout(0.5))
     members = Members([same, copy.deepcopy(same)]).train()
-    one, other = members.together(torch.ones(1, 1, 8, 8))
+    one, other = members.batched(torch.ones(1, 1, 8, 8))
     assert not one.equal(other)
 
 

@@ -64,7 +64,7 @@ class SeparateTrunks(nn.Module):
         return getattr(self.network, "normalize", None)
 
     def heads(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """As `SharedTrunk.heads`; the networks that answer run as one batched program."""
+        """As `SharedTrunk.heads`; on a GPU the networks that answer run as one batched program."""
         answers = self.binary.together(image)
         return self.network(image), answers.squeeze(2).transpose(0, 1)
 
