@@ -12,6 +12,10 @@ from torch.nn import functional as F
 from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.rows import Rows, head_of, peek
+from openset.extractors.base import Extractor
+from openset.extractors.dropouts import Dropouts
+from openset.extractors.tap import Tap
+from openset.sampling import dropout_masks
 
 Measure = Literal["mutual-information", "entropy", "variance", "max"]
 
@@ -70,7 +74,8 @@ class MCDropout(Committee):
     Dropout stays on before the network's last linear layer. The masks are drawn once from a seed
     and are the same for every image, so that they make a fixed ensemble: a score depends on its own
     image alone and can be exported. The network need not have been trained with dropout, and runs
-    once: only its last layer is repeated. Whole images and pixels alike.
+    once: only its last layer is repeated. Whole images and pixels alike. With `whole` the network's
+    own dropout modules stay on instead, which takes a pass for each mask and has no export.
 
     Paper: Gal & Ghahramani, *Dropout as a Bayesian Approximation*, 2016,
     https://arxiv.org/abs/1506.02142; the mutual information by Houlsby et al., 2011,
@@ -79,8 +84,9 @@ class MCDropout(Committee):
     Args:
         measure: "mutual-information", "entropy", "variance" or "max".
         samples: Number of masks.
-        rate: Share of the features that each leaves out.
+        rate: Share of the features that each leaves out; with `whole` it is the network's own.
         seed: Seed of the masks.
+        whole: Leave on the network's own dropout, as `Dropouts` does.
 
     Example:
         >>> head = torch.eye(2, 4), torch.zeros(2)
@@ -90,7 +96,6 @@ class MCDropout(Committee):
     """
 
     name = "mc-dropout"
-    layers = ("penultimate",)
     masks: Tensor
 
     def __init__(
@@ -99,23 +104,32 @@ class MCDropout(Committee):
         samples: int = 40,
         rate: float = 0.5,
         seed: int = 0,
+        whole: bool = False,
     ):
         super().__init__(measure)
         if samples < 1 or not 0 <= rate < 1:
             raise ValueError(
                 f"samples must be at least 1 and rate in 0…1, below 1; got {samples} and {rate}"
             )
-        self.samples, self.rate, self.seed = samples, rate, seed
+        self.samples, self.rate, self.seed, self.whole = samples, rate, seed, whole
+        self.looks_again = whole
+        self.layers = () if whole else ("penultimate",)
+
+    def view(self, tap: Tap) -> Extractor:
+        return Dropouts(tap, self.samples, self.seed) if self.whole else tap
 
     def fit(self, batches: Iterable[Activations]) -> Self:
         """Draws the masks, for as many features as there are; nothing else is learned."""
         first = peek(Rows(batches, ()).batches)
-        width = first.values("penultimate").shape[1]
+        width = 0 if self.whole else first.values("penultimate").shape[1]
         masks = dropout_masks(self.samples, width, self.rate, self.seed)
         self.keep(masks=masks.to(first.logits.device))
         return self
 
     def members(self, rows: Activations) -> Iterator[Tensor]:
+        if self.whole:
+            yield from rows.values("members").split(rows.logits.shape[1], dim=1)
+            return
         weight, bias = head_of(rows, self)
         features = rows.values("penultimate")
         for mask in self.masks.to(features):
@@ -146,10 +160,3 @@ class DeepEnsemble(Committee):
 
     def members(self, rows: Activations) -> Iterator[Tensor]:
         yield from rows.values("members").split(rows.logits.shape[1], dim=1)
-
-
-def dropout_masks(samples: int, features: int, rate: float, seed: int = 0) -> Tensor:
-    """Factors `[samples, features]`: 0 for a share of the features, 1 / (1 − share) for others."""
-    generator = torch.Generator().manual_seed(seed)
-    kept = torch.rand(samples, features, generator=generator) >= rate
-    return kept.float() / (1 - rate)

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from openset.activations import Activations
 from openset.densities.base import need_rows
 from openset.detectors.base import Detector
-from openset.detectors.committee import dropout_masks
 from openset.detectors.rows import Rows
 from openset.moments import Moments
+from openset.sampling import dropout_masks
 
 
 class SubSpaces(Detector):

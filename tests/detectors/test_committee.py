@@ -4,10 +4,11 @@ from torch import nn
 
 from openset.activations import Activations
 from openset.detectors import DeepEnsemble, Entropy, MaxSoftmax, MCDropout
-from openset.detectors.committee import dropout_masks
+from openset.extractors.dropouts import Dropouts
 from openset.extractors.tap import Tap
-from openset.networks import Normalize, cnn, ensemble, ladder_small
+from openset.networks import Normalize, cnn, ensemble, ladder_small, wrn_16_2
 from openset.objectives import CrossEntropy
+from openset.sampling import dropout_masks
 from openset.training.loop import train
 
 MEASURES = ("mutual-information", "entropy", "variance", "max")
@@ -121,6 +122,50 @@ def test_points_between_and_beyond_the_clouds_divide_the_sub_networks():
     tap = Tap(trained)
     detector = MCDropout().fit([tap(known)])
     assert detector(tap(unknown)).median() > detector(tap(known)).quantile(0.95)
+
+
+def wide(dropout=0.4):
+    torch.manual_seed(0)
+    network = wrn_16_2(classes=3, channels=1, dropout=dropout)
+    nn.init.normal_(network.head.weight)
+    return network.eval()
+
+
+def test_the_networks_own_dropout_stays_on_with_masks_of_whole_channels():
+    network, image = wide(), torch.rand(3, 1, 8, 8)
+    state = {name: x.clone() for name, x in network.state_dict().items()}
+    tap = Tap(network, ["stage1"])
+    detector = MCDropout(samples=4, seed=2, whole=True)
+    seen = detector.view(tap)(image)
+    places = [m for m in network.modules() if isinstance(m, nn.Dropout)]
+    for t in range(4):
+        hooks = [
+            place.register_forward_hook(
+                lambda _, __, x, i=i, t=t: (
+                    x * dropout_masks(4, x.shape[1], 0.4, 2 + 1000 * i)[t][:, None, None]
+                )
+            )
+            for i, place in enumerate(places)
+        ]
+        expected = network(image)
+        for hook in hooks:
+            hook.remove()
+        found = seen.features["members"][:, 3 * t : 3 * t + 3]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert seen.logits.equal(network(image))
+    assert all(x.equal(state[name]) for name, x in network.state_dict().items())
+    assert not any(place._forward_hooks for place in places)
+
+
+def test_whole_networks_score_alone_as_in_a_batch_and_need_dropout():
+    tap, image = Tap(wide()), torch.rand(60, 1, 8, 8)
+    detector = MCDropout(samples=20, whole=True).fit([tap(image)])
+    together = detector(detector.view(tap)(image))
+    alone = torch.cat([detector(detector.view(tap)(image[i : i + 1])) for i in (0, 51, 59)])
+    torch.testing.assert_close(alone, together[[0, 51, 59]], rtol=1e-3, atol=1e-5)
+    assert (together > 0).all()
+    with pytest.raises(ValueError, match="has no dropout module to leave on"):
+        Dropouts(Tap(wide(dropout=0.0)))
 
 
 def test_settings_that_make_no_sense_are_refused():
