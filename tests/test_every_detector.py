@@ -25,14 +25,26 @@ SMALL = {
 
 NAMES = sorted(name for name in DETECTORS if name != "pytorch-ood" or find_spec("pytorch_ood"))
 BY_LOGITS = ("ash", "dice", "nac", "nci", "nnguide", "react", "scale", "she", "vra", "weiper")
-NOT_FAR = (*BY_LOGITS, "binc", "fdbd", "mahalanobis-plus-plus", "pnml")
-"""The first read far features as sure logits, where high is known, as that of `binc` holds them;
-the others look at directions alone."""
+NOT_FAR = (
+    *BY_LOGITS,
+    *("fdbd", "mahalanobis-plus-plus", "pnml", "subspaces"),
+    *("binc", "ova", "ovnni", "generalized-odin", "learned-confidence"),
+    *("mc-dropout", "deep-ensemble"),
+)
+"""Some read far features as sure logits or clip them, some see directions alone, some read logits,
+where high is known, and some read how far opinions differ."""
 HEADS = {
     "binc": networks.binary_heads,
     "vib": networks.bottleneck,
     "viby-1": lambda network: networks.bottleneck(network, priors=None),
     "viby-2": lambda network: networks.bottleneck(network, priors=None),
+    "crosr": networks.ladder_codes,
+    "deep-ensemble": networks.ensemble,
+    "generalized-odin": networks.decomposed,
+    "learned-confidence": networks.confident,
+    "ova": networks.one_vs_all,
+    "ovnni": networks.one_vs_all,
+    "subspaces": networks.subspaces,
 }
 """Changes to the network for detectors that read more than a plain classifier has."""
 

@@ -31,6 +31,9 @@ def images(n=72, seed=0):
 SMALL = {
     "flow-outliers": "flow-outliers:blocks=1,width=8,couplings=1",
     "gan-outliers": "gan-outliers:width=8",
+    "arpl-cs": "arpl-cs:width=8",
+    "deep-ensemble": "deep-ensemble:members=2",
+    "outlier-exposure": "outlier-exposure:data=gaussian-noise,limit=100",
 }
 """Settings that make an objective's own networks small enough to train here."""
 
@@ -54,7 +57,8 @@ def objective(request):
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_needs_nothing_but_a_network(name):
     network = networks.cnn(classes=CLASSES, channels=1)
-    objective = OBJECTIVES[name](network)
+    declared = dict.fromkeys(OBJECTIVES[name].unknown_data, "gaussian-noise")
+    objective = OBJECTIVES[name](network, **declared)
     assert objective.settings().keys() >= {"network"}
     assert objective.learners()
 
@@ -131,7 +135,7 @@ def test_learns_a_small_problem(objective):
         assert next(objective.step(*images(seed=1)))[1].item() < 0.8 * before
 
 
-HEAVY = ("flow-outliers", "gan-outliers")
+HEAVY = ("flow-outliers", "gan-outliers", "arpl-cs")
 """Objectives whose own networks take minutes at their full size."""
 
 

@@ -17,7 +17,7 @@ from openset.evaluation import metrics
 from openset.files import check_small
 from openset.model.tune import refuse_leak
 from openset.networks import AUTOENCODERS, DENSE, LIBRARIES, NETWORKS
-from openset.objectives import OBJECTIVES
+from openset.objectives import OBJECTIVES, exposed_to
 from openset.spec import Range, Trust, check_kinds, hints_of, look_up, parse
 from openset.training.settings import Settings
 
@@ -231,12 +231,14 @@ class _Checker:
             self.attempt((*place, "training"), settings, whole.get("training", {}))
 
     def check_tuning(self, keys: Keys, table: dict[str, Any]) -> None:
-        """Raises for tuning of a detector that is not there, or on unknown data of the test."""
+        """Raises for tuning of a detector that is not there, or that sees what is tested."""
         for detector, sets in table.get("tune", {}).items():
             place = (*keys, "tune", detector)
             if detector not in table["detectors"]:
                 self.refuse(place, unknown_name("detector here", detector, table["detectors"]))
             self.attempt(place, refuse_leak, sets, _sets(table["unknown"]))
+        shown = exposed_to(table.get("objective", ""))
+        self.attempt((*keys, "objective"), refuse_leak, shown, _sets(table["unknown"]))
 
     def check_figures(self, table: dict[str, Any]) -> None:
         """Raises for published figures of what the protocol does not have."""

@@ -24,7 +24,7 @@ from openset.files import parse_json, refuse_foreign
 from openset.model.fit import fit
 from openset.model.tune import tune_model
 from openset.networks.device import choose_device
-from openset.runs.run import Run, build_detector
+from openset.runs.run import Run
 from openset.runs.train import train_run
 from openset.scoring.threshold import SEEN
 from openset.training.checkpoints import read_pictures
@@ -218,7 +218,7 @@ class Runner:
             name: Run.load(s.folder).load_network(protocol.trust or ())
             for name, s in step.companions.items()
         }
-        detectors = {name: build_detector(name, **beside) for name in missing}
+        detectors = {name: run.build_detector(name, **beside) for name in missing}
         with activations(self.work, step.name) as store:
             models = fit(
                 network,

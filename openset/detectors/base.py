@@ -54,6 +54,9 @@ class Detector(Fitted):
     objectives: ClassVar[Sequence[str]] = ()
     """The training methods whose networks it is for; any will do if none is named."""
 
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """The values of its settings that `openset tune` tries where they are not the usual ones."""
+
     tuned_on: Sequence[str] = ()
     """Names of the data that the settings were chosen on; all results and saved models say so."""
 

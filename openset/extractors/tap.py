@@ -168,12 +168,15 @@ class Tap(Extractor):
         return pooled(x) if self._labels_pixels is False else copied(x)
 
     def _weights(self, end: _End, logits: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The head's weight and bias, if it is linear and gives the logits themselves."""
+        """The head's weight and bias, if it is linear and gives the logits, at any size."""
         head = self.network.get_submodule(self.head)
         if not _maps_rows(head):
             return None
         if self._head_is_linear is None and not torch.compiler.is_exporting() and len(logits):
-            self._head_is_linear = equal(end.values, logits)
+            # Enlarging a map bilinearly and mapping its channels linearly may change places.
+            self._head_is_linear = any(
+                equal(values, logits) for values in (end.values, reduce(end.values, logits))
+            )
         if not (end.output is logits if self._head_is_linear is None else self._head_is_linear):
             return None
         weight = head.weight.detach().flatten(1)

@@ -301,7 +301,8 @@ def _values(detector: Detector, grid: Grid | None) -> Grid:
     """The grid, or the part of `GRID` that the detector has settings for."""
     own = detector.settings()
     if grid is None:
-        grid = {name: values for name, values in GRID.items() if name in own}
+        usual = {**GRID, **detector.grid}
+        grid = {name: values for name, values in usual.items() if name in own}
     for name, values in grid.items():
         if name not in own:
             raise ValueError(unknown_name(f"setting of {detector.name}", name, own))
@@ -334,8 +335,8 @@ def _best(
     best = points[values.index(MEASURES[measure](values))]
     figures = [{**point, measure: value} for point, value in zip(points, values, strict=True)]
     chosen = copy.deepcopy(_changed(detector, best))
-    chosen.tuned_on = names
-    return Tuned(chosen, best, figures, names)
+    chosen.tuned_on = tuple(dict.fromkeys((*detector.tuned_on, *names)))
+    return Tuned(chosen, best, figures, chosen.tuned_on)
 
 
 def _losses(temperatures: Sequence[float], source: _Source, known: Any) -> list[float]:

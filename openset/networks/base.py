@@ -83,7 +83,8 @@ class Backbone(nn.Module):
 def described(factory: Callable[..., nn.Module], name: str | None = None) -> Callable[..., Any]:
     """Lets a factory note on each network how it was made, in `network.spec`.
 
-    A network among the arguments, as a factory of heads takes, is noted by its own spec.
+    A network among the arguments, as a factory of heads takes, is noted by its own spec; where it
+    has none, nothing is noted.
 
     Args:
         factory: A function or class that makes a network.
@@ -105,8 +106,11 @@ def described(factory: Callable[..., nn.Module], name: str | None = None) -> Cal
         for key, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments.update(arguments.pop(key, {}))
-        spec = {k: v.spec if isinstance(v, nn.Module) else v for k, v in arguments.items()}
-        network.spec = {"name": name, **spec}  # pyright: ignore[reportArgumentType]
+        inner = {
+            k: getattr(v, "spec", None) for k, v in arguments.items() if isinstance(v, nn.Module)
+        }
+        spec = None if None in inner.values() else {"name": name, **arguments, **inner}
+        network.spec = spec  # pyright: ignore[reportArgumentType]
         return network
 
     return build

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -26,6 +26,9 @@ class Objective(Fitted):
     classifies: ClassVar[bool] = True
     """Whether the network gives class scores; of one that does not, no accuracy is measured."""
 
+    unknown_data: ClassVar[Sequence[str]] = ()
+    """The settings that name unknown data to train on; all models and results say so."""
+
     network: nn.Module
 
     def __init__(self, network: nn.Module):
@@ -37,7 +40,11 @@ class Objective(Fitted):
         return {"network": self.network}
 
     def options(self) -> dict[str, dict[str, Any]]:
-        """Optimiser settings that differ from the run's, by learner: `{"flow": {"lr": 1e-3}}`."""
+        """Optimiser settings that differ from the run's, by learner or by a part of one.
+
+        A part is a module's path in its learner: `{"flow": {"lr": 1e-3}}`,
+        `{"network.similarity": {"weight_decay": 0.0}}`. All else is as its learner has it.
+        """
         return {}
 
     def order(

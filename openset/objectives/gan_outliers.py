@@ -79,13 +79,17 @@ class GANOutliers(SyntheticOutliers):
         # The discriminator answers as it learned to, with the batch's own statistics; in evaluation
         # mode it would be far less sure that the samples are drawn.
         with frozen(self.network), frozen(self.discriminator, as_is=True):
-            divergence = uniform_divergence(self.logits(drawn)).mean()
-            yield "generator", self._deceived(drawn, 1) + self.strength(None) * divergence
+            unsure = self.strength(None) * self.sureness(drawn)
+            yield "generator", self._deceived(drawn, 1) + unsure
 
         with torch.no_grad():
             fresh = self.generator.sample(n, size)
         cross_entropy, divergence = self.classify(image, label, fresh)
         yield "network", cross_entropy + self.strength(None) * divergence
+
+    def sureness(self, image: Tensor) -> Tensor:
+        """How sure the classifier is of samples, which the generator is to lower."""
+        return uniform_divergence(self.logits(image)).mean()
 
     def _deceived(self, image: Tensor, real: int) -> Tensor:
         """Cross-entropy of the discriminator's answer with all real (1) or all drawn (0)."""

@@ -50,9 +50,9 @@ def evaluate_run(
     sets = unknown_sets(unknown, run.recipe.data, data)
     names = list(detectors or run.models or DEFAULT_DETECTORS)
     fitted = {n: run.load_model(n, trust, network) for n in names if n in run.models}
-    for model in fitted.values():
+    for seen in (run.recipe.exposed_to, *(m.detector.tuned_on for m in fitted.values())):
         if not allow_leak:
-            refuse_leak(model.detector.tuned_on, sets)
+            refuse_leak(seen, sets)
     if accept is not None:
         check_share(fitted, accept)
     if missing := [name for name in names if name not in fitted]:

@@ -12,7 +12,7 @@ from torch import nn
 from openset import data as images
 from openset import networks
 from openset.data import Adapter, Data, mean_std
-from openset.objectives import OBJECTIVES, Objective
+from openset.objectives import OBJECTIVES, Objective, exposed_to
 from openset.spec import build, check_kinds
 from openset.training.settings import Settings
 
@@ -74,6 +74,11 @@ class Recipe:
             "settings": Settings(**values["settings"]),
         }
         return cls(**{**values, **changes})
+
+    @property
+    def exposed_to(self) -> tuple[str, ...]:
+        """Names of the unknown data that the network is trained on, as its objective declares."""
+        return exposed_to(self.objective)
 
     def load_data(self, adapter: Adapter | None = None) -> Data:
         """The data, split and adapted; nothing is decoded yet.

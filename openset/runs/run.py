@@ -174,6 +174,12 @@ class Run:
             )
         return OpenSet.load(folder, network, trust)
 
+    def build_detector(self, name: str, **given: nn.Module) -> Detector:
+        """A detector as `build_detector` makes it, which names the unknown data of the training."""
+        detector = build_detector(name, **given)
+        detector.tuned_on = self.recipe.exposed_to
+        return detector
+
     def fit(
         self,
         detectors: Iterable[str],
@@ -195,7 +201,7 @@ class Run:
             held_out: Known images that the network has not seen, as `load_held_out` takes them;
                 None takes those that the run held out, of which it may have seen some before.
         """
-        named: dict[str, Detector] = {name: build_detector(name) for name in detectors}
+        named: dict[str, Detector] = {name: self.build_detector(name) for name in detectors}
         for name, detector in named.items():
             self._check_objective(name, detector.objectives)
         unseen = self.load_held_out(held_out or OWN, known)

@@ -16,7 +16,7 @@ from openset.model.open_set import OpenSet
 from openset.model.tune import Tuned, refuse_leak, tune_model
 from openset.networks.device import choose_device
 from openset.runs.evaluate import unknown_sets
-from openset.runs.run import Run, build_detector
+from openset.runs.run import Run
 from openset.scoring.views import tap_for
 from openset.spec import parse
 
@@ -61,7 +61,7 @@ def tune_run(
 
 def untuned(run: Run, name: str, data: Data, network: nn.Module) -> OpenSet:
     """A model to tune, fitted if its detector learns anything."""
-    detector = build_detector(name)
+    detector = run.build_detector(name)
     if type(detector).fit is Detector.fit:
         model = OpenSet(tap_for(network, [detector]), detector)
     else:

@@ -200,11 +200,10 @@ class _Loop:
         if settings.channels_last:
             objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.learners = objective.learners()
-        options = objective.options()
-        self.options = {name: settings.changed(options.get(name, {})) for name in self.learners}
+        self.options = {name: settings.of(name, objective.options()) for name in self.learners}
         self.optimizers: dict[str, Any] = {
-            name: fabric.setup_optimizers(self.options[name].build_optimizer(learner))
-            for name, learner in self.learners.items()
+            name: fabric.setup_optimizers(own.build_optimizer(self.learners[name], parts))
+            for name, (own, parts) in self.options.items()
         }
         self.augment = _augmentation(settings.augment)
         self.generator = torch.Generator()
@@ -270,9 +269,9 @@ class _Loop:
         self.seen += len(batch)
 
     def _update(self, learner: str, loss: Tensor, position: float) -> None:
-        settings, optimizer = self.options[learner], self.optimizers[learner]
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr_at(position)
+        (settings, parts), optimizer = self.options[learner], self.optimizers[learner]
+        for group, its in zip(optimizer.param_groups, [settings, *parts.values()], strict=True):
+            group["lr"] = its.lr_at(position)
         optimizer.zero_grad()
         self.fabric.backward(loss)
         if settings.clip_norm is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
@@ -68,15 +69,39 @@ class Settings:
                 raise ValueError(unknown_name("training setting", name, known))
         return replace(self, **changes)
 
-    def build_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser for one learner."""
-        weights = list(learner.parameters())
+    def of(
+        self, learner: str, options: Mapping[str, dict[str, Any]]
+    ) -> tuple[Settings, dict[str, Settings]]:
+        """The settings of a learner, and those of its parts that have others, by their paths.
+
+        Args:
+            learner: Its name.
+            options: As `Objective.options` gives them.
+        """
+        own, before = self.changed(options.get(learner, {})), f"{learner}."
+        inside = {key: changes for key, changes in options.items() if key.startswith(before)}
+        return own, {key.removeprefix(before): own.changed(inside[key]) for key in inside}
+
+    def build_optimizer(
+        self, learner: nn.Module, parts: Mapping[str, Settings] | None = None
+    ) -> torch.optim.Optimizer:
+        """The optimiser for one learner.
+
+        Args:
+            learner: The module that learns.
+            parts: The settings of some of its parts, by their paths; their `lr` and `weight_decay`
+                count. Each is a parameter group, after that of all the rest.
+        """
+        settings, groups = [self, *(parts or {}).values()], []
+        own = [list(learner.get_submodule(path).parameters()) for path in parts or {}]
+        taken = {id(p) for part in own for p in part}
+        rest = [p for p in learner.parameters() if id(p) not in taken]
+        for weights, its in zip([rest, *own], settings, strict=True):
+            groups.append({"params": weights, "lr": its.lr, "weight_decay": its.weight_decay})
         if self.optimizer == "sgd":
-            return torch.optim.SGD(
-                weights, self.lr, self.momentum, 0, self.weight_decay, self.nesterov
-            )
+            return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        return kind(weights, self.lr, (self.momentum, 0.999), weight_decay=self.weight_decay)
+        return kind(groups, betas=(self.momentum, 0.999))
 
     def lr_at(self, epoch: float) -> float:
         """The learning rate at a moment, counted in epochs; 2.5 is the middle of the third."""

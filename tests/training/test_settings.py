@@ -104,3 +104,15 @@ def test_changes_are_by_name():
     assert settings == dataclasses.replace(Settings(), epochs=3)
     with pytest.raises(ValueError, match="unknown training setting 'epoch': did you mean epochs"):
         settings.changed({"epoch": 3})
+
+
+def test_parts_of_a_learner_are_groups_with_settings_of_their_own():
+    learner = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    options = {"network": {"lr": 0.1}, "network.2": {"weight_decay": 0.0, "lr": 1.0}, "flow": {}}
+    own, parts = Settings(weight_decay=0.5).of("network", options)
+    assert (own.lr, list(parts), parts["2"].lr) == (0.1, ["2"], 1.0)
+    rest, last = own.build_optimizer(learner, parts).param_groups
+    assert [len(group["params"]) for group in (rest, last)] == [2, 2]
+    assert (rest["lr"], rest["weight_decay"], rest["momentum"]) == (0.1, 0.5, 0.9)
+    assert (last["lr"], last["weight_decay"], last["momentum"]) == (1.0, 0.0, 0.9)
+    assert all(group is not learner[0].weight for group in last["params"])
