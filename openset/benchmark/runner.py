@@ -142,9 +142,8 @@ class Runner:
             left = _minutes_to(end)
             say("training")
             try:
-                train_run(
-                    step.recipe, step.folder, resume=True, max_minutes=left, device=self.device
-                )
+                how = {"resume": True, "max_minutes": left, "device": self.device}
+                train_run(step.recipe, step.folder, **how, beside=step.beside)
             except Paused as pause:
                 raise Paused(f"{step.trial}: {pause.progress}", AGAIN) from None
         return step.load_run()
