@@ -31,8 +31,9 @@ def images(n=72, seed=0):
 SMALL = {
     "flow-outliers": "flow-outliers:blocks=1,width=8,couplings=1",
     "gan-outliers": "gan-outliers:width=8",
+    "outlier-exposure": "outlier-exposure:data=uniform-noise",
 }
-"""Settings that make an objective's own networks small enough to train here."""
+"""Settings that an objective needs, or that make its own networks small enough to train here."""
 
 
 OTHERS = {

@@ -199,6 +199,9 @@ class _Checker:
             place = (*keys, "methods", i) if "methods" in table else keys
             self.check_method(place, merged(table, changes))
             self.check_tuning(place, merged(table, changes))
+            exposed = parse(changes.get("objective", table.get("objective", "")))[2].get("data")
+            shown = [str(exposed)] if exposed else []
+            self.attempt((*place, "objective"), refuse_leak, shown, _sets(table["unknown"]))
         if LEFT_OUT in _sets(table["unknown"]) and not table.get("splits"):
             self.refuse((*keys, "unknown"), f"{LEFT_OUT} needs splits: lists of known classes")
 

@@ -10,6 +10,7 @@ from openset.objectives.flow_outliers import FlowOutliers as FlowOutliers
 from openset.objectives.gan_outliers import GANOutliers as GANOutliers
 from openset.objectives.likelihood import Likelihood as Likelihood
 from openset.objectives.noise_outliers import NoiseOutliers as NoiseOutliers
+from openset.objectives.outlier_exposure import OutlierExposure as OutlierExposure
 from openset.objectives.reconstruction import Reconstruction as Reconstruction
 from openset.objectives.vmdls import VMDLS as VMDLS
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +11,13 @@ from torch.nn import functional as F
 
 from openset.networks.dcgan import Discriminator, Generator
 from openset.networks.watch import evaluating
+from openset.objectives.patches import SIDES, Patches
 from openset.objectives.synthetic_outliers import (
     SyntheticOutliers,
     frozen,
     image_channels,
+    outlier_shape,
+    pasted_losses,
     uniform_divergence,
 )
 
@@ -24,7 +27,8 @@ class GANOutliers(SyntheticOutliers):
 
     In turn, the discriminator learns to tell images from samples; the generator to deceive it and
     to draw what the classifier is unsure of; and the classifier the known classes, and to have no
-    opinion on fresh samples:
+    opinion on fresh samples. Where pixels are labelled, a sample is pasted into each image, and the
+    images of the discriminator are the parts that it replaces:
 
         generator:   −log D(G(z)) + β KL(U ‖ p(y | G(z)))
         classifier:  CE(x, y) + β KL(U ‖ p(y | G(z')))
@@ -33,10 +37,11 @@ class GANOutliers(SyntheticOutliers):
     Out-of-Distribution Samples", 2018, https://arxiv.org/abs/1711.09325
 
     Args:
-        network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]`.
+        network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`.
         weight: β, the weight of KL(U ‖ p); 0.1 for CIFAR-10 in the paper's code.
-        count: Outliers per batch; None draws one for each image.
+        count: Outliers per batch of whole images; None draws one for each image.
         width: Maps of the discriminator's first layer.
+        sides: Smallest and largest side of a pasted sample, as shares of the image's shorter side.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 3, 28), nn.Flatten())
@@ -48,9 +53,14 @@ class GANOutliers(SyntheticOutliers):
     name = "gan-outliers"
 
     def __init__(
-        self, network: nn.Module, weight: float = 0.1, count: int | None = None, width: int = 128
+        self,
+        network: nn.Module,
+        weight: float = 0.1,
+        count: int | None = None,
+        width: int = 128,
+        sides: Sequence[float] = SIDES,
     ):
-        super().__init__(network, weight, count)
+        super().__init__(network, weight, count, sides)
         self.width = width
         self.generator = Generator(image_channels(network), width)
         self.discriminator = Discriminator(image_channels(network), width)
@@ -71,21 +81,30 @@ class GANOutliers(SyntheticOutliers):
             return self.generator.sample(n, size, generator)
 
     def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
-        height, width = image.shape[-2:]
-        n, size = self.count or len(image), (height, width)
+        place = self.place(image, label)
+        real = image if place is None else place.cut(image)
+        n, size = outlier_shape(self.count, image, place)
         drawn = self.generator.sample(n, size)
-        yield "discriminator", self._deceived(image, 1) + self._deceived(drawn.detach(), 0)
+        yield "discriminator", self._deceived(real, 1) + self._deceived(drawn.detach(), 0)
 
         # The discriminator answers as it learned to, with the batch's own statistics; in evaluation
         # mode it would be far less sure that the samples are drawn.
         with frozen(self.network), frozen(self.discriminator, as_is=True):
-            divergence = uniform_divergence(self.logits(drawn)).mean()
-            yield "generator", self._deceived(drawn, 1) + self.strength(None) * divergence
+            divergence = self._divergence(drawn, image, label, place)
+            yield "generator", self._deceived(drawn, 1) + self.strength(place) * divergence
 
         with torch.no_grad():
             fresh = self.generator.sample(n, size)
-        cross_entropy, divergence = self.classify(image, label, fresh)
-        yield "network", cross_entropy + self.strength(None) * divergence
+        cross_entropy, divergence = self.classify(image, label, fresh, place)
+        yield "network", cross_entropy + self.strength(place) * divergence
+
+    def _divergence(
+        self, drawn: Tensor, image: Tensor, label: Tensor, place: Patches | None
+    ) -> Tensor:
+        """KL(U ‖ p) of the samples alone, or where they are pasted into the images."""
+        if place is None:
+            return uniform_divergence(self.logits(drawn)).mean()
+        return pasted_losses(self.logits(place.paste(image, drawn)), place.mark(label))[1]
 
     def _deceived(self, image: Tensor, real: int) -> Tensor:
         """Cross-entropy of the discriminator's answer with all real (1) or all drawn (0)."""

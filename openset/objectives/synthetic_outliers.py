@@ -98,11 +98,6 @@ class SyntheticOutliers(Objective):
         if place is not None:
             logits = self.logits(place.paste(image, outliers))
             return pasted_losses(logits, place.mark(label))
-        if label.dim() > 1:
-            raise ValueError(
-                f"{self.name} draws outliers of the images' size, which cannot be pasted; train "
-                "label maps with flow-outliers or noise-outliers"
-            )
         logits = self.logits(torch.cat([image, outliers.to(image.dtype)]))
         known, unknown = logits[: len(image)], logits[len(image) :]
         return F.cross_entropy(known.float(), label), uniform_divergence(unknown).mean()

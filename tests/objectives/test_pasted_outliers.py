@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from openset.activations import UNKNOWN, VOID
 from openset.errors import Paused
@@ -254,7 +255,24 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path):
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0, msg=name)
 
 
-def test_what_cannot_be_pasted_is_refused():
+def test_a_gan_learns_from_the_parts_that_it_replaces(monkeypatch):
+    network = segmenter()
+    objective = GANOutliers(network, width=4, weight=0.3)
     image, label = batch(n=2, size=(64, 64))
-    with pytest.raises(ValueError, match="flow-outliers or noise-outliers"):
-        list(GANOutliers(segmenter(), width=4).step(image, label))
+    place = Patches(torch.tensor([3, 40]), torch.tensor([20, 0]), 16)
+    monkeypatch.setattr(Patches, "draw", classmethod(lambda *a: place))
+    torch.manual_seed(5)
+    losses = {who: loss.item() for who, loss in objective.step(image, label)}
+
+    torch.manual_seed(5)
+    drawn = objective.generator.sample(2, (16, 16))
+    d = objective.discriminator
+    expected = -(F.logsigmoid(d(place.cut(image))).mean() + F.logsigmoid(-d(drawn)).mean())
+    assert losses["discriminator"] == pytest.approx(expected.item(), rel=1e-4)
+    pasted = place.mark(label) == UNKNOWN
+    _, divergence = by_equation_4(network(place.paste(image, drawn)).detach(), label, pasted)
+    expected = -F.logsigmoid(d(drawn)).mean().item() + 0.3 * divergence
+    assert losses["generator"] == pytest.approx(expected, rel=1e-2)
+    fresh = objective.generator.sample(2, (16, 16))
+    terms = by_equation_4(network(place.paste(image, fresh)).detach(), label, pasted)
+    assert losses["network"] == pytest.approx(terms[0] + 0.3 * terms[1], rel=1e-4)
