@@ -74,6 +74,7 @@ class GANOutliers(SyntheticOutliers):
 
     def options(self) -> dict[str, dict[str, Any]]:
         adam = {"optimizer": "adam", "lr": 2e-4, "momentum": 0.5, "weight_decay": 0.0}
+        adam |= {"encoder_lr_factor": 1.0}
         return {"generator": adam, "discriminator": adam}
 
     def draw(self, n: int, size: tuple[int, int], generator: torch.Generator | None) -> Tensor:

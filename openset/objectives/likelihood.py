@@ -103,6 +103,7 @@ def adam(lr: float) -> dict[str, Any]:
         "schedule": "constant",
         "warmup_epochs": 0.0,
         "clip_norm": None,
+        "encoder_lr_factor": 1.0,
     }
 
 

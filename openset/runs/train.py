@@ -56,7 +56,8 @@ def train_run(
     work = unfinished(out)
     check_place(out, work, resume)
     data = recipe.load_data()
-    objective = recipe.build_objective(data, **(beside or {}))
+    given: dict[str, Any] = dict(beside or {})
+    objective = recipe.build_objective(data, **given)
     if objective.classifies:
         check_pixels(objective.network, data, recipe.network)
     spec = objective.spec()

@@ -25,6 +25,8 @@ class Settings:
     """The update rule of every learner."""
     lr: Annotated[float, Range(least=0)] = 0.02
     """The learning rate at its highest; 0.02 suits SGD, 0.001 Adam."""
+    encoder_lr_factor: Annotated[float, Range(least=0)] = 1.0
+    """The factor of the rate for a ladder's encoder, whose weights may be pretrained."""
     momentum: Annotated[float, Range(least=0, below=1)] = 0.9
     """Momentum of SGD, and first decay rate of Adam."""
     nesterov: bool = False
@@ -70,13 +72,30 @@ class Settings:
 
     def build_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
         """The optimiser for one learner."""
-        weights = list(learner.parameters())
+        weights = self._weights(learner)
         if self.optimizer == "sgd":
             return torch.optim.SGD(
                 weights, self.lr, self.momentum, 0, self.weight_decay, self.nesterov
             )
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
         return kind(weights, self.lr, (self.momentum, 0.999), weight_decay=self.weight_decay)
+
+    def _weights(self, learner: nn.Module) -> list[Any]:
+        """What the optimiser updates: all, or the encoder with a `factor` of its own after it."""
+        if self.encoder_lr_factor == 1:
+            return list(learner.parameters())
+        parts = ("stem", "transitions", *getattr(learner, "stages", ()))
+        inside = {name: name.partition(".")[0] in parts for name, _ in learner.named_parameters()}
+        if not any(inside.values()):
+            raise ValueError(
+                f"encoder_lr_factor is {self.encoder_lr_factor:g}, but {type(learner).__name__} "
+                "names no stages, so it has no encoder to slow down; leave it at 1"
+            )
+        groups = [
+            [x for name, x in learner.named_parameters() if inside[name] == encoder]
+            for encoder in (False, True)
+        ]
+        return [{"params": groups[0]}, {"params": groups[1], "factor": self.encoder_lr_factor}]
 
     def lr_at(self, epoch: float) -> float:
         """The learning rate at a moment, counted in epochs; 2.5 is the middle of the third."""
