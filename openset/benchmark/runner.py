@@ -45,6 +45,7 @@ def benchmark(
     *,
     cache: str | os.PathLike[str] | None = None,
     seeds: int | None = None,
+    first_seed: int = 0,
     only: Sequence[str] = (),
     skip_missing: bool = False,
     max_minutes: float | None = None,
@@ -62,6 +63,8 @@ def benchmark(
         out: Folder for the results.
         cache: The work folder; `out/work` by default. Several protocols may share one.
         seeds: Number of seeds, instead of the protocol's.
+        first_seed: The first of them. Processes that have others each, and a work folder each, do
+            the work side by side; one call for all seeds, on a copy of these folders, gathers it.
         only: Detectors to run, by name or with settings; all by default.
         skip_missing: Leave out unknown sets that are not on this machine, and say so.
         max_minutes: Stop at a checkpoint after so many minutes.
@@ -78,7 +81,8 @@ def benchmark(
     work = Path(cache or out / "work")
     refuse_foreign(out, (*FILES, "work", PARTIAL + "*"))
     with at_work(work):
-        plan = Plan(protocol, work, seeds=seeds, only=only, skip_missing=skip_missing)
+        which = {"seeds": seeds, "first_seed": first_seed, "only": only}
+        plan = Plan(protocol, work, **which, skip_missing=skip_missing)
         runner = Runner(plan, choose_device(device), say)
         results = runner.run(end)
         first = plan.steps[0].data

@@ -14,6 +14,7 @@ def benchmark(
     out: Path,
     quick: bool = False,
     seeds: int | None = None,
+    first_seed: int = 0,
     only: Places = [],  # noqa: B006
     dry_run: bool = False,
     skip_missing: bool = False,
@@ -31,6 +32,7 @@ def benchmark(
         out: Folder for `results.csv` and `report.html`.
         quick: Run the small tier, made for two cores, instead of the paper's settings.
         seeds: Number of seeds; by default the protocol's.
+        first_seed: The first of them, for processes that share the seeds among them.
         only: Detectors to run; all by default.
         dry_run: Print the steps and about how long each takes, and run nothing.
         skip_missing: Leave out unknown sets that are not on this machine.
@@ -45,13 +47,15 @@ def benchmark(
     tier = protocols.load(protocol, "quick" if quick else "paper", trust or ())
     if dry_run:
         work = cache or out / "work"
-        show(Plan(tier, work, seeds=seeds, only=only, skip_missing=skip_missing).table())
+        which = {"seeds": seeds, "first_seed": first_seed, "only": only}
+        show(Plan(tier, work, **which, skip_missing=skip_missing).table())
         return
     results = run_benchmark(
         tier,
         out,
         cache=cache,
         seeds=seeds,
+        first_seed=first_seed,
         only=only,
         skip_missing=skip_missing,
         max_minutes=max_minutes,

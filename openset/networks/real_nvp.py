@@ -187,88 +187,108 @@ class RealNVP(nn.Module):
 
 
 class Level(nn.Module):
-    """Couplings one after the other, each of which moves other channels than the one before it."""
+    """Couplings one after the other, before each of which the channels are mixed."""
 
     def __init__(self, channels: int, couplings: int, blocks: int, width: int, checkpoint: bool):
         super().__init__()
         self.checkpoint = checkpoint
+        self.mixing = Mixing(couplings, channels)
         self.each = nn.ModuleList(Coupling(channels, blocks, width) for _ in range(couplings))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The coupled values, and the log-determinant `[N]`."""
-        log_det = x.new_zeros(len(x))
-        for coupling in self.each:
-            x, change = self._run(coupling, x)
+        log_det = x.new_zeros(len(x)) + self.mixing.log_scale.sum() * x[0, 0].numel()
+        for coupling, *mixing in zip(self.each, *self.mixing(), strict=True):
+            x, change = self._run(coupling, x, *mixing)
             log_det = log_det + change
         return x, log_det
 
     def inverse(self, y: Tensor) -> Tensor:
-        for coupling in reversed(self.each):
+        steps = [*zip(self.each, *self.mixing.inverse(), strict=True)]
+        for coupling, *mixing in reversed(steps):
             assert isinstance(coupling, Coupling)
-            y = self._run(coupling.inverse, y)
+            y = self._run(coupling.inverse, y, *mixing)
         return y
 
-    def _run(self, transform: Callable[[Tensor], Any], x: Tensor) -> Any:
+    def _run(self, transform: Callable[..., Any], *inputs: Tensor) -> Any:
         if self.checkpoint and torch.is_grad_enabled():
-            return checkpoint(transform, x, use_reentrant=False, preserve_rng_state=False)
-        return transform(x)
+            return checkpoint(transform, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return transform(*inputs)
+
+
+class Mixing(nn.Module):
+    """The matrices that mix the channels before each of K couplings, and what is added.
+
+    Each is lower × upper triangular, whose determinant and inverse cost nothing, after a swap of
+    the halves of the channels: untrained, the couplings move these in turn and values stay as they
+    are. All K are made together, since on a GPU the many small steps would take the most time.
+    """
+
+    def __init__(self, count: int, channels: int):
+        super().__init__()
+        self.swap = channels // 2
+        self.triangles = nn.Parameter(torch.zeros(count, channels, channels))
+        self.log_scale = nn.Parameter(torch.zeros(count, channels))
+        self.shift = nn.Parameter(torch.zeros(count, channels))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Matrices `[K, C, C]` and what is added after them `[K, C]`."""
+        lower, upper = self._triangles()
+        return (lower @ upper).roll(self.swap, 2), self.shift
+
+    def inverse(self) -> tuple[Tensor, Tensor]:
+        """Matrices `[K, C, C]` and what is added after them `[K, C]`, to undo it."""
+        lower, upper = self._triangles()
+        unit = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device).expand_as(lower)
+        first = torch.linalg.solve_triangular(lower, unit, upper=False, unitriangular=True)
+        matrix = torch.linalg.solve_triangular(upper, first, upper=True).roll(self.swap, 1)
+        return matrix, -(matrix @ self.shift[..., None])[..., 0]
+
+    def _triangles(self) -> tuple[Tensor, Tensor]:
+        scale = torch.diag_embed(self.log_scale.exp())
+        unit = torch.diag_embed(torch.ones_like(self.log_scale))
+        return self.triangles.tril(-1) + unit, self.triangles.triu(1) + scale
 
 
 class Coupling(nn.Module):
-    """Mixes the channels; then y = x on their first half and y = x · exp(s) + t on the other.
+    """y = x on the first half of the mixed channels and y = x · exp(s) + t on the other.
 
     A residual network gives s and t from the first half. It has no batch norm, so the inverse is
-    exact in training too, and computing it twice (checkpointing) changes nothing. The matrix that
-    mixes is lower × upper triangular, whose determinant and inverse cost nothing, after a swap of
-    the halves: untrained, couplings move them in turn and leave their values as they are.
+    exact in training too, and computing it twice (checkpointing) changes nothing.
     """
 
     def __init__(self, channels: int, blocks: int, width: int):
         super().__init__()
-        self.kept = channels // 2
+        kept = channels // 2
         last = nn.Conv2d(width, channels, 1)
         # Zero weights make the flow start as the identity, which trains from the first step.
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
         self.network = nn.Sequential(
-            nn.Conv2d(self.kept, width, 3, padding=1),
+            nn.Conv2d(kept, width, 3, padding=1),
             *(Residual(width) for _ in range(blocks)),
             nn.ReLU(),
             last,
         )
-        self.reach = nn.Parameter(torch.ones(self.kept, 1, 1))
-        self.triangles = nn.Parameter(torch.zeros(channels, channels))
-        self.log_scale = nn.Parameter(torch.zeros(channels))
-        self.shift = nn.Parameter(torch.zeros(channels))
+        self.reach = nn.Parameter(torch.ones(kept, 1, 1))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The coupled values, and the log-determinant `[N]`."""
-        lower, upper = self._triangles()
-        matrix = (lower @ upper).roll(self.kept, 1)
-        x, moved = F.conv2d(x, matrix[:, :, None, None], self.shift).chunk(2, dim=1)
-        log_scale, shift = self._affine(x)
-        log_det = log_scale.sum((1, 2, 3)) + self.log_scale.sum() * x[0, 0].numel()
-        return torch.cat([x, moved * log_scale.exp() + shift], dim=1), log_det
+    def forward(self, x: Tensor, matrix: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """The coupled values, and the log-determinant `[N]` without that of the matrix."""
+        x, moved = F.conv2d(x, matrix[:, :, None, None], shift).chunk(2, dim=1)
+        log_scale, change = self._affine(x)
+        coupled = torch.cat([x, moved * log_scale.exp() + change], dim=1)
+        return coupled, log_scale.sum((1, 2, 3))
 
-    def inverse(self, y: Tensor) -> Tensor:
+    def inverse(self, y: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
         x, moved = y.chunk(2, dim=1)
-        log_scale, shift = self._affine(x)
-        mixed = torch.cat([x, (moved - shift) * (-log_scale).exp()], dim=1)
-        lower, upper = self._triangles()
-        unit = torch.eye(len(upper), dtype=upper.dtype, device=upper.device)
-        first = torch.linalg.solve_triangular(lower, unit, upper=False, unitriangular=True)
-        matrix = torch.linalg.solve_triangular(upper, first, upper=True).roll(self.kept, 0)
-        return F.conv2d(mixed - self.shift.view(-1, 1, 1), matrix[:, :, None, None])
+        log_scale, change = self._affine(x)
+        mixed = torch.cat([x, (moved - change) * (-log_scale).exp()], dim=1)
+        return F.conv2d(mixed, matrix[:, :, None, None], shift)
 
     def _affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self.network(x).chunk(2, dim=1)
+        log_scale, change = self.network(x).chunk(2, dim=1)
         # tanh bounds the scale: one coupling cannot blow up what the next ones then undo.
-        return self.reach * log_scale.tanh(), shift
-
-    def _triangles(self) -> tuple[Tensor, Tensor]:
-        unit = torch.eye(len(self.triangles), dtype=self.shift.dtype, device=self.shift.device)
-        upper = self.triangles.triu(1) + unit * self.log_scale.exp()
-        return self.triangles.tril(-1) + unit, upper
+        return self.reach * log_scale.tanh(), change
 
 
 class Residual(nn.Module):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from openset.networks.dcgan import Discriminator, Generator
 from openset.networks.watch import evaluating
+from openset.objectives.cross_entropy import labelled_cross_entropy
 from openset.objectives.patches import SIDES, Patches
 from openset.objectives.synthetic_outliers import (
     SyntheticOutliers,
@@ -20,6 +21,12 @@ from openset.objectives.synthetic_outliers import (
     pasted_losses,
     uniform_divergence,
 )
+
+DECEIVED = 0.05
+"""Share of its samples that a generator must pass off as real before they are outliers."""
+
+LEARNING = 2
+"""Epochs in which the discriminator learns what the images are, before it is asked that."""
 
 
 class GANOutliers(SyntheticOutliers):
@@ -32,6 +39,11 @@ class GANOutliers(SyntheticOutliers):
 
         generator:   −log D(G(z)) + β KL(U ‖ p(y | G(z)))
         classifier:  CE(x, y) + β KL(U ‖ p(y | G(z')))
+
+    A generator whose samples the discriminator tells at once draws nothing near the images; on few
+    images it never does. So the classifier trains by cross-entropy alone until, from the third
+    epoch on, 5 % of an epoch's samples passed for real. The log has that share as `deceived`, and
+    `outliers`, whether the epoch was trained with them. (The paper shows them from the start.)
 
     Paper: Lee et al., "Training Confidence-calibrated Classifiers for Detecting
     Out-of-Distribution Samples", 2018, https://arxiv.org/abs/1711.09325
@@ -51,6 +63,8 @@ class GANOutliers(SyntheticOutliers):
     """
 
     name = "gan-outliers"
+    drawing: Tensor
+    sums: Tensor
 
     def __init__(
         self,
@@ -64,6 +78,7 @@ class GANOutliers(SyntheticOutliers):
         self.width = width
         self.generator = Generator(image_channels(network), width)
         self.discriminator = Discriminator(image_channels(network), width)
+        self.keep(drawing=torch.tensor(True), sums=torch.zeros(2))
 
     def learners(self) -> dict[str, nn.Module]:
         return {
@@ -77,23 +92,41 @@ class GANOutliers(SyntheticOutliers):
         adam |= {"encoder_lr_factor": 1.0}
         return {"generator": adam, "discriminator": adam}
 
+    def start_epoch(self, epoch: int) -> None:
+        super().start_epoch(epoch)
+        deceived = self.figures().get("deceived", 0)
+        self.drawing.fill_(epoch >= LEARNING and deceived >= DECEIVED)
+        self.sums.zero_()
+
+    def figures(self) -> dict[str, float]:
+        passed, steps = self.sums.tolist()
+        return {"deceived": passed / steps, "outliers": float(self.drawing)} if steps else {}
+
     def draw(self, n: int, size: tuple[int, int], generator: torch.Generator | None) -> Tensor:
         with evaluating(self.generator):
             return self.generator.sample(n, size, generator)
 
     def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
         place = self.place(image, label)
+        self._note_shape(image, place)
         real = image if place is None else place.cut(image)
         n, size = outlier_shape(self.count, image, place)
         drawn = self.generator.sample(n, size)
-        yield "discriminator", self._deceived(real, 1) + self._deceived(drawn.detach(), 0)
+        told = self.discriminator(drawn.detach()).float()
+        passed = (told.detach() > 0).float().mean()
+        self.sums += torch.stack([passed, torch.ones_like(passed)])
+        yield "discriminator", deceived(self.discriminator(real), 1) + deceived(told, 0)
 
         # The discriminator answers as it learned to, with the batch's own statistics; in evaluation
         # mode it would be far less sure that the samples are drawn.
         with frozen(self.network), frozen(self.discriminator, as_is=True):
             divergence = self._divergence(drawn, image, label, place)
-            yield "generator", self._deceived(drawn, 1) + self.strength(place) * divergence
+            wanted = deceived(self.discriminator(drawn), 1)
+            yield "generator", wanted + self.strength(place) * divergence
 
+        if not self.drawing:
+            yield "network", labelled_cross_entropy(self.logits(image), label)
+            return
         with torch.no_grad():
             fresh = self.generator.sample(n, size)
         cross_entropy, divergence = self.classify(image, label, fresh, place)
@@ -107,7 +140,7 @@ class GANOutliers(SyntheticOutliers):
             return uniform_divergence(self.logits(drawn)).mean()
         return pasted_losses(self.logits(place.paste(image, drawn)), place.mark(label))[1]
 
-    def _deceived(self, image: Tensor, real: int) -> Tensor:
-        """Cross-entropy of the discriminator's answer with all real (1) or all drawn (0)."""
-        logit = self.discriminator(image).float()
-        return F.binary_cross_entropy_with_logits(logit, torch.full_like(logit, real))
+
+def deceived(logit: Tensor, real: int) -> Tensor:
+    """Cross-entropy of a discriminator's answers `[N]` with all real (1) or all drawn (0)."""
+    return F.binary_cross_entropy_with_logits(logit.float(), torch.full_like(logit, real).float())

@@ -24,7 +24,8 @@ def trained_looking(flow: RealNVP, std: float = 0.3) -> RealNVP:
 def small(request):
     """A flow in double precision and a few images; the last levels are as small as 1×1."""
     channels, squeezes, size = request.param
-    flow = trained_looking(real_nvp(channels, squeezes, couplings=2, blocks=1, width=4)).double()
+    flow = real_nvp(channels, squeezes, couplings=2, blocks=1, width=4)
+    flow = trained_looking(flow, std=0.1).double()
     return flow, torch.rand(3, channels, *size, dtype=torch.float64)
 
 

@@ -11,6 +11,9 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from openset import Tap, evaluate
+from openset.data import load_images
+from openset.detectors import MaxSoftmax
 from openset.errors import Paused
 from openset.networks.base import Backbone, pooled_neck
 from openset.networks.real_nvp import real_nvp
@@ -483,3 +486,52 @@ def test_the_run_keeps_a_picture_of_the_outliers_over_time(kind, tmp_path):
     shown = Image.open(io.BytesIO(read_pictures(tmp_path)[title]))
     assert shown.size == (128, 48)
     assert torch.equal(torch.from_numpy(np.array(shown))[::2, ::2], picture[0])
+
+
+def test_a_gan_that_deceives_nobody_draws_no_outliers():
+    """From the third epoch on: its samples count as soon as 5 % of them passed for real."""
+    network = classifier(norm=False)
+    objective = small(GANOutliers, network)
+    image, label = batch()
+    told = {}
+    for epoch, bias in enumerate((30.0, 30.0, 30.0, -30.0, 30.0)):
+        objective.start_epoch(epoch)
+        told[epoch] = bool(objective.drawing)
+        last = objective.discriminator.layers[-1]
+        with torch.no_grad():  # All real, or all drawn, in the discriminator's eyes.
+            last.weight.zero_()
+            last.bias.fill_(bias)
+        losses = pairs(objective, image, label)
+        plain = F.cross_entropy(network(image), label).item()
+        assert (losses["network"][0] == pytest.approx(plain, rel=1e-5)) != told[epoch]
+        assert objective.figures() == {"deceived": float(bias > 0), "outliers": told[epoch]}
+    assert told == {0: False, 1: False, 2: True, 3: True, 4: False}
+
+
+DIGITS = {
+    "flow-outliers": "flow-outliers:blocks=1,couplings=4",
+    "gan-outliers": "gan-outliers:width=32",
+    "noise-outliers": "noise-outliers",
+}
+
+
+@pytest.mark.slow
+def test_no_training_with_outliers_ends_below_plain_training_on_the_digits():
+    """Classes 0–5, `cnn`, 15 epochs, Gaussian noise unknown: the mean AUROC over three seeds.
+
+    650 images teach neither generator enough to draw a border, and then neither may draw one.
+    """
+    plain = [auroc_on_noise("cross-entropy", seed) for seed in range(3)]
+    for spec in DIGITS.values():
+        found = [auroc_on_noise(spec, seed) for seed in range(3)]
+        assert sum(found) / 3 > sum(plain) / 3 - 0.005, (spec, found, plain)
+
+
+def auroc_on_noise(spec, seed):
+    settings = Settings(epochs=15, seed=seed)
+    recipe = Recipe("digits", known_classes="0-5", objective=spec, settings=settings)
+    data = recipe.load_data()
+    network = train(recipe.build_objective(data), data, settings, device="cpu", progress=False)
+    noise = load_images("gaussian-noise,limit=500", data.adapter)
+    found = evaluate(Tap(network), [MaxSoftmax()], known=data.test, unknown={"noise": noise})
+    return next(row.value for row in found.rows if row.metric == "auroc")
