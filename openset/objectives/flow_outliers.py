@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
 
 from openset.networks.real_nvp import RealNVP, real_nvp
 from openset.objectives.codes import Codes
@@ -176,12 +175,17 @@ class FlowOutliers(SyntheticOutliers):
     def _pulled(self, bits: Tensor, outliers: Tensor, pull: Tensor) -> Tensor:
         """The bits, with the gradient of both terms of the flow."""
         parameters = list(self.flow.parameters())
-        likely = parameters_to_vector(torch.autograd.grad(bits, parameters))
-        drawn = parameters_to_vector(torch.autograd.grad(outliers, parameters, pull))
+        likely = side_by_side(torch.autograd.grad(bits, parameters))
+        drawn = side_by_side(torch.autograd.grad(outliers, parameters, pull))
         lengths = torch.stack([likely.norm(), drawn.norm()])
         self.sums[1:3] += lengths
         share = self.border * lengths[0] / lengths[1].clamp_min(torch.finfo(drawn.dtype).tiny)
-        return carried(bits, likely + share * drawn, parameters_to_vector(parameters))
+        return carried(bits, likely + share * drawn, side_by_side(parameters))
+
+
+def side_by_side(tensors: Iterable[Tensor]) -> Tensor:
+    """All values as one vector, whatever their layout in memory; torch's own wants one layout."""
+    return torch.cat([x.flatten() for x in tensors])
 
 
 def slope(value: Tensor, x: Tensor) -> Tensor:

@@ -181,6 +181,19 @@ def test_flow_learns_from_likelihood_and_a_pull_of_a_stated_length(border):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+def test_channels_last_changes_no_gradient_of_the_flow():
+    """As `channels_last = true` of a training lays weights and images."""
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        objective = small(FlowOutliers, opinionated(), border=0.5).to(memory_format=layout)
+        image, label = batch()
+        image = image.contiguous(memory_format=layout)
+        found.append(pairs(objective, image, label)["flow"][1]["flow"])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
 def test_the_pull_has_one_length_whatever_its_unit():
     """Ten times the logits' scale changes the KL term manyfold, and the flow's step not so."""
     image, label = batch()
