@@ -18,6 +18,10 @@ from openset.objectives.synthetic_outliers import SyntheticOutliers, image_chann
 from openset.spec import Range
 
 
+LEAST = 1e-12
+"""Length below which a pull is not scaled up: a classifier without any opinion does not pull."""
+
+
 class FlowOutliers(SyntheticOutliers):
     """Trains a classifier and a Real NVP together; the flow draws the outliers.
 
@@ -179,7 +183,7 @@ class FlowOutliers(SyntheticOutliers):
         drawn = side_by_side(torch.autograd.grad(outliers, parameters, pull))
         lengths = torch.stack([likely.norm(), drawn.norm()])
         self.sums[1:3] += lengths
-        share = self.border * lengths[0] / lengths[1].clamp_min(torch.finfo(drawn.dtype).tiny)
+        share = self.border * lengths[0] / lengths[1].clamp_min(LEAST)
         return carried(bits, likely + share * drawn, side_by_side(parameters))
 
 

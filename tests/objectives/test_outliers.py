@@ -181,6 +181,19 @@ def test_flow_learns_from_likelihood_and_a_pull_of_a_stated_length(border):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+def test_a_classifier_without_opinion_does_not_pull():
+    objective = small(FlowOutliers, classifier(norm=False), border=1.0)
+    with torch.no_grad():
+        objective.network.head.weight.zero_()
+        objective.network.head.bias.zero_()
+    image, label = batch()
+    _, alone = flow_reference(objective, image, 5, 0.0)
+    torch.manual_seed(5)
+    _, reached = pairs(objective, image, label)["flow"]
+    for ours, theirs in zip(reached["flow"], alone, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
 def test_channels_last_changes_no_gradient_of_the_flow():
     """As `channels_last = true` of a training lays weights and images."""
     found = []
