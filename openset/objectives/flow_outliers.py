@@ -17,7 +17,6 @@ from openset.objectives.patches import SIDES, Patches
 from openset.objectives.synthetic_outliers import SyntheticOutliers, image_channels, outlier_shape
 from openset.spec import Range
 
-
 LEAST = 1e-12
 """Length below which a pull is not scaled up: a classifier without any opinion does not pull."""
 
