@@ -1,7 +1,7 @@
 """Where each training of a border protocol ended: the flow's bits, KL(U ‖ p) by kind of outlier.
 
     openset benchmark speed/border-mnist.toml --out DIR
-    python speed/border.py DIR/work --foreign uoft-cs/cifar100:test
+    python speed/border.py DIR/work --foreign isun
 
 KL is that of the trained classifier, in nats, a mean over images or over the pixels of pasted
 patches: on known test images, on noise, on samples of the companion flow of that seed, the same
