@@ -88,7 +88,8 @@ class Flow(Density):
         steps = self.epochs * -(-len(x) // self.batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
         for _ in range(self.epochs):
-            for chosen in torch.randperm(len(x), device=x.device).split(self.batch_size):
+            # Drawn on the CPU, so that the order of the rows is the same on every device.
+            for chosen in torch.randperm(len(x)).to(x.device).split(self.batch_size):
                 loss = self._negative_log_likelihood(x[chosen], labels[chosen]).mean()
                 optimizer.zero_grad()
                 loss.backward()

@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from openset.files import complete_file
 from openset.model.open_set import OpenSet
+from openset.networks.device import device_of
 
 BATCHES = (2, 5)
 """Sizes of the batches on which the exported file must agree with the model."""
@@ -78,11 +81,11 @@ def export(
             )
         size = model.adapter.shape
     runtime = _library("onnxruntime")
-    graph, threshold = Deployed(model.cpu()).eval(), model.get_buffer("values").float()
-    image = torch.rand(BATCHES[0], *size, generator=torch.Generator().manual_seed(0))
-    program = _program(graph, image, threshold)
-    program.model.metadata_props.update(facts(model))
-    with complete_file(path) as partial:
+    with on_cpu(model), complete_file(path) as partial:
+        graph, threshold = Deployed(model).eval(), model.get_buffer("values").float()
+        image = torch.rand(BATCHES[0], *size, generator=torch.Generator().manual_seed(0))
+        program = _program(graph, image, threshold)
+        program.model.metadata_props.update(facts(model))
         program.save(partial)
         try:
             return check(graph, runtime.InferenceSession(str(partial)), size, threshold)
@@ -93,6 +96,17 @@ def export(
                 f"onnxruntime does not run the exported file: {str(error).splitlines()[0]}; "
                 "nothing was written; please report the network and the detector"
             ) from error
+
+
+@contextmanager
+def on_cpu(model: OpenSet) -> Iterator[None]:
+    """Has the model on the CPU, where a graph is made, and takes it back to where it was."""
+    device = device_of(model)
+    try:
+        model.cpu()
+        yield
+    finally:
+        model.to(device)
 
 
 def refuse_what_cannot(model: OpenSet) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from openset.activations import UNKNOWN, Activations, EveryNth
+from openset.activations import UNKNOWN, Activations, Each, EveryNth
 from openset.data import Adapter
 from openset.data.batch import check_images
 from openset.data.loaders import per_pixel
@@ -246,7 +246,8 @@ class OpenSet(nn.Module):
             adjust: As for `calibrate`.
         """
         if adjust and self.detector.held_out:
-            self.detector.adjust(EveryNth(seen, 2))
+            near = Each(EveryNth(seen, 2), lambda batch: batch.beside(self.detector))
+            self.detector.adjust(near)
             seen = EveryNth(seen, 2, start=1)
         parts, classes, pixels = [], None, False
         for batch in seen:

@@ -30,7 +30,7 @@ from openset.files import (
 )
 from openset.fitted import Fitted
 from openset.networks.allowance import Allowance
-from openset.networks.device import dtype_of
+from openset.networks.device import device_of, dtype_of
 from openset.scoring.threshold import Threshold
 from openset.spec import Trust, call, hints_of, look_up
 
@@ -220,6 +220,7 @@ def _try(model: Any, told: Description) -> None:
         return
     kinds = (x.dtype for x in model.tap.network.parameters() if x.is_floating_point())
     image = torch.full((1, *model.adapter.shape), 0.5, dtype=next(kinds, torch.float32))
+    image = image.to(device_of(model.tap))  # A network that was given may lie on a GPU.
     try:
         with torch.no_grad():
             seen = model.extractor(image)
