@@ -16,7 +16,7 @@ from openset.errors import unknown_name
 from openset.evaluation import metrics
 from openset.files import check_small
 from openset.model.tune import refuse_leak
-from openset.networks import AUTOENCODERS, DENSE, LIBRARIES, NETWORKS
+from openset.networks import NAMED
 from openset.objectives import OBJECTIVES, exposed_to
 from openset.spec import Range, Trust, check_kinds, hints_of, look_up, parse
 from openset.training.settings import Settings
@@ -199,7 +199,7 @@ class _Checker:
             self.attempt((*keys, "peers"), detectors.build, name, trust=self.trust)
         for name in table.get("metrics", []):
             self.attempt((*keys, "metrics"), metrics.find, name)
-        known = {"network": NETWORKS | DENSE | LIBRARIES | AUTOENCODERS, "objective": OBJECTIVES}
+        known = {"network": NAMED, "objective": OBJECTIVES}
         for key in known.keys() & table.keys():
             name = parse(table[key])[0]
             self.attempt((*keys, key), look_up, key, known[key], name, self.trust)
@@ -215,6 +215,9 @@ class _Checker:
             place = (*keys, "methods", i) if "methods" in table else keys
             self.check_method(place, merged(table, changes))
             self.check_tuning(place, merged(table, changes))
+            exposed = parse(changes.get("objective", table.get("objective", "")))[2].get("data")
+            shown = [str(exposed)] if exposed else []
+            self.attempt((*place, "objective"), refuse_leak, shown, _sets(table["unknown"]))
         if LEFT_OUT in _sets(table["unknown"]) and not table.get("splits"):
             self.refuse((*keys, "unknown"), f"{LEFT_OUT} needs splits: lists of known classes")
 

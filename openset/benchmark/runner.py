@@ -53,6 +53,7 @@ def benchmark(
     *,
     cache: str | os.PathLike[str] | None = None,
     seeds: int | None = None,
+    first_seed: int = 0,
     only: Sequence[str] = (),
     networks: Sequence[str] = (),
     skip_missing: bool = False,
@@ -73,6 +74,8 @@ def benchmark(
         out: Folder for the results.
         cache: The work folder; `out/work` by default. Several protocols may share one.
         seeds: Number of seeds, instead of the protocol's.
+        first_seed: The first of them. Processes that have others each, and a work folder each, do
+            the work side by side; one call for all seeds, on a copy of these folders, gathers it.
         only: Detectors to run, by name or with settings; all by default.
         networks: Networks to run, as the protocol names them; all by default.
         skip_missing: Leave out unknown sets that are not on this machine, and say so.
@@ -89,8 +92,8 @@ def benchmark(
     out = Path(out)
     work = Path(cache or out / "work")
     refuse_foreign(out, (*FILES, "work", PARTIAL + "*"))
-    how = {"seeds": seeds, "only": only, "networks": networks, "skip_missing": skip_missing}
-    plan = Plan(protocol, work, **how)
+    which = {"seeds": seeds, "first_seed": first_seed, "only": only, "networks": networks}
+    plan = Plan(protocol, work, **which, skip_missing=skip_missing)
     runner = Runner(plan, choose_device(device), say)
     results = Results()
     for results in runner.run(end):
@@ -196,9 +199,8 @@ class Runner:
                 left = _minutes_to(end)
                 say("training")
                 try:
-                    train_run(
-                        step.recipe, step.folder, resume=True, max_minutes=left, device=self.device
-                    )
+                    how = {"resume": True, "max_minutes": left, "device": self.device}
+                    train_run(step.recipe, step.folder, **how, beside=step.beside)
                 except Paused as pause:
                     raise Paused(f"{step.trial}: {pause.progress}", AGAIN) from None
         return step.load_run()

@@ -37,6 +37,7 @@ COMMANDS = {
     "tune": "tune:tune",
     "predict": "predict:predict",
     "show": "show:show",
+    "shares": "shares:shares",
     "export": "export:export",
     "evaluate": "evaluate:evaluate",
     "benchmark": "benchmark:benchmark",

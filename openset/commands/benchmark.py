@@ -16,6 +16,7 @@ def benchmark(
     tier: Literal["quick", "cpu", "gpu", "paper"] | None = None,
     quick: bool = False,
     seeds: int | None = None,
+    first_seed: int = 0,
     only: Places = [],  # noqa: B006
     network: Places = [],  # noqa: B006
     dry_run: bool = False,
@@ -37,6 +38,7 @@ def benchmark(
             GPU (gpu), where the protocol has them; by default the paper's.
         quick: Short for `--tier quick`.
         seeds: Number of seeds; by default the protocol's.
+        first_seed: The first of them, for processes that share the seeds among them.
         only: Detectors to run; all by default.
         network: Networks to run; all by default.
         dry_run: Print the steps and about how long each takes, and run nothing.
@@ -54,14 +56,15 @@ def benchmark(
     known = protocols.load(protocol, "quick" if quick else tier or "paper", trust or ())
     if dry_run:
         work = cache or out / "work"
-        how = {"seeds": seeds, "only": only, "networks": network, "skip_missing": skip_missing}
-        show(Plan(known, work, **how).table())
+        which = {"seeds": seeds, "first_seed": first_seed, "only": only, "networks": network}
+        show(Plan(known, work, **which, skip_missing=skip_missing).table())
         return
     results = run_benchmark(
         known,
         out,
         cache=cache,
         seeds=seeds,
+        first_seed=first_seed,
         only=only,
         networks=network,
         skip_missing=skip_missing,

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset
 
-from openset.activations import Activations, concatenate
+from openset.activations import UNKNOWN, Activations, concatenate
 from openset.data import ImageSet, batches
+from openset.data.loaders import images_at_once
 from openset.data.sources import same_name
 from openset.detectors import Detector
 from openset.detectors.rows import known as known_rows
@@ -26,6 +27,7 @@ from openset.extractors.perturb import Perturb
 from openset.extractors.tap import Tap
 from openset.model.open_set import OpenSet
 from openset.networks.device import device_of
+from openset.sampling import some_of_each
 from openset.spec import check_kinds
 
 Grid = Mapping[str, Sequence[Any]]
@@ -39,6 +41,10 @@ GRID: Grid = {
     "epsilon": tuple(round(0.0002 * i, 4) for i in range(21)),
 }
 """The values that ODIN's authors search: 10 temperatures, and 21 steps ε from 0 to 0.004."""
+
+
+PIXELS = 2_000
+"""Pixels of each image that settings are chosen on, where a network labels pixels."""
 
 
 MEASURES = {"fpr_at_95_tpr": min, "nll": min, "mean_score_drop": max}
@@ -90,7 +96,10 @@ class _Source:
             yield from ((None, batch) for batch in data)
             return
         device = device_of(self.tap)
-        for i, (image, label) in enumerate(batches(self._limited(data), self.batch_size)):
+        data = self._limited(data)
+        dense = getattr(data, "dense", False)
+        size = images_at_once(data, self.batch_size) if dense else self.batch_size
+        for i, (image, label) in enumerate(batches(data, size)):
             image = finite(image, f"batch {i} of the images").to(device)
             with torch.no_grad():
                 seen = self.tap(image).to("cpu")
@@ -108,11 +117,21 @@ class _Source:
         chosen = torch.randperm(count, generator=generator)[: self.limit].sort().values.tolist()
         return data.subset(chosen) if isinstance(data, ImageSet) else Subset(data, chosen)
 
-    def scores(self, candidates: Sequence[Detector], data: Any) -> list[Tensor]:
-        """The scores `[N]` of each candidate."""
-        found = [_look(candidates, self.tap, image, seen) for image, seen in self.read(data)]
-        if not found:
-            raise ValueError("no images: the data set or the loader gave no batch")
+    def scores(
+        self, candidates: Sequence[Detector], data: Any, *, unknown: bool = False
+    ) -> list[Tensor]:
+        """The scores `[N]` of each candidate: of images, or of some pixels of one kind in each."""
+        generator = torch.Generator().manual_seed(self.seed)
+        found = []
+        for image, seen in self.read(data):
+            scores = _look(candidates, self.tap, image, seen)
+            if seen.grid:
+                chosen = _pixels(seen, unknown, generator)
+                scores = [score.flatten()[chosen] for score in scores]
+            found.append(scores)
+        if not sum(len(scores[0]) for scores in found):
+            kind = "unknown" if unknown else "known"
+            raise ValueError(f"nothing to tune on: the data hold no {kind} images or pixels")
         return [torch.cat(column) for column in zip(*found, strict=True)]
 
 
@@ -174,7 +193,7 @@ def tune(
     ]
     candidates = [_changed(detector, point) for point in points]
     low = source.scores(candidates, known)
-    others = [source.scores(candidates, images) for images in sets.values()]
+    others = [source.scores(candidates, images, unknown=True) for images in sets.values()]
     high = [torch.cat(each) for each in zip(*others, strict=True)]
     rates = [fpr_at_95_tpr(k, u) for k, u in zip(low, high, strict=True)]
     return _best(detector, points, "fpr_at_95_tpr", rates, (_name(known, "known"), *sets))
@@ -341,11 +360,26 @@ def _best(
 
 def _losses(temperatures: Sequence[float], source: _Source, known: Any) -> list[float]:
     """The mean negative log-likelihood of known labels at each temperature, in nats."""
-    rows = [known_rows(replace(seen, features={}, extra={})) for _, seen in source.read(known)]
+    generator = torch.Generator().manual_seed(source.seed)
+    rows = []
+    for _, seen in source.read(known):
+        seen = replace(seen, features={}, extra={})
+        few = seen.rows()[_pixels(seen, False, generator)] if seen.grid else seen
+        rows.append(known_rows(few))
     together = concatenate(rows)
     assert together.labels is not None
     logits = together.logits.double()
     return [F.cross_entropy(logits / t, together.labels).item() for t in temperatures]
+
+
+def _pixels(seen: Activations, unknown: bool, generator: torch.Generator) -> Tensor:
+    """Positions of some known or unknown pixels of each image in the flattened batch."""
+    if seen.labels is None:
+        raise ValueError("pixels can be tuned on only with label maps; give them with the images")
+    kinds = (seen.labels == UNKNOWN) if unknown else (seen.labels >= 0)
+    groups, size = kinds.flatten(1).long() - 1, kinds[0].numel()
+    chosen = [some_of_each(row, PIXELS, generator) for row in groups]
+    return torch.cat([i * size + places for i, places in enumerate(chosen)])
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from openset.objectives.flow_outliers import FlowOutliers as FlowOutliers
 from openset.objectives.gan_outliers import GANOutliers as GANOutliers
 from openset.objectives.generalized_odin import GeneralizedODIN as GeneralizedODIN
 from openset.objectives.learned_confidence import LearnedConfidence as LearnedConfidence
+from openset.objectives.likelihood import Likelihood as Likelihood
 from openset.objectives.logit_norm import LogitNorm as LogitNorm
 from openset.objectives.noise_outliers import NoiseOutliers as NoiseOutliers
 from openset.objectives.one_vs_all import OneVsAll as OneVsAll

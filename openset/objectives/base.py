@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from openset.fitted import Fitted
-from openset.networks.outputs import logits_of
+from openset.networks.outputs import enlarged, logits_of
 
 
 class Objective(Fitted):
@@ -58,8 +58,8 @@ class Objective(Fitted):
         raise NotImplementedError
 
     def logits(self, image: Tensor) -> Tensor:
-        """The class scores used for the accuracy that is logged during training."""
-        return logits_of(self.network(image))
+        """The class scores `[N, K, *grid]`; of pixels as many as the image has."""
+        return enlarged(logits_of(self.network(image)), image)
 
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch, counted from 0."""

@@ -1,39 +1,41 @@
-"""A classifier that is shown unknown images, and told to have no opinion on them."""
+"""Trains a classifier with real images of another set as outliers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from openset.data import Adapter, load_images
-from openset.data.samples import Samples, samples
-from openset.objectives.base import Objective
+from openset.objectives.patches import SIDES
+from openset.objectives.synthetic_outliers import SyntheticOutliers, outlier_shape
+
+POOL = 10_000
+"""Images of the other set that are kept in memory, drawn from a seed."""
 
 
-class OutlierExposure(Objective):
-    """Trains a classifier on known images, and to find all classes alike on declared unknown ones.
+class OutlierExposure(SyntheticOutliers):
+    """Trains with real images of another set as outliers: what drawn outliers may come up to.
 
-    The loss is cross-entropy + weight · mean over unknown images of logsumexp z − mean z, which is
-    KL(U ‖ p) + log K. Every model and result of such a network names the data it was shown, and is
-    refused a test on them.
+    The loss is that of the other outliers here, CE + λ KL(U ‖ p) on the foreign images, or where a
+    piece of one is pasted into each image whose pixels are labelled. The data are named in the
+    objective, and so in every result: on that set, or one like it, a figure is no test.
 
-    Paper: Hendrycks et al., *Deep Anomaly Detection with Outlier Exposure*, 2019,
-    https://arxiv.org/abs/1812.04606.
+    Paper: Hendrycks, Mazeika & Dietterich, "Deep Anomaly Detection with Outlier Exposure", 2019,
+    https://arxiv.org/abs/1812.04606; their weight is 0.5.
 
     Args:
-        network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]`, trained or not.
-        data: The unknown images: a data string without settings.
-        weight: The weight of the unknown images.
-        ratio: Unknown images for each known one in a batch.
-        limit: Take so many of the unknown images; None takes all.
+        network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`.
+        data: The other set, as `openset.data.load_images` takes it; read at the first step.
+        weight: λ, the weight of KL(U ‖ p); None for 1, and 1e-3 where pixels are labelled.
+        count: Outliers per batch of whole images; None draws one for each image.
+        sides: Smallest and largest side of a pasted piece, as shares of the image's shorter side.
 
     Example:
-        >>> network = nn.Sequential(nn.Conv2d(1, 3, 4), nn.Flatten())
-        >>> objective = OutlierExposure(network, data="gaussian-noise", limit=10)
-        >>> [who for who, _ in objective.step(torch.rand(2, 1, 4, 4), torch.tensor([0, 2]))]
+        >>> network = nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten())
+        >>> objective = OutlierExposure(network, "digits:test")
+        >>> [who for who, _ in objective.step(torch.rand(2, 1, 8, 8), torch.tensor([0, 2]))]
         ['network']
     """
 
@@ -42,30 +44,45 @@ class OutlierExposure(Objective):
     def __init__(
         self,
         network: nn.Module,
-        data: str,
-        weight: float = 0.5,
-        ratio: float = 2.0,
-        limit: int | None = None,
+        data: str | None = None,
+        weight: float | None = None,
+        count: int | None = None,
+        sides: Sequence[float] = SIDES,
     ):
-        super().__init__(network)
-        if not ratio > 0:
-            raise ValueError(f"ratio must be above 0; got {ratio}")
-        self.data, self.weight, self.ratio, self.limit = data, weight, ratio, limit
-        self._shown: Samples | None = None
+        super().__init__(network, weight, count, sides)
+        self.data = data
+        self.pool: Tensor | None = None
 
-    def outliers(self, image: Tensor, count: int) -> Tensor:
-        """So many of the unknown images, drawn at random, of these images' size."""
-        if self._shown is None:
-            channels, height, width = image.shape[1:]
-            name = self.data if self.limit is None else f"{self.data},limit={self.limit}"
-            adapter = Adapter((height, width), channels)
-            self._shown = samples(load_images(name, adapter), image.device)
-        return self._shown.take(torch.randint(len(self._shown), (count,)))[0].to(image.dtype)
+    def draw(self, n: int, size: tuple[int, int], generator: torch.Generator | None) -> Tensor:
+        pool = self._pool()
+        tall, wide = (whole - side for whole, side in zip(pool.shape[-2:], size, strict=True))
+        source = pool.device if generator is None else generator.device
+        which = torch.rand(3, n, generator=generator, device=source).to(pool.device)
+        count = torch.tensor([len(pool), tall + 1, wide + 1], device=pool.device)
+        index, top, left = (which * count[:, None]).long()
+        rows = top[:, None] + torch.arange(size[0], device=pool.device)
+        columns = left[:, None] + torch.arange(size[1], device=pool.device)
+        cut = pool.movedim(1, -1)[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return cut.movedim(-1, 1).float() / 255
 
     def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
-        unknown = self.outliers(image, max(1, round(self.ratio * len(image))))
-        # One batch, so that batch norm cannot tell the two by their statistics.
-        logits = self.logits(torch.cat([image, unknown])).float()
-        known, other = logits[: len(image)], logits[len(image) :]
-        exposed = (other.logsumexp(1) - other.mean(1)).mean()
-        yield "network", F.cross_entropy(known, label) + self.weight * exposed
+        place = self.place(image, label)
+        self._note_shape(image, place)
+        outliers = self.draw(*outlier_shape(self.count, image, place), None)
+        cross_entropy, divergence = self.classify(image, label, outliers, place)
+        yield "network", cross_entropy + self.strength(place) * divergence
+
+    def _pool(self) -> Tensor:
+        """The foreign images, uint8, of the training images' size or that of the largest piece."""
+        if self.data is None:
+            raise ValueError(
+                "outlier-exposure needs images to expose the network to; write "
+                "outlier-exposure:data=…"
+            )
+        if self.pool is None:
+            channels, height, width = self.image_shape.tolist()
+            found = load_images(self.data, Adapter((height, width), channels, resize="shorter"))
+            order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))
+            few = found.subset(order[:POOL].sort().values.tolist())
+            self.pool = few.images.to(self.image_shape.device)
+        return self.pool

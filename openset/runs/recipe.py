@@ -99,20 +99,23 @@ class Recipe:
             skip_bad=self.skip_bad,
         )
 
-    def build_objective(self, data: Data, *, ready: bool = True) -> Objective:
+    def build_objective(self, data: Data, *, ready: bool = True, **beside: Any) -> Objective:
         """The training method around a new network that fits the data.
 
         Args:
             data: As `load_data` gives them.
             ready: Whether the training can begin: the weights to start from are read, or the
                 training images looked at to normalise them. Without, no file is read.
+            beside: Networks or runs that the objective takes if it has a setting of that name and
+                its string does not set it, as `flow-outliers` its `flow`.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = networks.build(self.network, trust=None, **fitting(data))
             if ready:
                 network = self._prepare(network, data)
-            return build("objective", OBJECTIVES, self.objective, trust=None, network=network)
+            given = {**beside, "network": network}
+            return build("objective", OBJECTIVES, self.objective, trust=None, **given)
 
     def _prepare(self, network: nn.Module, data: Data) -> nn.Module:
         if self.weights is not None:

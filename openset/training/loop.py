@@ -18,7 +18,7 @@ from openset.activations import VOID
 from openset.data.samples import Batches, Samples, samples
 from openset.errors import Paused
 from openset.networks.device import choose_device
-from openset.networks.outputs import logits_of
+from openset.networks.outputs import enlarged, logits_of
 from openset.networks.watch import evaluating
 from openset.objectives.base import Objective
 from openset.training.checkpoints import RunFolder, run_folder
@@ -123,7 +123,8 @@ def _share_right(logits: Callable[[Tensor], Tensor], batches: Iterable) -> float
     right = total = 0
     for image, label in batches:
         known = label >= 0
-        right += int(((logits_of(logits(image)).argmax(1) == label) & known).sum())
+        answer = enlarged(logits_of(logits(image)), image).argmax(1)
+        right += int(((answer == label) & known).sum())
         total += int(known.sum())
     return right / total if total else math.nan
 
@@ -270,8 +271,9 @@ class _Loop:
 
     def _update(self, learner: str, loss: Tensor, position: float) -> None:
         (settings, parts), optimizer = self.options[learner], self.optimizers[learner]
-        for group, its in zip(optimizer.param_groups, [settings, *parts.values()], strict=True):
-            group["lr"] = its.lr_at(position)
+        for group in optimizer.param_groups:
+            its = parts.get(group["part"], settings)
+            group["lr"] = its.lr_at(position) * group.get("factor", 1)
         optimizer.zero_grad()
         self.fabric.backward(loss)
         if settings.clip_norm is not None:

@@ -26,6 +26,8 @@ class Settings:
     """The update rule of every learner."""
     lr: Annotated[float, Range(least=0)] = 0.02
     """The learning rate at its highest; 0.02 suits SGD, 0.001 Adam."""
+    encoder_lr_factor: Annotated[float, Range(least=0)] = 1.0
+    """The factor of the rate for a ladder's encoder, whose weights may be pretrained."""
     momentum: Annotated[float, Range(least=0, below=1)] = 0.9
     """Momentum of SGD, and first decay rate of Adam."""
     nesterov: bool = False
@@ -92,16 +94,35 @@ class Settings:
             parts: The settings of some of its parts, by their paths; their `lr` and `weight_decay`
                 count. Each is a parameter group, after that of all the rest.
         """
-        settings, groups = [self, *(parts or {}).values()], []
-        own = [list(learner.get_submodule(path).parameters()) for path in parts or {}]
-        taken = {id(p) for part in own for p in part}
-        rest = [p for p in learner.parameters() if id(p) not in taken]
-        for weights, its in zip([rest, *own], settings, strict=True):
-            groups.append({"params": weights, "lr": its.lr, "weight_decay": its.weight_decay})
+        named = {path: list(learner.get_submodule(path).parameters()) for path in parts or {}}
+        taken = {id(p) for part in named.values() for p in part}
+        groups = []
+        for path, its in {"": self, **(parts or {})}.items():
+            own = [{"params": named[path]}] if path else self._without(taken, learner)
+            groups += [
+                {**group, "part": path, "lr": its.lr, "weight_decay": its.weight_decay}
+                for group in own
+            ]
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
         return kind(groups, betas=(self.momentum, 0.999))
+
+    def _without(self, taken: set[int], learner: nn.Module) -> list[dict[str, Any]]:
+        """The weights that no part has: all, or the encoder with a `factor` of its own after it."""
+        rest = {name: p for name, p in learner.named_parameters() if id(p) not in taken}
+        if self.encoder_lr_factor == 1:
+            return [{"params": list(rest.values())}]
+        parts = ("stem", "transitions", *getattr(learner, "stages", ()))
+        encoder = {name for name in rest if name.partition(".")[0] in parts}
+        if not encoder:
+            raise ValueError(
+                f"encoder_lr_factor is {self.encoder_lr_factor:g}, but {type(learner).__name__} "
+                "names no stages, so it has no encoder to slow down; leave it at 1"
+            )
+        slow = [rest[name] for name in rest if name in encoder]
+        others = [rest[name] for name in rest if name not in encoder]
+        return [{"params": others}, {"params": slow, "factor": self.encoder_lr_factor}]
 
     def lr_at(self, epoch: float) -> float:
         """The learning rate at a moment, counted in epochs; 2.5 is the middle of the third."""

@@ -1,12 +1,13 @@
-import math
+"""Real images as outliers: which pieces are shown, and what the network is told of them."""
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from openset.activations import UNKNOWN
 from openset.benchmark import protocol
 from openset.data import Adapter, load_images
-from openset.networks import cnn
 from openset.objectives import OutlierExposure, exposed_to
 from openset.objectives.synthetic_outliers import uniform_divergence
 from openset.runs.evaluate import evaluate_run
@@ -16,33 +17,57 @@ from openset.runs.train import train_run
 from openset.runs.tune import tune_run
 from openset.training.settings import Settings
 
-IMAGE = torch.linspace(0, 1, 320).sin().view(5, 1, 8, 8)
-LABEL = torch.tensor([0, 2, 1, 1, 0])
+from tiny_protocol import TINY  # isort: skip
 
 
-def objective(**settings):
-    torch.manual_seed(0)
-    network = cnn(classes=3, channels=1, widths=(4, 8), hidden=16)
-    return OutlierExposure(network, data="gaussian-noise", limit=9, **settings)
+def digits(size):
+    found = load_images("digits:test", Adapter(size, 1, resize="shorter"))
+    return found.images.float() / 255
 
 
-def test_the_loss_is_cross_entropy_and_the_divergence_from_uniform():
-    exposed = objective(weight=0.7).eval()
-    torch.manual_seed(3)
-    ((_, loss),) = exposed.step(IMAGE, LABEL)
-    torch.manual_seed(3)
-    unknown = exposed.logits(exposed.outliers(IMAGE, 10))
-    divergence = uniform_divergence(unknown).mean() + math.log(3)
-    expected = F.cross_entropy(exposed.logits(IMAGE), LABEL) + 0.7 * divergence
-    torch.testing.assert_close(loss, expected)
+def test_the_loss_is_that_of_foreign_images_of_the_training_size():
+    network = nn.Sequential(nn.Conv2d(1, 3, (8, 12)), nn.Flatten())
+    objective = OutlierExposure(network, "digits:test", weight=0.5, count=5)
+    image, label = torch.rand(4, 1, 8, 12), torch.arange(4) % 3
+    torch.manual_seed(1)
+    ((_, loss),) = objective.step(image, label)
+    torch.manual_seed(1)
+    shown = objective.draw(5, (8, 12), None)
+    foreign = digits((8, 12))
+    assert all((foreign == one).flatten(1).all(1).any() for one in shown)
+    expected = F.cross_entropy(network(image), label)
+    expected = expected + 0.5 * uniform_divergence(network(shown)).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert objective.settings()["data"] == "digits:test"
 
 
-def test_the_images_are_those_that_are_named():
-    exposed = objective()
-    all_of_them = load_images("gaussian-noise,limit=9", Adapter((8, 8), 1))
-    kept = torch.stack([all_of_them[i][0] for i in range(9)])
-    for drawn in exposed.outliers(IMAGE, 20):
-        assert (kept == drawn).flatten(1).all(1).any()
+def test_pieces_of_foreign_images_are_pasted_where_pixels_are_labelled():
+    network = nn.Conv2d(1, 3, 3, padding=1)
+    objective = OutlierExposure(network, "digits:test", sides=(0.25, 0.5))
+    image, label = torch.full((3, 1, 32, 40), 0.5), torch.zeros(3, 32, 40, dtype=torch.long)
+    seen = []
+    network.register_forward_hook(lambda m, args, out: seen.append(args[0]))
+    foreign = digits((16, 16))
+    for _ in range(4):
+        list(objective.step(image, label))
+        piece = (seen[-1] != 0.5)[0, 0]
+        assert 4 < int(piece.sum()) <= 16 * 16
+    assert objective.samples(6).shape == (6, 1, 16, 16)
+    assert all((foreign == one).flatten(1).all(1).any() for one in objective.samples(6))
+    small = objective.draw(1, (8, 8), torch.Generator().manual_seed(0))
+    windows = foreign.unfold(2, 8, 1).unfold(3, 8, 1)
+    assert (windows == small[0, 0]).all(-1).all(-1).any()
+
+
+def test_data_are_needed_and_must_not_be_those_of_the_test(tmp_path):
+    objective = OutlierExposure(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+    with pytest.raises(ValueError, match="write outlier-exposure:data=…"):
+        list(objective.step(torch.rand(2, 1, 2, 2), torch.tensor([0, UNKNOWN + 1])))
+    path = tmp_path / "own.toml"
+    told = 'seeds = 2\nobjective = "outlier-exposure:data=gaussian-noise"'
+    path.write_text(TINY.replace("seeds = 2", told))
+    with pytest.raises(ValueError, match="gaussian-noise is an unknown set of the test"):
+        protocol.load(str(path))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +75,7 @@ def run(tmp_path_factory):
     recipe = Recipe(
         "digits",
         known_classes="0-5",
-        objective="outlier-exposure:data=gaussian-noise,limit=50",
+        objective="outlier-exposure:data=gaussian-noise",
         network="cnn:widths=4+8,hidden=16",
         settings=Settings(epochs=1),
     )
@@ -92,8 +117,3 @@ objective = "outlier-exposure:data={}"
         protocol.load(str(path))
     path.write_text(text.format("uniform-noise"))
     assert exposed_to(protocol.load(str(path)).methods[0].objective) == ("uniform-noise",)
-
-
-def test_a_ratio_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="ratio must be above 0; got 0"):
-        objective(ratio=0)

@@ -1,12 +1,17 @@
 """Schedules against torch's own, and settings that make no sense."""
 
+import copy
 import dataclasses
+from collections import OrderedDict
 
 import pytest
 import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+from openset.networks import ladder_small
+from openset.objectives import CrossEntropy
+from openset.training.loop import train
 from openset.training.settings import Settings
 
 
@@ -69,6 +74,43 @@ def test_optimizers_get_the_settings(optimizer, kind):
     assert type(made) is kind
     assert (group["lr"], group["weight_decay"]) == (0.02, 0.003)
     assert (group["momentum"] if optimizer == "sgd" else group["betas"][0]) == 0.8
+
+
+def test_the_encoder_of_a_ladder_learns_at_its_own_rate():
+    """1e-4 for the encoder and 4e-4 for the way up, as the paper of Ladder-DenseNet has it."""
+    network = ladder_small(classes=3, width=4)
+    made = Settings(optimizer="adam", lr=4e-4, encoder_lr_factor=0.25).build_optimizer(network)
+    rest, encoder = made.param_groups
+    assert (rest.get("factor", 1), encoder["factor"]) == (1, 0.25)
+    inside = {id(p) for p in encoder["params"]}
+    parts = (network.stem, network.stage1, network.stage4, network.transitions)
+    assert all(id(p) in inside for part in parts for p in part.parameters())
+    up = (network.pyramid, network.rungs, network.last, network.head)
+    assert {id(p) for p in rest["params"]} == {id(p) for part in up for p in part.parameters()}
+    assert len(inside) + len(rest["params"]) == len(list(network.parameters()))
+    with pytest.raises(ValueError, match="names no stages"):
+        Settings(encoder_lr_factor=0.25).build_optimizer(nn.Linear(2, 2))
+
+
+def test_the_loop_keeps_the_factor_between_the_rates():
+    """Plain SGD on a constant gradient moves each part by its own rate."""
+    network = nn.Sequential(
+        OrderedDict(stem=nn.Flatten(), stage1=nn.Linear(4, 3), head=nn.Linear(3, 2))
+    )
+    network.stages = ("stage1",)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.fill_(0.1)
+    batch = (torch.rand(8, 1, 2, 2), torch.arange(8) % 2)
+    moved = []
+    for factor in (1.0, 0.5):
+        twin = copy.deepcopy(network)
+        how = {"momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "lr": 0.1}
+        train(CrossEntropy(twin), [batch], epochs=1, batch_size=8, encoder_lr_factor=factor, **how)
+        parts = (twin.stage1.bias, twin.head.bias)
+        moved.append([part.detach() - 0.1 for part in parts])
+    torch.testing.assert_close(moved[1][0], moved[0][0] / 2)
+    torch.testing.assert_close(moved[1][1], moved[0][1])
 
 
 def test_nesterov_reaches_sgd():
