@@ -29,6 +29,7 @@ from openset.files import (
     save_tensors,
 )
 from openset.fitted import Fitted
+from openset.model.card import CARD, card
 from openset.networks.allowance import Allowance
 from openset.networks.device import device_of, dtype_of
 from openset.scoring.threshold import Threshold
@@ -62,6 +63,7 @@ class Description:
         name: The name that the model was given.
         channels_last: Whether the network computes in that memory format, as when the threshold
             was set.
+        about: Facts for the model's card, by name.
     """
 
     format: Literal[1]
@@ -75,6 +77,7 @@ class Description:
     state: dict[str, list[Any]] | None = None
     name: str | None = None
     channels_last: bool = False
+    about: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,14 @@ def _takes_module(hint: Any) -> bool:
 
 
 def save(model: nn.Module, description: dict[str, Any], folder: str | os.PathLike[str]) -> None:
-    """Writes the tensors, which hold the description too and are sealed, and `model.json`."""
-    with complete_folder(folder, owns=(TENSORS, DESCRIPTION)) as partial:
+    """Writes the tensors, sealed and with the description in them, `model.json` and a card."""
+    with complete_folder(folder, owns=(TENSORS, DESCRIPTION, CARD)) as partial:
         file = partial / TENSORS
         save_tensors(model.state_dict(), file, {"openset": json.dumps(description)})
         readable = {**description, "sha256": digest_of(file)}
         (partial / DESCRIPTION).write_text(json.dumps(readable, indent=2) + "\n")
+        text = card(description, readable["sha256"])
+        (partial / CARD).write_text(text, encoding="utf-8")
 
 
 def load(
@@ -165,6 +170,7 @@ def load(
                 told.classes,
                 None if told.adapter is None else Adapter.from_settings(told.adapter),
                 told.name,
+                told.about,
             )
             _fill(model, tensors, own)
         if told.channels_last:
@@ -229,9 +235,10 @@ def _try(model: Any, told: Description) -> None:
         raise ValueError(f"its parts do not fit each other: {error}") from error
     if score.isnan().any():
         raise ValueError("it scores a grey image as NaN")
-    check_classes(told, seen.logits.shape[1])
+    classes = seen.logits.shape[1] + model.detector.added
+    check_classes(told, classes)
     groups = len(model.held_out.sizes) if model.held_out.fitted else 1
-    if groups not in (1, seen.logits.shape[1]):
+    if groups not in (1, classes):
         raise ValueError(f"it has held-out scores of {groups} classes, unlike its network")
 
 
