@@ -15,6 +15,7 @@ from openset.detectors.rows import Rows, choose_layers, distinct, known, peek
 from openset.extractors.reconstruct import Reconstruct
 from openset.extractors.tap import Tap
 from openset.moments import Moments
+from openset.spec import Amount
 
 
 class VMDLSb(Detector):
@@ -46,7 +47,7 @@ class VMDLSb(Detector):
     log_scale: Tensor
     count: Tensor
 
-    def __init__(self, layers: Sequence[str] | None = None, shrinkage: float = 1e-3):
+    def __init__(self, layers: Sequence[str] | None = None, shrinkage: Amount = 1e-3):
         super().__init__()
         self.layers, self.shrinkage = layers, shrinkage
 
@@ -159,7 +160,7 @@ class VMDLS(VMDLSb):
         self,
         autoencoder: nn.Module,
         layers: Sequence[str] | None = None,
-        shrinkage: float = 1e-3,
+        shrinkage: Amount = 1e-3,
         layer: str = "stage1",
         reference: float = 1.0,
     ):
