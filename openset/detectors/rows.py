@@ -11,6 +11,7 @@ from torch import Tensor
 from openset.activations import Activations
 from openset.detectors.arrays import Absent
 from openset.detectors.base import Detector
+from openset.errors import LackingError
 from openset.extractors.extract import finite
 from openset.moments import Moments
 from openset.sampling import reservoir
@@ -89,7 +90,7 @@ def peek(batches: Iterable[Activations]) -> Activations:
 def head_of(rows: Activations, detector: Detector) -> tuple[Tensor, Tensor]:
     """Weight `[K, D]` and bias `[K]` of the layer from the penultimate features to the logits."""
     if rows.head is None:
-        raise ValueError(
+        raise LackingError(
             f"{detector.name} applies the network's last linear layer again, and none was found "
             "that gives the logits; name it: Tap(network, head=…)"
         )
