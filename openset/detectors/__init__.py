@@ -29,6 +29,7 @@ from openset.detectors.mahalanobis import Mahalanobis as Mahalanobis
 from openset.detectors.mahalanobis_plus_plus import MahalanobisPlusPlus as MahalanobisPlusPlus
 from openset.detectors.masf import MaSF as MaSF
 from openset.detectors.mlod import MLOD as MLOD
+from openset.detectors.more_classes import MoreClasses as MoreClasses
 from openset.detectors.nac import NAC as NAC
 from openset.detectors.nci import NCI as NCI
 from openset.detectors.nnguide import NNGuide as NNGuide

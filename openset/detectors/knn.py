@@ -12,6 +12,7 @@ from openset.activations import Activations
 from openset.densities.base import in_chunks
 from openset.detectors.base import Detector
 from openset.detectors.rows import Rows, choose_layers, sampled
+from openset.spec import Count
 
 CHUNK = 2**24
 """Largest number of similarities held at once."""
@@ -45,7 +46,7 @@ class KNN(Detector):
         self,
         k: int = 50,
         layers: Sequence[str] | None = ("penultimate",),
-        max_rows: int = 50_000,
+        max_rows: Count = 50_000,
         seed: int = 0,
     ):
         super().__init__()

@@ -10,6 +10,7 @@ from torch import Tensor
 from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.rows import Rows, head_energy, quantiles, sampled
+from openset.spec import Count
 
 
 class ReAct(Detector):
@@ -37,7 +38,7 @@ class ReAct(Detector):
     layers = ("penultimate",)
     limit: Tensor
 
-    def __init__(self, quantile: float = 0.9, max_rows: int = 10_000, seed: int = 0):
+    def __init__(self, quantile: float = 0.9, max_rows: Count = 10_000, seed: int = 0):
         super().__init__()
         if not 0 < quantile <= 1:
             raise ValueError(f"quantile is a share above 0 and at most 1; got {quantile}")
