@@ -34,10 +34,7 @@ class Rows:
         *,
         correct: bool = False,
     ):
-        if iter(batches) is batches:
-            raise ValueError(
-                "fit got a generator, which can be read only once; pass a list, a Store or a loader"
-            )
+        check_again(batches)
         self.batches, self.layers, self.correct = batches, layers, correct
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -80,8 +77,17 @@ def check_labels(labels: Tensor, classes: int) -> None:
         )
 
 
+def check_again(batches: Iterable[Activations]) -> None:
+    """Raises for what can be read only once."""
+    if iter(batches) is batches:
+        raise ValueError(
+            "fit got a generator, which can be read only once; pass a list, a Store or a loader"
+        )
+
+
 def peek(batches: Iterable[Activations]) -> Activations:
-    """The first batch."""
+    """The first batch, of what can be read again."""
+    check_again(batches)
     for batch in batches:
         return batch
     raise ValueError("no activations: the data set or the loader gave no batch")
