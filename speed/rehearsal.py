@@ -1,6 +1,6 @@
 """How well a rehearsal foresees: its order of the detectors beside that on unknown images.
 
-    openset benchmark fusion-networks --quick --out out
+    openset benchmark fusion-networks --tier gpu --out out
     python speed/rehearsal.py out          # or: out WORK, where the benchmark had --cache WORK
 
 For every network of the benchmark, rehearses those of its detectors that `auto` chooses from, on
