@@ -1,7 +1,7 @@
 """How well a rehearsal foresees: its order of the detectors beside that on unknown images.
 
-    openset benchmark fusion-networks --quick --out out
-    python speed/rehearsal.py out
+    openset benchmark fusion-networks --tier gpu --out out
+    python speed/rehearsal.py out          # or: out WORK, where the benchmark had --cache WORK
 
 For every network of the benchmark, rehearses those of its detectors that `auto` chooses from, on
 known images alone, and prints Spearman's correlation of the expected with the real mean AUROC, and
@@ -32,14 +32,14 @@ def regrets(names: list[str], expected: np.ndarray, real: np.ndarray) -> list[fl
     return [mean.max() - mean[expected.argmax()], *fixed, float(np.mean(others))]
 
 
-def main(folder: str) -> None:
+def main(folder: str, work: str | None) -> None:
     detectors, pairs, auroc = figures(Path(folder))
     names = [name for name in CANDIDATES if name in detectors]
     device, found = choose_device(), []
     heads = "correlation | auto takes | regret | always fusion | always energy | other set"
     print(f"| network | {heads} |")
     print("|---|---:|---|---:|---:|---:|---:|")
-    for place in sorted(Path(folder, "work", "runs").iterdir()):
+    for place in sorted(Path(work or Path(folder, "work"), "runs").iterdir()):
         run = Run.load(place)
         network = run.recipe.network
         of = [pair[:2] == (network, str(run.recipe.seed)) for pair in pairs]
@@ -60,4 +60,5 @@ def main(folder: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder")
-    main(parser.parse_args().folder)
+    parser.add_argument("work", nargs="?")
+    main(**vars(parser.parse_args()))

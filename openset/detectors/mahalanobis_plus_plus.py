@@ -13,6 +13,7 @@ from openset.activations import Activations
 from openset.detectors.mahalanobis import Mahalanobis
 from openset.detectors.rows import Rows, choose_layers, mean_of
 from openset.moments import Moments
+from openset.spec import Amount
 
 
 class MahalanobisPlusPlus(Mahalanobis):
@@ -41,7 +42,7 @@ class MahalanobisPlusPlus(Mahalanobis):
         self,
         layers: Sequence[str] | None = ("penultimate",),
         epsilon: float = 0.0,
-        shrinkage: float = 1e-6,
+        shrinkage: Amount = 1e-6,
         centred: bool = False,
     ):
         super().__init__(layers, epsilon, shrinkage)

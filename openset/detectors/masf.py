@@ -15,6 +15,7 @@ from openset.detectors.combinations import fisher, simes
 from openset.detectors.ranks import TailRank
 from openset.detectors.rows import Rows, choose_layers, known, sampled
 from openset.fitted import NotFittedError
+from openset.spec import Count
 
 
 class MaSF(Detector):
@@ -39,7 +40,7 @@ class MaSF(Detector):
     name = "masf"
     held_out = True
 
-    def __init__(self, layers: Sequence[str] | None = None, max_rows: int = 5_000, seed: int = 0):
+    def __init__(self, layers: Sequence[str] | None = None, max_rows: Count = 5_000, seed: int = 0):
         super().__init__()
         self.layers, self.max_rows, self.seed = layers, max_rows, seed
         self.channels, self.ranks = TailRank(200), TailRank()

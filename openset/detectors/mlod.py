@@ -11,7 +11,8 @@ from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.fusion import Fusion
 from openset.detectors.knn import KNN
-from openset.detectors.rows import Rows, choose_layers
+from openset.detectors.rows import choose_layers
+from openset.spec import Count
 
 
 class MLOD(Fusion):
@@ -38,9 +39,9 @@ class MLOD(Fusion):
 
     def __init__(
         self,
-        k: int = 50,
+        k: Count = 50,
         layers: Sequence[str] | None = None,
-        max_rows: int = 10_000,
+        max_rows: Count = 10_000,
         detectors: Sequence[Detector] | None = None,
     ):
         named = detectors or [KNN(k, (name,), max_rows) for name in layers or ("logits",) * 2]
@@ -48,6 +49,6 @@ class MLOD(Fusion):
         self.k, self.max_rows, self.layers = k, max_rows, layers
 
     def fit(self, batches: Iterable[Activations]) -> Self:
-        chosen = choose_layers(Rows(batches, ()).batches, self.layers)
+        chosen = choose_layers(batches, self.layers)
         self.detectors = nn.ModuleList(KNN(self.k, (n,), self.max_rows) for n in chosen)
         return super().fit(batches)

@@ -12,6 +12,7 @@ from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.logits import positive
 from openset.detectors.rows import Rows, head_of, peek
+from openset.spec import Count
 
 BASE = 1000
 """Base of the logarithm by which bins widen from the middle outwards, as in the published code."""
@@ -43,7 +44,7 @@ class NAC(Detector):
     layers = ("penultimate",)
     counts: Tensor
 
-    def __init__(self, alpha: float = 3.0, bins: int = 50, least: int = 50):
+    def __init__(self, alpha: float = 3.0, bins: Count = 50, least: Count = 50):
         super().__init__()
         if bins < 2 or bins % 2 or least < 1:
             raise ValueError(f"bins are even and least is at least 1; got {bins} and {least}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.rows import Rows, head_of, mean_of
+from openset.spec import Amount
 
 
 class NCI(Detector):
@@ -34,7 +35,7 @@ class NCI(Detector):
     layers = ("penultimate",)
     mean: Tensor
 
-    def __init__(self, alpha: float = 0.0):
+    def __init__(self, alpha: Amount = 0.0):
         super().__init__()
         if alpha < 0:
             raise ValueError(f"alpha is at least 0; got {alpha}")

@@ -13,6 +13,7 @@ from openset.densities.base import in_chunks
 from openset.detectors.base import Detector
 from openset.detectors.knn import CHUNK
 from openset.detectors.rows import Rows, sampled
+from openset.spec import Count
 
 
 class NNGuide(Detector):
@@ -40,7 +41,7 @@ class NNGuide(Detector):
     layers = ("penultimate",)
     bank: Tensor
 
-    def __init__(self, k: int = 10, max_rows: int = 50_000, seed: int = 0):
+    def __init__(self, k: Count = 10, max_rows: Count = 50_000, seed: int = 0):
         super().__init__()
         if k < 1:
             raise ValueError(f"k must be at least 1; got {k}")

@@ -11,6 +11,7 @@ from torch import Tensor
 from openset.activations import Activations
 from openset.detectors.arrays import Absent
 from openset.detectors.base import Detector
+from openset.errors import LackingError
 from openset.extractors.extract import finite
 from openset.moments import Moments
 from openset.sampling import reservoir
@@ -33,10 +34,7 @@ class Rows:
         *,
         correct: bool = False,
     ):
-        if iter(batches) is batches:
-            raise ValueError(
-                "fit got a generator, which can be read only once; pass a list, a Store or a loader"
-            )
+        check_again(batches)
         self.batches, self.layers, self.correct = batches, layers, correct
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -79,8 +77,17 @@ def check_labels(labels: Tensor, classes: int) -> None:
         )
 
 
+def check_again(batches: Iterable[Activations]) -> None:
+    """Raises for what can be read only once."""
+    if iter(batches) is batches:
+        raise ValueError(
+            "fit got a generator, which can be read only once; pass a list, a Store or a loader"
+        )
+
+
 def peek(batches: Iterable[Activations]) -> Activations:
-    """The first batch."""
+    """The first batch, of what can be read again."""
+    check_again(batches)
     for batch in batches:
         return batch
     raise ValueError("no activations: the data set or the loader gave no batch")
@@ -89,7 +96,7 @@ def peek(batches: Iterable[Activations]) -> Activations:
 def head_of(rows: Activations, detector: Detector) -> tuple[Tensor, Tensor]:
     """Weight `[K, D]` and bias `[K]` of the layer from the penultimate features to the logits."""
     if rows.head is None:
-        raise ValueError(
+        raise LackingError(
             f"{detector.name} applies the network's last linear layer again, and none was found "
             "that gives the logits; name it: Tap(network, head=…)"
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.rows import Rows, head_energy, quantiles, sampled
+from openset.spec import Count
 
 
 class VRA(Detector):
@@ -44,7 +45,7 @@ class VRA(Detector):
         lower: float = 0.6,
         upper: float = 0.95,
         shift: float = 0.0,
-        max_rows: int = 10_000,
+        max_rows: Count = 10_000,
         seed: int = 0,
     ):
         super().__init__()

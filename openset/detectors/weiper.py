@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.rows import Rows, head_of, peek
+from openset.spec import Amount, Count
 
 BINS, SMOOTH = 100, 20
 """Bins of a histogram, and how many are averaged."""
@@ -50,8 +51,8 @@ class WeiPer(Detector):
 
     def __init__(
         self,
-        repeats: int = 100,
-        distance: float = 2.1,
+        repeats: Count = 100,
+        distance: Amount = 2.1,
         weights: Sequence[float] = (1.0, 1.0),
         seed: int = 0,
     ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from openset.errors import unknown_name
+from openset.errors import LackingError, unknown_name
 from openset.networks.anatomy import anatomy_of, last_linear
 from openset.networks.trial import is_linear
 from openset.networks.watch import bare
@@ -96,11 +96,11 @@ def resolve(network: nn.Module, layer: str) -> str:
     if layer in aliases:
         return aliases[layer]
     if not stages and layer.removeprefix("stage").isdigit():
-        raise ValueError(
+        raise LackingError(
             f"the network has no {layer}: its resolution never falls, and it has no row of like "
             "blocks; name the layers to read by their paths, as in network.named_modules()"
         )
-    raise ValueError(unknown_name("layer", layer, {*filter(None, paths), *aliases}))
+    raise LackingError(unknown_name("layer", layer, {*filter(None, paths), *aliases}))
 
 
 def is_channels_last(network: nn.Module) -> bool:
