@@ -57,6 +57,9 @@ class Detector(Fitted):
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """The values of its settings that `openset tune` tries where they are not the usual ones."""
 
+    added: int = 0
+    """Classes that it knows beyond those of the network."""
+
     tuned_on: Sequence[str] = ()
     """Names of the data that the settings were chosen on; all results and saved models say so."""
 
