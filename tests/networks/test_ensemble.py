@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch.nn import functional as F
 
 from openset.networks import cnn, ensemble, from_spec, ladder_small
 from openset.networks.heads.ensemble import Members, restarted
-from openset.objectives import DeepEnsemble
+from openset.objectives import DeepEnsemble, OneVsAll
 
 IMAGE = torch.linspace(0, 1, 320).sin().view(5, 1, 8, 8)
 
@@ -40,6 +41,27 @@ def test_one_program_gives_what_each_network_gives_alone(make, image):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=name)
     side = members.eval()(image)
     torch.testing.assert_close(side, torch.cat([m(image) for m in members], dim=1))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("objective", [DeepEnsemble, partial(OneVsAll, trunk="separate")])
+def test_one_program_trains_on_a_gpu_as_one_network_after_another_does(objective, monkeypatch):
+    label, image = torch.arange(5).cuda() % 3, IMAGE.cuda()
+    losses = []
+    for batched in (True, False):
+        made = objective(network()).cuda()
+        if not batched:
+            one_by_one = lambda self, x: torch.stack([member(x) for member in self])  # noqa: E731
+            monkeypatch.setattr(Members, "batched", one_by_one)
+        optimizer = torch.optim.SGD(made.parameters(), 0.01)
+        for _ in range(3):
+            with torch.autocast("cuda", torch.bfloat16):
+                ((_, loss),) = made.step(image, label)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
 def test_dropout_differs_between_the_members():
