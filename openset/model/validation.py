@@ -14,7 +14,7 @@ from openset.activations import UNKNOWN, Activations
 from openset.data import ImageSet, batches
 from openset.data.loaders import images_at_once
 from openset.detectors import Detector
-from openset.extractors.extract import finite
+from openset.extractors.extract import finite, named
 from openset.extractors.perturb import Perturb
 from openset.extractors.tap import Tap
 from openset.networks.device import device_of
@@ -43,9 +43,10 @@ class Validation:
         dense = getattr(data, "dense", False)
         size = images_at_once(data, self.batch_size) if dense else self.batch_size
         for i, (image, label) in enumerate(batches(data, size)):
-            image = finite(image, f"batch {i} of the images").to(device)
-            with torch.no_grad():
+            with torch.no_grad(), named(i):
+                image = image.to(device)
                 seen = self.tap(image).to("cpu")
+                finite(seen.logits, "the network's logits")
             seen.labels = label
             yield image, seen
 

@@ -137,6 +137,18 @@ class Run:
             known=self.recipe.data,
         )
 
+    def facts(self, known: Data) -> dict[str, str]:
+        """What the card of a model says of the run."""
+        shares = ", ".join(f"{share:.2%} on {split}" for split, share in self.accuracy.items())
+        found = {
+            "Data": self.recipe.data,
+            "Images": f"{len(known.train):,} to train, {len(known.valid):,} held out",
+            "Network": f"{self.case.network}, {self.origin}",
+            "Accuracy": shares,
+            "Warning": self.warning or "",
+        }
+        return {name: text for name, text in found.items() if text}
+
     @property
     def models(self) -> list[str]:
         """The detectors fitted so far, as they were named."""
@@ -203,7 +215,7 @@ class Run:
         for name, model in models.items():
             model.doubt(None if held_out else self.doubt)
             model.classes, model.adapter = self.classes, self.adapter
-            model.name = name
+            model.name, model.about = name, self.facts(known)
             model.save(self.model_folder(name))
         return models
 
