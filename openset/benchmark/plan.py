@@ -30,7 +30,6 @@ class Plan:
         protocol: As `protocol.load` gives it.
         work: The work folder, there or not; nothing is written into it.
         seeds: Number of seeds, instead of the protocol's.
-        first_seed: The first of them.
         only: Detectors to run, by name or with settings; all by default.
         networks: Networks to run, as the protocol names them; all by default.
         skip_missing: Whether to leave out unknown sets that are not on this machine.
@@ -45,7 +44,6 @@ class Plan:
         work: Path,
         *,
         seeds: int | None = None,
-        first_seed: int = 0,
         only: Sequence[str] = (),
         networks: Sequence[str] = (),
         skip_missing: bool = False,
@@ -55,7 +53,7 @@ class Plan:
         methods = chosen(on_networks(protocol, networks), only)
         self.protocol = replace(protocol, methods=methods)
         self.work, self.skip_missing = work, skip_missing
-        self.seeds = range(first_seed, first_seed + (seeds or protocol.seeds))
+        self.seeds = seeds or protocol.seeds
         self.left_out: dict[str, str] = {}
         self._sources: dict[tuple[str, str], tuple[Pixels, Encoded | None]] = {}
         self._speeds: dict[tuple, float] = {}
@@ -65,7 +63,7 @@ class Plan:
         """One step for each network, those of the first seed first. No image is decoded yet."""
         return [
             self._step(Trial(self.protocol, method, split, seed))
-            for seed in self.seeds
+            for seed in range(self.seeds)
             for method in self.protocol.methods
             for split in range(len(self.protocol.splits))
         ]

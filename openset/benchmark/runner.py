@@ -53,7 +53,6 @@ def benchmark(
     *,
     cache: str | os.PathLike[str] | None = None,
     seeds: int | None = None,
-    first_seed: int = 0,
     only: Sequence[str] = (),
     networks: Sequence[str] = (),
     skip_missing: bool = False,
@@ -74,8 +73,6 @@ def benchmark(
         out: Folder for the results.
         cache: The work folder; `out/work` by default. Several protocols may share one.
         seeds: Number of seeds, instead of the protocol's.
-        first_seed: The first of them. Processes that have others each, and a work folder each, do
-            the work side by side; one call for all seeds, on a copy of these folders, gathers it.
         only: Detectors to run, by name or with settings; all by default.
         networks: Networks to run, as the protocol names them; all by default.
         skip_missing: Leave out unknown sets that are not on this machine, and say so.
@@ -92,7 +89,7 @@ def benchmark(
     out = Path(out)
     work = Path(cache or out / "work")
     refuse_foreign(out, (*FILES, "work", PARTIAL + "*"))
-    which = {"seeds": seeds, "first_seed": first_seed, "only": only, "networks": networks}
+    which = {"seeds": seeds, "only": only, "networks": networks}
     plan = Plan(protocol, work, **which, skip_missing=skip_missing)
     runner = Runner(plan, choose_device(device), say)
     results = Results()

@@ -16,7 +16,6 @@ def benchmark(
     tier: Literal["quick", "cpu", "gpu", "paper"] | None = None,
     quick: bool = False,
     seeds: int | None = None,
-    first_seed: int = 0,
     only: Places = [],  # noqa: B006
     network: Places = [],  # noqa: B006
     dry_run: bool = False,
@@ -38,7 +37,6 @@ def benchmark(
             GPU (gpu), where the protocol has them; by default the paper's.
         quick: Short for `--tier quick`.
         seeds: Number of seeds; by default the protocol's.
-        first_seed: The first of them, for processes that share the seeds among them.
         only: Detectors to run; all by default.
         network: Networks to run; all by default.
         dry_run: Print the steps and about how long each takes, and run nothing.
@@ -56,7 +54,7 @@ def benchmark(
     known = protocols.load(protocol, "quick" if quick else tier or "paper", trust or ())
     if dry_run:
         work = cache or out / "work"
-        which = {"seeds": seeds, "first_seed": first_seed, "only": only, "networks": network}
+        which = {"seeds": seeds, "only": only, "networks": network}
         show(Plan(known, work, **which, skip_missing=skip_missing).table())
         return
     results = run_benchmark(
@@ -64,7 +62,6 @@ def benchmark(
         out,
         cache=cache,
         seeds=seeds,
-        first_seed=first_seed,
         only=only,
         networks=network,
         skip_missing=skip_missing,

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset, Subset
 
-from openset.activations import UNKNOWN, Activations, concatenate
-from openset.data import ImageSet, batches
-from openset.data.loaders import images_at_once
+from openset.activations import concatenate
+from openset.data import ImageSet
 from openset.data.sources import same_name
 from openset.detectors import Detector
 from openset.detectors.rows import known as known_rows
 from openset.errors import unknown_name
 from openset.evaluation.metrics import fpr_at_95_tpr
-from openset.extractors.extract import finite, named
-from openset.extractors.perturb import Perturb
 from openset.extractors.tap import Tap
 from openset.model.open_set import OpenSet
-from openset.networks.device import device_of
-from openset.sampling import some_of_each
+from openset.model.validation import Validation, some_pixels
 from openset.spec import check_kinds
 
 Grid = Mapping[str, Sequence[Any]]
@@ -41,10 +35,6 @@ GRID: Grid = {
     "epsilon": tuple(round(0.0002 * i, 4) for i in range(21)),
 }
 """The values that ODIN's authors search: 10 temperatures, and 21 steps ε from 0 to 0.004."""
-
-
-PIXELS = 2_000
-"""Pixels of each image that settings are chosen on, where a network labels pixels."""
 
 
 MEASURES = {"fpr_at_95_tpr": min, "nll": min, "mean_score_drop": max}
@@ -79,61 +69,6 @@ class Tuned:
                 table.add_row(*(f"{figure[name]:.6g}" if name in figure else "" for name in names))
             table.add_section()
         return table
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Reads validation data: images through a tap, or activations as they are given."""
-
-    tap: Tap | None
-    batch_size: int
-    limit: int | None
-    seed: int
-
-    def read(self, data: Any) -> Iterator[tuple[Tensor | None, Activations]]:
-        """Images with their plain activations, on the CPU; None for images if there are none."""
-        if self.tap is None:
-            yield from ((None, batch) for batch in data)
-            return
-        device = device_of(self.tap)
-        data = self._limited(data)
-        dense = getattr(data, "dense", False)
-        size = images_at_once(data, self.batch_size) if dense else self.batch_size
-        for i, (image, label) in enumerate(batches(data, size)):
-            with torch.no_grad(), named(i):
-                image = image.to(device)
-                seen = self.tap(image).to("cpu")
-                finite(seen.logits, "the network's logits")
-            seen.labels = label
-            yield image, seen
-
-    def _limited(self, data: Any) -> Any:
-        """A seeded sample of the images, in their order."""
-        if self.limit is None:
-            return data
-        if not isinstance(data, Dataset):
-            raise ValueError(f"limit needs an ImageSet or a Dataset; got {type(data).__name__}")
-        count = len(cast(Any, data))
-        generator = torch.Generator().manual_seed(self.seed)
-        chosen = torch.randperm(count, generator=generator)[: self.limit].sort().values.tolist()
-        return data.subset(chosen) if isinstance(data, ImageSet) else Subset(data, chosen)
-
-    def scores(
-        self, candidates: Sequence[Detector], data: Any, *, unknown: bool = False
-    ) -> list[Tensor]:
-        """The scores `[N]` of each candidate: of images, or of some pixels of one kind in each."""
-        generator = torch.Generator().manual_seed(self.seed)
-        found = []
-        for image, seen in self.read(data):
-            scores = _look(candidates, self.tap, image, seen)
-            if seen.grid:
-                chosen = _pixels(seen, unknown, generator)
-                scores = [score.flatten()[chosen] for score in scores]
-            found.append(scores)
-        if not sum(len(scores[0]) for scores in found):
-            kind = "unknown" if unknown else "known"
-            raise ValueError(f"nothing to tune on: the data hold no {kind} images or pixels")
-        return [torch.cat(column) for column in zip(*found, strict=True)]
 
 
 def tune(
@@ -187,7 +122,7 @@ def tune(
     sets = unknown if isinstance(unknown, Mapping) else {_name(unknown): unknown}
     if not allow_leak:
         refuse_leak(sets, tested_on)
-    source = _Source(tap, batch_size, limit, seed)
+    source = Validation(tap, batch_size, limit, seed)
     values = _values(detector, grid)
     points = [
         dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())
@@ -300,7 +235,7 @@ def tune_on_known(
             raise ValueError(
                 f"known data alone can tune {' and '.join(GRID)}, not {name}; use tune with unknown"
             )
-    source, names = _Source(tap, batch_size, limit, seed), (_name(known, "known"),)
+    source, names = Validation(tap, batch_size, limit, seed), (_name(known, "known"),)
     tuned = Tuned(detector, {}, [], names)
     if "temperature" in values:
         points = [{"temperature": value} for value in values["temperature"]]
@@ -359,56 +294,18 @@ def _best(
     return Tuned(chosen, best, figures, chosen.tuned_on)
 
 
-def _losses(temperatures: Sequence[float], source: _Source, known: Any) -> list[float]:
+def _losses(temperatures: Sequence[float], source: Validation, known: Any) -> list[float]:
     """The mean negative log-likelihood of known labels at each temperature, in nats."""
     generator = torch.Generator().manual_seed(source.seed)
     rows = []
     for _, seen in source.read(known):
         seen = replace(seen, features={}, extra={})
-        few = seen.rows()[_pixels(seen, False, generator)] if seen.grid else seen
+        few = seen.rows()[some_pixels(seen, False, generator)] if seen.grid else seen
         rows.append(known_rows(few))
     together = concatenate(rows)
     assert together.labels is not None
     logits = together.logits.double()
     return [F.cross_entropy(logits / t, together.labels).item() for t in temperatures]
-
-
-def _pixels(seen: Activations, unknown: bool, generator: torch.Generator) -> Tensor:
-    """Positions of some known or unknown pixels of each image in the flattened batch."""
-    if seen.labels is None:
-        raise ValueError("pixels can be tuned on only with label maps; give them with the images")
-    kinds = (seen.labels == UNKNOWN) if unknown else (seen.labels >= 0)
-    groups, size = kinds.flatten(1).long() - 1, kinds[0].numel()
-    chosen = [some_of_each(row, PIXELS, generator) for row in groups]
-    return torch.cat([i * size + places for i, places in enumerate(chosen)])
-
-
-@torch.no_grad()
-def _look(
-    candidates: Sequence[Detector], tap: Tap | None, image: Tensor | None, seen: Activations
-) -> list[Tensor]:
-    """Scores one batch by each candidate, with no more forward passes or gradients than needed."""
-    directions: dict[str, Tensor] = {}
-    scores = []
-    for candidate in candidates:
-        view = candidate.view(cast(Tap, tap))
-        if not candidate.looks_again:
-            again = seen
-        elif image is None:
-            raise ValueError(
-                f"{candidate.name} looks at the image again; give images and a tap, "
-                "not activations, or a grid without that look"
-            )
-        elif isinstance(view, Perturb):
-            # The gradient's sign is the same for every length of the step.
-            key = repr({**candidate.settings(), "epsilon": None})
-            if key not in directions:
-                directions[key] = view.direction(image)
-            again = view.extractor(image - view.epsilon * directions[key]).to("cpu")
-        else:
-            again = view(image).to("cpu")
-        scores.append(candidate(again))
-    return scores
 
 
 def _name(data: Any, otherwise: str | None = None) -> str:

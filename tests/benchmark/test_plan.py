@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 from command_line import call
-from tiny_protocol import TINY
 
 from openset.benchmark import keys, protocol
 from openset.benchmark.plan import Plan
@@ -83,18 +82,3 @@ def test_networks_are_chosen_by_their_names(tiny, tmp_path):
     assert {step.trial.method.network for step in steps} == {"resnet18"}
     with pytest.raises(ValueError, match="unknown network of this protocol 'resnet8'"):
         Plan(both, tmp_path, networks=["resnet8"])
-
-
-def test_seeds_can_be_shared_among_processes(tmp_path):
-    """Each step has the same run folder, whichever call does it."""
-    path = tmp_path / "tiny.toml"
-    path.write_text(TINY)
-    tiny = protocol.load(str(path), "quick")
-    whole = Plan(tiny, tmp_path / "work", seeds=3).steps
-    parts = [
-        step
-        for first in range(3)
-        for step in Plan(tiny, tmp_path / "work", seeds=1, first_seed=first).steps
-    ]
-    assert [step.trial.seed for step in parts] == [0, 1, 2]
-    assert [step.folder for step in parts] == [step.folder for step in whole]
