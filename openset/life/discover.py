@@ -114,7 +114,7 @@ def discover(
         >>> network = openset.networks.cnn(classes=6, channels=1)
         >>> _ = openset.train(openset.objectives.CrossEntropy(network), data.train, epochs=2)
         >>> model = openset.wrap(network, data.train, data.valid, "mahalanobis")
-        >>> found = discover(model, data.unknown)
+        >>> found = discover(model.with_accept(0.7), data.unknown, least=5)
         >>> found.images, found.rejected == sum(map(len, found.groups)) + len(found.alone)
         (238, True)
     """
