@@ -94,9 +94,12 @@ _PLACES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("openset")
+        try:
+            return version("openset")
+        except PackageNotFoundError:
+            return "uninstalled"  # Run from a checkout by PYTHONPATH, it has no metadata.
     if name in _PLACES:
         value = getattr(import_module(_PLACES[name]), name)
     elif name in __all__:

@@ -103,6 +103,8 @@ def export(
     with on_cpu(model), complete_file(path) as partial:
         graph, threshold = Deployed(model).eval(), model.get_buffer("values").float()
         image = torch.rand(BATCHES[0], *size, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            graph(image, threshold)  # A tap finds the head at its first look, which is no graph.
         program = _program(graph, image, threshold)
         program.model.metadata_props.update(facts(model))
         program.save(partial)

@@ -164,7 +164,7 @@ def load(
                 raise ValueError(f"its detector is a {type(detector).__name__}")
             detector.tuned_on = tuple(told.tuned_on)
             model = kind(
-                call("tap", Tap, told.tap, [network]),
+                _tap(told.tap, network),
                 detector,
                 None if told.threshold is None else Threshold.from_settings(told.threshold),
                 told.classes,
@@ -182,12 +182,20 @@ def load(
     return model
 
 
+def _tap(told: dict[str, Any], network: nn.Module) -> Tap:
+    """The tap that was saved; raises for settings that it does not keep as they stand."""
+    tap = call("tap", Tap, told, [network])
+    if tap.settings() != told:
+        raise ValueError(f"its tap is {told!r:.200}; expected {tap.settings()!r:.200}")
+    return tap
+
+
 def check_state(told: Description, tensors: Mapping[str, Tensor]) -> None:
     """Raises unless the tensors that the detector learned are those that were saved."""
     have = described_state(tensors)
     saved = have if told.state is None else told.state
     for name in {**saved, **have}:
-        if saved.get(name) != have.get(name):
+        if json.dumps(saved.get(name)) != json.dumps(have.get(name)):  # As 1 is true in Python.
             raise ValueError(f"{name} is {have.get(name)}, and was saved as {saved.get(name)}")
 
 

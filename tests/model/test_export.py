@@ -87,6 +87,14 @@ def test_answers_as_the_model_does(network, known, name, tmp_path):
     assert (session.run(["label"], everything)[0] >= 0).all()
 
 
+def test_a_model_that_has_never_looked_is_exported(network, known, tmp_path):
+    """As a training, a fit and an export in one process leave it."""
+    model = made(network, known, Energy())
+    untouched = OpenSet(Tap(network), model.detector)
+    untouched.set_threshold(model.threshold)
+    assert export(untouched, tmp_path / "model.onnx", (1, 8, 8)) < 1e-3
+
+
 PIXELS = [
     "msp:temperature=10",
     "knn:k=3,layers=stage1",
