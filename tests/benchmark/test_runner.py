@@ -185,6 +185,20 @@ def test_what_is_finished_is_written_before_the_end(tiny, tmp_path):
     assert "Unfinished" not in Results.load(tmp_path / "out").notes
 
 
+def test_a_network_that_fails_costs_no_other(tiny, tmp_path):
+    text = tiny.read_text() + "\n[[quick.methods]]\ntraining = { lr = 1e30 }\n[[quick.methods]]\n"
+    tiny.write_text(text)
+    said: list[str] = []
+    with pytest.raises(ValueError, match="the loss of network is"):
+        runner.benchmark(
+            protocol.load(str(tiny), "quick"), tmp_path / "out", seeds=1, say=said.append
+        )
+    assert any(line.startswith("1/2 ") and "failed, the loss" in line for line in said)
+    found = Results.load(tmp_path / "out")
+    assert {row.detector for row in found.rows if row.value == row.value} >= {"msp", "energy"}
+    assert found.notes["Unfinished"].startswith("1 of 2 networks are still")
+
+
 def test_other_files_in_the_folder_are_refused(tiny, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("")
