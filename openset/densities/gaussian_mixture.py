@@ -57,7 +57,8 @@ class GaussianMixture(Density):
         covariance: "full", "diag", or "tied" (one for all components of a class).
         shrinkage: The share s in 0…1; 0 is plain maximum likelihood, and warns where that is
             singular. "auto" takes the share under which a fifth of each class's rows, held out, is
-            likeliest, one for all classes, which takes seven fits more.
+            likeliest, one for all classes, which takes seven fits more. That share, mostly 0.001 on
+            features of CIFAR-10 and MNIST, did not detect better than 0.02, which is the default.
         reduce: Keep this many principal components of the standardised features; the surprise is
             then that of the projection. None keeps all features.
         seeds: Number of starts tried; each class keeps its most likely.
