@@ -119,7 +119,7 @@ class GaussianMixture(Density):
         self.standardise.fit(batches)
         rows = [self.standardise(x) for x in rows]
         share = self._likeliest(rows) if isinstance(self.shrinkage, str) else self.shrinkage
-        self.keep(share=torch.tensor(float(share)))
+        self.keep(share=rows[0].new_tensor(float(share)))
         stream = None if whole else _Stream(batches, self)
         self._fit_standardised(rows, stream)
         return self
@@ -133,7 +133,7 @@ class GaussianMixture(Density):
 
         def likelihood(share: float) -> float:
             trial = type(self)(**{**self.settings(), "shrinkage": share, "seeds": 1})
-            trial.keep(share=torch.tensor(share))
+            trial.keep(share=rows[0].new_tensor(share))
             trial._fit_standardised(learned, None)
             joint = (
                 trial._mixtures(slice(c, c + 1)).log_joint(x[None]) for c, x in enumerate(held)
