@@ -46,9 +46,9 @@ def mixed(images: Tensor, generator: torch.Generator) -> Tensor:
         return torch.where(images > draw(), 1 - images, images)
 
     found = torch.where(draw() < 0.5, solarised(), images)
-    rounds = (draw() * (ROUNDS + 1)).floor()
+    rounds, clouds = (draw() * (ROUNDS + 1)).floor(), pictures(images, generator)
     for i in range(ROUNDS):
-        other = torch.where(draw() < 0.5, solarised(), pictures(images, generator))
+        other = torch.where(draw() < 0.5, solarised(), clouds.roll(i, 0))
         own, its = draw() ** (1 / STRENGTH), 1 - draw() ** (1 / STRENGTH)
         added = ((2 * found - 1) * own + (2 * other - 1) * its + 1) / 2
         multiplied = (2 * found).clamp_min(1e-6) ** own * (2 * other).clamp_min(1e-6) ** its / 2

@@ -57,7 +57,8 @@ class GaussianMixture(Density):
         covariance: "full", "diag", or "tied" (one for all components of a class).
         shrinkage: The share s in 0…1; 0 is plain maximum likelihood, and warns where that is
             singular. "auto" takes the share under which a fifth of each class's rows, held out, is
-            likeliest, one for all classes, which takes seven fits more.
+            likeliest, one for all classes, which takes seven fits more. That share, mostly 0.001 on
+            features of CIFAR-10 and MNIST, did not detect better than 0.02, which is the default.
         reduce: Keep this many principal components of the standardised features; the surprise is
             then that of the projection. None keeps all features.
         seeds: Number of starts tried; each class keeps its most likely.
@@ -118,7 +119,7 @@ class GaussianMixture(Density):
         self.standardise.fit(batches)
         rows = [self.standardise(x) for x in rows]
         share = self._likeliest(rows) if isinstance(self.shrinkage, str) else self.shrinkage
-        self.keep(share=torch.tensor(float(share)))
+        self.keep(share=rows[0].new_tensor(float(share)))
         stream = None if whole else _Stream(batches, self)
         self._fit_standardised(rows, stream)
         return self
@@ -132,7 +133,7 @@ class GaussianMixture(Density):
 
         def likelihood(share: float) -> float:
             trial = type(self)(**{**self.settings(), "shrinkage": share, "seeds": 1})
-            trial.keep(share=torch.tensor(share))
+            trial.keep(share=rows[0].new_tensor(share))
             trial._fit_standardised(learned, None)
             joint = (
                 trial._mixtures(slice(c, c + 1)).log_joint(x[None]) for c, x in enumerate(held)

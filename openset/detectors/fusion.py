@@ -16,6 +16,7 @@ from openset.detectors.gen import GEN
 from openset.detectors.pnml import PNML
 from openset.detectors.ranks import TailRank
 from openset.detectors.rows import known, peek
+from openset.detectors.vra import VRA
 from openset.errors import unknown_name
 from openset.spec import as_names
 
@@ -53,9 +54,9 @@ class Fusion(Detector):
     features that it is like no image; ranks bring both to one scale. No unknown image is used.
 
     Args:
-        detectors: Members, each of which must look only once; None takes `GEN`, `PNML` where the
-            network ends in a linear layer, and `GeMOS` with 1 component on the first two stages. On
-            the command line `fusion:energy+knn`, or with settings, `fusion:energy+(knn:k=10)`.
+        detectors: Members, each of which must look only once; None takes `GEN`, `VRA` and `PNML`
+            where the network ends in a linear layer, and `GeMOS` with 1 component on the first two
+            stages. On the command line `fusion:energy+knn`, or `fusion:energy+(knn:k=10)`.
         weights: One for each member, scaled to sum 1; None for equal ones; "mistakes" learns from
             held-out known images how much each member says where the network errs.
         combine: "fisher", the mean; "harmonic" or "tippett", where the most surprised member
@@ -98,7 +99,7 @@ class Fusion(Detector):
 
     def fit(self, batches: Iterable[Activations]) -> Self:
         if self.usual and peek(batches).head is None:
-            kept = [detector for detector in self.detectors if not isinstance(detector, PNML)]
+            kept = [each for each in self.detectors if not isinstance(each, PNML | VRA)]
             self.detectors = nn.ModuleList(kept)
         for detector in self.detectors:
             detector.fit(batches)
@@ -166,7 +167,7 @@ def members(detectors: Sequence[Detector] | None) -> list[Detector]:
     """
     if detectors is None:
         early = GeMOS("gaussian-mixture:components=1", layers=("stage1", "stage2"))
-        return [GEN(), PNML(), early]
+        return [GEN(), VRA(), PNML(), early]
     if isinstance(detectors, str) or len(detectors) < 2:
         raise ValueError(f"fusion needs at least two detectors, as energy+knn; got {detectors!r}")
     for detector in detectors:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Self
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from openset.activations import Activations
 from openset.detectors.mahalanobis import Mahalanobis
-from openset.detectors.rows import Rows, choose_layers, mean_of
+from openset.detectors.rows import Rows, choose_layers, mean_of, peek
 from openset.moments import Moments
 from openset.spec import Amount
 
@@ -51,7 +50,7 @@ class MahalanobisPlusPlus(Mahalanobis):
     def fit(self, batches: Iterable[Activations]) -> Self:
         self.found_layers = choose_layers(batches, self.layers)
         rows = Rows(batches, self.found_layers)
-        self.keep(middle=mean_of(rows) if self.centred else torch.zeros(()))
+        self.keep(middle=mean_of(rows) if self.centred else peek(batches).logits.new_zeros(()))
         unit = ((self.unit(x), labels) for x, labels in rows)
         self.learn(Moments.of(unit, rows.classes, "tied"))
         return self

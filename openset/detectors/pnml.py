@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import log
 from typing import Self
 
 import torch
@@ -51,4 +52,4 @@ class PNML(Detector):
         g = ((z @ self.inverse.to(z.dtype)) * z).sum(1, keepdim=True).clamp_min(0)
         # p / (p + (1 − p) p^a) is a logistic function of (1 − a) log p − log(1 − p).
         odds = log_p / (1 + g) - torch.log1p(-log_p.exp())
-        return odds.sigmoid().sum(1).log() / torch.tensor(float(max(2, log_p.shape[1]))).log()
+        return odds.sigmoid().sum(1).log() / log(max(2, log_p.shape[1]))

@@ -166,7 +166,7 @@ def test_names_and_layers_come_from_the_command_line():
 
 
 def test_default_members():
-    names = ("gen", "pnml", "gemos:layers=stage1+stage2,components=1")
+    names = ("gen", "vra", "pnml", "gemos:layers=stage1+stage2,components=1")
     assert [d.spec() for d in Fusion().detectors] == [build(name).spec() for name in names]
 
 
