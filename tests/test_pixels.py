@@ -111,6 +111,16 @@ def test_images_with_the_left_out_class_leave_where_enough_remain(tmp_path):
     assert "8 of 12" in relabelled.notes[-1]
 
 
+def test_training_images_that_are_held_out_are_said(tmp_path, scenes):
+    """Of street scenes without a validation split; there is none of Cityscapes beside its test."""
+    write_scenes(tmp_path / "streets", counts=[("train", 10), ("test", 2)])
+    found = data.load(str(tmp_path / "streets"))
+    (note,) = (note for note in found.notes if "held out" in note)
+    assert note.startswith(f"{len(found.valid)} of the 10 training images of ")
+    assert len(found.valid) == 1
+    assert not any("held out" in note for note in scenes.notes)
+
+
 def test_a_sample_of_pixels_is_balanced_bounded_and_true(scenes):
     tap = Tap(Shades(), layers=["stage1"])
     (rows,) = pixel_rows(tap, scenes.train, most=40)
