@@ -35,8 +35,9 @@ def import_network(
         outputs: Its outputs that stand for the data's classes, such as `0,217,482`, or a file of
             all its class names; by default its outputs are the data's classes, in this order.
         held_out: Known images that no training has seen, to set thresholds from: a data string, or
-            `valid` for those that the data set itself holds out, if you vouch for them. Without,
-            no threshold guarantees anything.
+            `valid` for those that the data set itself holds out, if you vouch for them; or a part
+            of the test images, such as `imagenette:test[:50%]`, and the others are left to test on.
+            Without, no threshold guarantees anything.
         known_classes: Classes that it knows, in the order of its outputs, such as `0-5` or
             `cat,dog`.
         size: Height and width of its images; by default as its library prepares them, such as timm,

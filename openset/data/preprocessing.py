@@ -24,6 +24,9 @@ def described(thing: Any) -> dict[str, Any]:
     Raises:
         ValueError: Naming what an adapter cannot express.
     """
+    own = getattr(thing, "adapter_settings", None)  # A network that openset made by a name.
+    if own is not None:
+        return own
     thing = _configuration(thing)
     if not isinstance(thing, Mapping):
         return of_preset(thing) if hasattr(thing, "resize_size") else of_transforms(thing)

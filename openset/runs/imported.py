@@ -67,23 +67,22 @@ def import_run(
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     check_pixels(network, data, recipe.network)
     check_classes(network, data, recipe.network)
-    shares = {} if per_pixel(data.test) else {"test": accuracy(network, data.test)}
+    run = Run(
+        folder=out,
+        recipe=recipe,
+        classes=data.classes,
+        adapter=data.adapter,
+        network=getattr(network, "spec", None) or {},
+        held_out=held_out,
+    )
+    data = run.with_held_out(data)
+    if not per_pixel(data.test):
+        run.accuracy = {"test": accuracy(network, data.test)}
+        run.warning = misfit(network, data, run.accuracy["test"])
     with complete_folder(out) as partial:
-        run = Run(
-            folder=partial,
-            recipe=recipe,
-            classes=data.classes,
-            adapter=data.adapter,
-            network=getattr(network, "spec", None) or {},
-            accuracy=shares,
-            warning=misfit(network, data, shares["test"]) if shares else None,
-            held_out=held_out,
-        )
-        if held_out is not None:
-            run.load_held_out(held_out, data)
         save_tensors(network.state_dict(), partial / "network.safetensors")
-        run.save()
-    return replace(run, folder=out)
+        replace(run, folder=partial).save()
+    return run
 
 
 def read_outputs(outputs: str | Sequence[int] | None, classes: Sequence[str]) -> list[int] | None:

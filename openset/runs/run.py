@@ -15,7 +15,8 @@ from torch import nn
 
 from openset import networks
 from openset.data import Adapter, Data, ImageSet, load_known
-from openset.data.sources import same_images
+from openset.data.source import SPLITS
+from openset.data.sources import DataName, other_part, same_images
 from openset.detectors import Detector, build
 from openset.evaluation.rows import Case
 from openset.files import complete_file, read_json, recovered_folders, sealed_json
@@ -103,7 +104,29 @@ class Run:
                 f"order, but {self.folder} was trained on {', '.join(self.classes[:5])}…; train "
                 "again, or give the data as they were"
             )
-        return replace(found, valid=self.load_held_out(self.held_out or OWN, found))
+        return self.with_held_out(found)
+
+    def with_held_out(self, found: Data) -> Data:
+        """The run's data with the images that `held_out` names in place of those held out.
+
+        Where these are a part of the test images, such as `imagenette:test[:50%]`, the others are
+        left to test on.
+        """
+        name = self.held_out or OWN
+        if name == OWN or not self._test_part(name):
+            return replace(found, valid=self.load_held_out(name, found))
+        rest = other_part(name)
+        held, test = (load_known(each, self.classes, self.adapter) for each in (name, rest))
+        if self.recipe.skip_bad:
+            held, test = held.without_bad(), test.without_bad()
+        notes = [*found.notes, f"The threshold rests on {name}, and the test on {rest}."]
+        return replace(found, valid=held, test=test, notes=notes)
+
+    def _test_part(self, name: str) -> bool:
+        """Whether a data string names a part of the run's own test images."""
+        part = DataName.parse(name)
+        own = part.percent is not None and part.split in SPLITS["test"]
+        return own and same_images(name, self.recipe.data)
 
     def load_network(self, trust: Sequence[str] = ()) -> nn.Module:
         """The trained network."""
@@ -214,12 +237,13 @@ class Run:
             name: `OWN` for those that the run held out, or a data string.
             known: The run's data.
         """
-        if name == OWN:
+        if name == OWN or (name == self.held_out and self._test_part(name)):
             return known.valid
         if same_images(name, self.recipe.data):
             raise ValueError(
                 f"{name} is what this run was trained and is tested on; name other images, or "
-                f"{OWN} for those that it held out, if no training has seen them"
+                f"{OWN} for those that it held out, if no training has seen them; "
+                "`openset import` takes a part of the test images too: --held-out DATA:test[:50%]"
             )
         return load_known(name, self.classes, self.adapter)
 

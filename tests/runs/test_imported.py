@@ -9,6 +9,7 @@ import torch
 from command_line import call, fails
 from safetensors.torch import load_file, save_file
 
+from openset.evaluation.results import Results
 from openset.runs.imported import read_outputs
 from openset.runs.run import Run, load_model
 from openset.scoring.threshold import SEEN
@@ -73,6 +74,28 @@ def test_held_out_data_are_vouched_for_once(run, tmp_path, capsys):
     said = fails(capsys, "import", NETWORK, "--weights", weights, *refused, "--out", out)
     assert "is what this run was trained and is tested on" in said
     assert not out.exists()
+
+
+def test_half_of_the_test_images_may_be_held_out(run, tmp_path, capsys):
+    found = bring(run, tmp_path / "run", "--held-out", "digits:test[:50%]")
+    data, before = found.load_data(), Run.load(run).load_data()
+    assert len(data.valid) + len(data.test) == len(before.test)
+    assert not set(data.valid.indices.tolist()) & set(data.test.indices.tolist())
+    assert (
+        "The threshold rests on digits:test[:50%], and the test on digits:test[50%:]." in data.notes
+    )
+    call("fit", found.folder, "--detector", "energy")
+    assert f"as the {len(data.valid)} held-out ones" in " ".join(capsys.readouterr().err.split())
+    out = tmp_path / "out"
+    call("evaluate", found.folder, "--out", out)
+    assert Results.load(out).thresholds
+    capsys.readouterr()
+    said = fails(capsys, "fit", run, "--detector", "energy", "--held-out", "digits:test[:50%]")
+    assert "`openset import` takes a part of the test images" in said
+    some = ("--data", "digits", "--known-classes", "0-5", "--weights", run / "network.safetensors")
+    train = ("--held-out", "digits:train[:50%]", "--out", tmp_path / "no")
+    said = fails(capsys, "import", NETWORK, *some, *train)
+    assert "is what this run was trained and is tested on" in said
 
 
 @pytest.fixture
