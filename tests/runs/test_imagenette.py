@@ -1,6 +1,7 @@
 """The first hour with a trained network: ImageNet's, for the ten classes of Imagenette."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ HELD_OUT = "imagenette:test[:50%]"
 
 @pytest.fixture(scope="module")
 def weights():
-    pytest.importorskip("timm")
+    if find_spec("timm") is None:
+        pytest.skip("the extra `vision` is not installed")
     file = Path(os.environ.get("OPENSET_MODELS", "."), "efficientnet-lite0-imagenet.safetensors")
     sets = ("imagenette", "imagewoof", "imagenet-1k-sample")
     if not file.exists() or any(local_place(name) is None for name in sets):
