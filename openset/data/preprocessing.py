@@ -40,6 +40,18 @@ def described(thing: Any) -> dict[str, Any]:
     )
 
 
+def told_by(network: Any) -> dict[str, Any]:
+    """Settings of an adapter that a network carries about itself, as timm's do; empty for others.
+
+    Raises:
+        ValueError: As `described` does.
+    """
+    config = getattr(network, "pretrained_cfg", None)
+    if getattr(network, "adapter_settings", None) is not None or config:
+        return dict(described(network))
+    return {}
+
+
 def _configuration(given: Any) -> Any:
     """The mapping or the transforms that a file, a network, a processor or weights hold."""
     if isinstance(given, str | Path):

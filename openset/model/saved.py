@@ -30,6 +30,7 @@ from openset.files import (
 )
 from openset.fitted import Fitted
 from openset.networks.allowance import Allowance
+from openset.networks.base import normalises
 from openset.networks.device import dtype_of
 from openset.scoring.threshold import Threshold
 from openset.spec import Trust, call, hints_of, look_up
@@ -154,6 +155,7 @@ def load(
             allowance.check_sizes(told.network or {})
             if network is None:
                 network = networks.from_spec(told.network or {}, trust or ())
+            network = _behind_normalize(network, tensors)
             detector = restore(told.detector, trust or ())
             if not isinstance(detector, Detector):
                 raise ValueError(f"its detector is a {type(detector).__name__}")
@@ -174,6 +176,14 @@ def load(
     except ValueError as error:
         raise ValueError(f"{file} cannot be loaded: {error}") from error
     return model
+
+
+def _behind_normalize(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network as `wrap` had put it behind a `Normalize`, if the saved one lies behind it."""
+    mean, std = (tensors.get(f"tap.network.normalize.{name}") for name in ("mean", "std"))
+    if mean is None or std is None or normalises(network):
+        return network
+    return networks.normalised(network, mean.flatten().tolist(), std.flatten().tolist())
 
 
 def check_state(told: Description, tensors: Mapping[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from openset import spec as names
 from openset.networks.allowance import Allowance
 from openset.networks.autoencoder import autoencoder
-from openset.networks.base import Backbone, Normalize, described
+from openset.networks.base import Backbone, Normalize, described, normalised
 from openset.networks.checkpoint import load_weights
 from openset.networks.cnn import cnn, plain_cnn
 from openset.networks.densenet import densenet_121, densenet_bc_100
@@ -64,6 +64,7 @@ HEADS: dict[str, Callable[..., Any]] = {
     "binary-heads": binary_heads,
     "bottleneck": bottleneck,
     "select": select,
+    "normalised": normalised,
 }
 """Functions `(network, …) -> network` that put other heads on a network, by name."""
 
@@ -99,6 +100,7 @@ __all__ = [
     "latent",
     "load_weights",
     "logits_of",
+    "normalised",
     "plain_cnn",
     "real_nvp",
     "resnet18",

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from openset import networks
 from openset.data import Adapter, Data, batches, load_known
 from openset.data.loaders import per_pixel
+from openset.data.preprocessing import told_by
 from openset.errors import unknown_name
 from openset.files import complete_folder, save_tensors
+from openset.networks.base import normalises
 from openset.networks.checkpoint import OtherOutputs
 from openset.networks.device import choose_device, device_of
 from openset.networks.layers import find_head
@@ -208,13 +210,13 @@ def build_network(recipe: Recipe) -> tuple[nn.Module, Subject]:
 
     Where the recipe names no size, images are prepared as the network's library prepares them.
     """
-    if recipe.size is not None or recipe.network.partition(":")[0] not in networks.LIBRARIES:
-        data = recipe.load_data()
-        return _filled(recipe, len(data.classes), data.adapter), Subject.of(data)
-    any_size = Adapter((224, 224), recipe.channels or 3)  # Only the classes are asked for.
-    network = _filled(recipe, len(recipe.load_data(any_size).classes), any_size)
-    told = getattr(network, "adapter_settings", None)
-    return network, Subject.of(recipe.load_data(Adapter(**told) if told else None))
+    library = recipe.network.partition(":")[0] in networks.LIBRARIES
+    asked = library and recipe.size is None  # Before, only the classes count.
+    data = recipe.load_data(Adapter((224, 224), recipe.channels or 3) if asked else None)
+    network, told = _filled(recipe, len(data.classes), data.adapter)
+    if recipe.size is None and (asked or told):
+        data = recipe.load_data(told)
+    return network, Subject.of(data)
 
 
 def build_alone(recipe: Recipe, classes: list[str]) -> tuple[nn.Module, Subject]:
@@ -222,14 +224,13 @@ def build_alone(recipe: Recipe, classes: list[str]) -> tuple[nn.Module, Subject]
     size = recipe.size
     sides = (size, size) if isinstance(size, int) else size
     adapter = Adapter(sides or (224, 224), recipe.channels or 3)
-    network = _filled(recipe, len(classes), adapter)
-    told = getattr(network, "adapter_settings", None)
-    if sides is None and not told:
+    network, told = _filled(recipe, len(classes), adapter)
+    if sides is None and told is None:
         raise ValueError(
             f"nothing says how large the images of {recipe.network} are; give --size, such as 224 "
             "or 360x640 for height and width"
         )
-    adapter = adapter if sides else Adapter(**(told or {}))
+    adapter = told if sides is None and told is not None else adapter
     return network, Subject(classes, adapter, torch.full(adapter.shape, 0.5))
 
 
@@ -248,8 +249,11 @@ def keep_outputs(network: nn.Module, outputs: Sequence[int], image: Tensor, name
     return network
 
 
-def _filled(recipe: Recipe, classes: int, adapter: Adapter) -> nn.Module:
-    """The network with its weights, of as many classes as these are for."""
+def _filled(recipe: Recipe, classes: int, adapter: Adapter) -> tuple[nn.Module, Adapter | None]:
+    """The network with its weights, and the adapter that it asks for, if it says one.
+
+    Where it wants a mean and deviation taken off, it comes behind a `Normalize`.
+    """
 
     def built(classes: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -258,9 +262,14 @@ def _filled(recipe: Recipe, classes: int, adapter: Adapter) -> nn.Module:
         return network if recipe.weights is None else networks.load_weights(network, recipe.weights)
 
     try:
-        return built(classes)
+        network = built(classes)
     except OtherOutputs as other:
-        return built(other.outputs)
+        network = built(other.outputs)
+    told = told_by(network)
+    mean, std = told.pop("mean", None), told.pop("std", None)
+    if mean and std and not normalises(network):
+        network = networks.normalised(network, mean, std)
+    return network, Adapter(**told) if told else None
 
 
 def check_classes(network: nn.Module, subject: Subject, name: str) -> None:

@@ -112,6 +112,8 @@ class Recipe:
     def _prepare(self, network: nn.Module, data: Data) -> nn.Module:
         if self.weights is not None:
             return networks.load_weights(network, self.weights)
+        if getattr(network, "pretrained", False):
+            return network  # It was trained behind the mean and deviation that it has.
         normalize = getattr(network, "normalize", None)
         if isinstance(normalize, networks.Normalize):
             mean, std = mean_std(data.train)

@@ -9,6 +9,7 @@ import torch
 from command_line import call, fails
 from safetensors.torch import load_file, save_file
 
+from openset.data import Adapter
 from openset.evaluation.results import Results
 from openset.runs.imported import read_outputs
 from openset.runs.run import Run, load_model
@@ -175,6 +176,36 @@ def test_a_network_of_ones_own_file_is_imported_and_predicts(
     one, other = (pd.read_csv(tmp_path / f"--{how}.csv") for how in ("trust", "network"))
     # Where the weights lie in memory decides the last digit.
     pd.testing.assert_frame_equal(one, other, rtol=1e-5)
+
+
+WANTING = """
+from torch import nn
+
+from openset.networks import cnn
+
+
+def make(classes, channels):
+    network = cnn(classes, channels, widths=(8, 16), hidden=32)
+    network.normalize = nn.Identity()
+    network.pretrained_cfg = {"input_size": (1, 8, 8), "mean": (0.3,), "std": (0.4,), "crop_pct": 1}
+    return network
+"""
+
+
+def test_what_a_network_says_of_its_images_is_done(run, tmp_path, monkeypatch):
+    (tmp_path / "wanting.py").write_text(WANTING)
+    monkeypatch.chdir(tmp_path)
+    state = load_file(run / "network.safetensors")
+    del state["normalize.mean"], state["normalize.std"]
+    save_file(state, tmp_path / "bare.safetensors")
+    found = bring(run, tmp_path / "run", network="wanting:make", weights="bare.safetensors")
+    assert found.adapter == Adapter((8, 8), 1, interpolation="bicubic", resize="shorter")
+    assert found.network["name"] == "normalised"
+    network = found.load_network(named="wanting:make")
+    assert network.normalize.mean.item() == pytest.approx(0.3)
+    image = torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(network(image), network.network((image - 0.3) / 0.4))
+    call("fit", found.folder, "--detector", "energy", "--network", "wanting:make")
 
 
 def without_data(run, out, *options):
