@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python speed/latency.py [NETWORK [SIZE]]
 
 `model.predict(file)` and the network alone, which gets the same file decoded by the same adapter,
-run in turns; the smallest of many times counts, in processor time, so that others may be at work
-beside it. NETWORK is any name that `openset train --network` takes, such as
-`timm:tf_efficientnet_lite0`.
+run in turns, each first every other time; the smallest of many times counts, in processor time, so
+that others may be at work beside it. NETWORK is any name that `openset train --network` takes, such
+as `timm:tf_efficientnet_lite0`.
 """
 
 import sys
@@ -29,14 +29,14 @@ DETECTORS = (
 )
 CLASSES = 10
 TRAIN, HELD_OUT = 900, 300
-REPEATS = 25
+REPEATS = 100
 
 
 def seconds(*runs) -> list[float]:
     """The smallest processor time of each, in turns."""
     times = [[] for _ in runs]
-    for _ in range(REPEATS):
-        for run, found in zip(runs, times, strict=True):
+    for turn in range(REPEATS):
+        for run, found in [*zip(runs, times, strict=True)][:: (-1) ** turn]:
             started = time.process_time()
             run()
             found.append(time.process_time() - started)

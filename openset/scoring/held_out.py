@@ -77,14 +77,11 @@ class HeldOut(Fitted):
         """
         scores, classes = scores.double().cpu(), classes.cpu()
         if len(self.sizes) == 1:
-            classes = torch.zeros_like(classes)
+            return _rare(scores, self.knots, self.at_least, self.above)
         found = torch.empty_like(scores)
         for c in classes.unique().tolist():
             mine = classes == c
-            knots, at_least, above = self._group(c)
-            below = torch.cat([at_least[:1], above])  # Scores above the last knot that is lower.
-            place = torch.searchsorted(knots, scores[mine].contiguous())
-            found[mine] = (1 + below[place]) / (1 + at_least[0].double())
+            found[mine] = _rare(scores[mine], *self._group(c))
         return found
 
     def threshold(self, accept: float) -> Threshold:
@@ -163,6 +160,13 @@ class HeldOut(Fitted):
         counted = (self.at_least > self.above).all() and (self.above >= 0).all()
         ended = (self.above[ends] == 0).all() and self.at_least.max() <= MOST
         return bool(rising[pairs].all() and counted and ended)
+
+
+def _rare(scores: Tensor, knots: Tensor, at_least: Tensor, above: Tensor) -> Tensor:
+    """The p-values of scores `[M]` by the table of one group."""
+    below = torch.cat([at_least[:1], above])  # Scores above the last knot that is lower.
+    place = torch.searchsorted(knots, scores.contiguous())
+    return (1 + below[place]) / (1 + at_least[0].double())
 
 
 def _table(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
