@@ -28,6 +28,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(BIN)/python docs/figures.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

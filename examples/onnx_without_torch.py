@@ -22,7 +22,7 @@ COMMANDS = (
 
 
 def label_files(model, paths):
-    """Yields the name of the class, or "unknown", with score and threshold of each image file."""
+    """Yields the class's name, or "unknown", with score, threshold and p-value of each file."""
     session = onnxruntime.InferenceSession(model)
     about = session.get_modelmeta().custom_metadata_map
     facts = {key: json.loads(about[f"openset.{key}"]) for key in ("classes", "adapter")}
@@ -31,9 +31,9 @@ def label_files(model, paths):
     for path in paths:
         grey = Image.open(path).convert("L").resize((width, height), Image.Resampling.BILINEAR)
         image = np.asarray(grey, np.float32)[None, None] / 255
-        (label,), (score,) = session.run(None, {"image": image, "threshold": threshold})
+        (label,), (score,), (p,) = session.run(None, {"image": image, "threshold": threshold})
         name = "unknown" if label < 0 else facts["classes"][label]
-        yield name, float(score), float(threshold[0])
+        yield name, float(score), float(threshold[0]), float(p)
 
 
 def main():
@@ -51,8 +51,9 @@ def main():
 
 if sys.argv[1:]:
     model, *files = sys.argv[1:]
-    for file, (name, score, threshold) in zip(files, label_files(model, files), strict=True):
-        print(f"{file}: {name}, score {score:.2f}, threshold {threshold:.2f}")
+    for file, (name, *figures) in zip(files, label_files(model, files), strict=True):
+        score, threshold, p = figures
+        print(f"{file}: {name}, score {score:.2f}, threshold {threshold:.2f}, p {p:.3f}")
     print(f"torch was imported: {'torch' in sys.modules}")
 else:
     main()

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from openset.extractors.perturb import Perturb
     from openset.extractors.store import Store
     from openset.extractors.tap import Tap
+    from openset.life.add_class import add_class, undo_class
+    from openset.life.discover import discover
+    from openset.life.explain import explain
+    from openset.life.monitor import Monitor
     from openset.model.fit import fit
     from openset.model.open_set import OpenSet
     from openset.model.predict import Answer
@@ -36,6 +40,7 @@ __all__ = [
     "Activations",
     "Answer",
     "Moments",
+    "Monitor",
     "OpenSet",
     "Perturb",
     "Results",
@@ -43,16 +48,20 @@ __all__ = [
     "Tap",
     "Threshold",
     "__version__",
+    "add_class",
     "data",
     "densities",
     "detectors",
+    "discover",
     "evaluate",
+    "explain",
     "extract",
     "fit",
     "networks",
     "objectives",
     "report",
     "train",
+    "undo_class",
     "wrap",
 ]
 
@@ -66,6 +75,11 @@ _PLACES = {
     "Perturb": "openset.extractors.perturb",
     "Store": "openset.extractors.store",
     "Tap": "openset.extractors.tap",
+    "add_class": "openset.life.add_class",
+    "undo_class": "openset.life.add_class",
+    "discover": "openset.life.discover",
+    "explain": "openset.life.explain",
+    "Monitor": "openset.life.monitor",
     "fit": "openset.model.fit",
     "OpenSet": "openset.model.open_set",
     "Answer": "openset.model.predict",
@@ -80,9 +94,12 @@ _PLACES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("openset")
+        try:
+            return version("openset")
+        except PackageNotFoundError:
+            return "uninstalled"  # Run from a checkout by PYTHONPATH, it has no metadata.
     if name in _PLACES:
         value = getattr(import_module(_PLACES[name]), name)
     elif name in __all__:

@@ -168,6 +168,28 @@ def concatenate(batches: Iterable[Activations]) -> Activations:
     )
 
 
+class Each:
+    """Batches with a change made to each as it is read; may be read several times.
+
+    Args:
+        batches: An iterable that may itself be read several times.
+        change: From a batch to a batch.
+
+    Example:
+        >>> batches = Each([Activations(torch.zeros(2, 3))], Activations.single)
+        >>> [len(batch) for batch in batches], [len(batch) for batch in batches]
+        ([2], [2])
+    """
+
+    def __init__(
+        self, batches: Iterable[Activations], change: Callable[[Activations], Activations]
+    ):
+        self.batches, self.change = batches, change
+
+    def __iter__(self) -> Iterator[Activations]:
+        yield from map(self.change, self.batches)
+
+
 class EveryNth:
     """Every n-th sample of batches of activations or of (image, label); may be read several times.
 

@@ -161,6 +161,13 @@ class Range:
         return " and ".join(f"{word} {x:g}" for word, x in bounds.items() if math.isfinite(x))
 
 
+Count = Annotated[int, Range(least=1)]
+"""A setting that counts something."""
+
+Amount = Annotated[float, Range(least=0)]
+"""A setting that measures something."""
+
+
 def check_kinds(what: str, factory: Any, settings: Mapping[str, Any]) -> None:
     """Raises for a setting that its annotation does not allow.
 

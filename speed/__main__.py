@@ -23,6 +23,7 @@ SCRIPTS = {
     "epoch.py": [],
     "pixels.py": [],
     "latency.py": [],
+    "decision.py": [],
     "peers.py": ["data", "pytorch_ood"],
 }
 """Each call with what it needs: the data sets under `$OPENSET_DATA`, or a library."""

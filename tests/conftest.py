@@ -16,6 +16,15 @@ def _seed():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _on_the_cpu(request):
+    """What names no device runs on the CPU, beside its data and bit for bit the same each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ != "test_cuda":
+            patch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run on six digits with two models."""

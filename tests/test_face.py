@@ -1,6 +1,7 @@
 """The public face: every name is there, and asking for none of them costs nothing."""
 
 import ast
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import openset
+from openset.evaluation import stamp
 
 HEAVY = ("torch", "lightning_fabric", "sklearn", "matplotlib", "datasets", "scipy")
 
@@ -57,3 +59,13 @@ def test_import_is_light():
 def test_help_imports_no_torch():
     code = "from openset.commands.app import main\ntry: main(['--help'])\nexcept SystemExit: pass"
     assert imported_by(code) == []
+
+
+def test_a_checkout_that_is_not_installed_has_a_version_too(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert openset.__version__ == "uninstalled"
+    monkeypatch.setattr(stamp, "version", missing)
+    assert stamp.stamp()["Versions"].startswith("Python")

@@ -4,8 +4,10 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
+from openset.densities import DENSITIES
+from openset.detectors import DETECTORS
 from openset.errors import unknown_name
-from openset.spec import Range, allows, build, parse
+from openset.spec import Range, allows, build, call, hints_of, parse
 
 
 @pytest.mark.parametrize(
@@ -79,3 +81,15 @@ def test_imports_what_is_named_in_full():
         build("thing", {}, "no.such:Thing", trust=["no"])
     with pytest.raises(ValueError, match=r"pass trust=\['xml'\], or --trust xml"):
         build("thing", {}, "xml.dom.minidom:Element:tagName=br", trust=["xml.dom.other", "xm"])
+
+
+@pytest.mark.parametrize("table", [DETECTORS, DENSITIES])
+def test_no_setting_that_counts_or_measures_is_below_nothing(table):
+    tried = 0
+    for name, factory in table.items():
+        for key, hint in hints_of(factory).items():
+            if key != "seed" and allows(hint, 1) and not allows(hint, [[]]):
+                with pytest.raises(ValueError, match=r"-1"):
+                    call(name, factory, {key: -1}, given={"autoencoder": None})
+                tried += 1
+    assert tried > 15

@@ -47,18 +47,19 @@ def group_means(protocol: Protocol, rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def split_means(protocol: Protocol, rows: Iterable[Row]) -> Iterator[Row]:
-    """The mean over all splits."""
-    if len(protocol.splits) > 1:
+    """The mean over all splits, of figures that are there for each."""
+    if (splits := len(protocol.splits)) > 1:
         known = shown_known(protocol)
-        yield from _means(replace(row, known=known) for row in rows)
+        yield from _means((replace(row, known=known) for row in rows), splits)
 
 
-def _means(rows: Iterable[Row]) -> Iterator[Row]:
+def _means(rows: Iterable[Row], least: int = 1) -> Iterator[Row]:
     values: dict[Row, list[float]] = {}
     for row in rows:
         values.setdefault(replace(row, value=0.0, paper=None), []).append(row.value)
     for row, found in values.items():
-        yield replace(row, value=fmean(found))
+        if len(found) >= least:
+            yield replace(row, value=fmean(found))
 
 
 def with_figures(protocol: Protocol, rows: Iterable[Row]) -> Iterator[Row]:

@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openset.benchmark.protocol_file import TIERS, Figures, merged, peers_installed, read, settings
+from openset.benchmark.protocol_file import (
+    TIERS,
+    Figures,
+    merged,
+    peers_installed,
+    read,
+    settings,
+    tier_of,
+)
 from openset.errors import unknown_name
 from openset.evaluation import metrics
 from openset.spec import Trust
@@ -55,7 +63,7 @@ class Protocol:
 
     Args:
         name: The file's name without its ending.
-        tier: "quick" or "paper".
+        tier: "quick", "cpu", "gpu" or "paper".
         title: One line.
         source: The paper, with its link.
         data: The known set.
@@ -113,12 +121,19 @@ def find(name: str) -> Path:
     return FOLDER / f"{name}.toml"
 
 
+def tiers(name: str) -> list[str]:
+    """The tiers of a protocol; each has the paper's."""
+    table = read(find(name))
+    return [tier for tier in TIERS if tier in table or tier == "paper"]
+
+
 def load(name: str, tier: str = "paper", trust: Trust = ()) -> Protocol:
     """A tier of a protocol.
 
     Args:
         name: One of `names()`, or the path of a TOML file.
-        tier: "quick" for two cores, or "paper" for the paper's settings.
+        tier: "paper" for the paper's settings, or one of `tiers(name)`: "quick" for minutes on two
+            cores, "cpu" for hours on them, "gpu" for minutes of one GPU.
         trust: Packages outside openset that the file's names may import.
 
     Raises:
@@ -130,16 +145,19 @@ def load(name: str, tier: str = "paper", trust: Trust = ()) -> Protocol:
     """
     path = find(name)
     table = read(path, trust)
-    if tier not in table and tier == "quick":
-        raise ValueError(f"{path} has no [quick] tier; run it without --quick")
-    shared = {key: value for key, value in table.items() if key not in TIERS}
-    return _protocol(path.stem, tier, merged(shared, table.get(tier, {})), trust)
+    if tier != "paper" and tier not in table:
+        raise ValueError(f"{path} has no [{tier}] tier; it has {', '.join(tiers(name))}")
+    return _protocol(path.stem, tier, tier_of(table, tier), trust)
 
 
 def _protocol(name: str, tier: str, table: dict[str, Any], trust: Trust) -> Protocol:
     optional = ("seeds", "size", "channels", "valid", "accept")
     peers = any("peers" in method for method in (table, *table.get("methods", [])))
     unknown = table["unknown"]
+    changes = table.get("methods", [{}])
+    methods = [_method(merged(table, own), own.get("published", {})) for own in changes]
+    run = {detector for method in methods for detector in method.detectors}
+    unrun = {k: figures for k, figures in table.get("published", {}).items() if k not in run}
     return Protocol(
         name,
         tier,
@@ -148,9 +166,9 @@ def _protocol(name: str, tier: str, table: dict[str, Any], trust: Trust) -> Prot
         table["data"],
         [",".join(map(str, split)) for split in table.get("splits", [])] or [None],
         unknown if isinstance(unknown, dict) else {"": unknown},
-        [_method(merged(table, changes)) for changes in table.get("methods", [{}])],
+        methods,
         table.get("metrics", ["auroc"]),
-        table.get("others", {}),
+        unrun | table.get("others", {}),
         [*table.get("notes", []), *([WITHOUT_PEERS] if peers and not peers_installed() else [])],
         trust=trust,
         **{key: _plain(table[key]) for key in optional if key in table},
@@ -162,7 +180,8 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _method(table: dict[str, Any]) -> Method:
+def _method(table: dict[str, Any], own: Figures = {}) -> Method:  # noqa: B006
+    """A method; figures of its own are kept where the detector is not run, too."""
     names = [*table["detectors"], *(table.get("peers", []) if peers_installed() else [])]
     return Method(
         table["network"],
@@ -171,6 +190,6 @@ def _method(table: dict[str, Any]) -> Method:
         settings(table.get("training", {})),
         table.get("weights"),
         {k: v for k, v in table.get("tune", {}).items() if k in names},
-        {k: v for k, v in table.get("published", {}).items() if k in names},
+        {k: v for k, v in table.get("published", {}).items() if k in names or k in own},
         {name: _method({"detectors": [], **t}) for name, t in table.get("companions", {}).items()},
     )

@@ -78,16 +78,33 @@ class TopTable(TierTable, total=False):
     title: str
     source: str
     quick: dict[str, Any]
+    cpu: dict[str, Any]
+    gpu: dict[str, Any]
     paper: dict[str, Any]
 
 
-TIERS = ("quick", "paper")
+TIERS = ("quick", "cpu", "gpu", "paper")
+
+
+SHORTER = ("cpu", "gpu")
+"""Tiers that say only where they differ from the paper's."""
+
+
+def tier_of(table: Mapping[str, Any], tier: str) -> dict[str, Any]:
+    """The top of a protocol with what a tier changes."""
+    whole = {key: value for key, value in table.items() if key not in TIERS}
+    for name in (["paper"] if tier in SHORTER else []) + [tier]:
+        whole = merged(whole, table.get(name, {}))
+    return whole
 
 
 def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A table with changes; settings of a training change one by one, all else as a whole."""
+    """A table with changes: settings of a training and detectors' published figures change one by
+    one, notes are added to those above, and all else changes as a whole."""
     both = {**table, **changes}
-    both["training"] = {**table.get("training", {}), **changes.get("training", {})}
+    for key in ("training", "published"):
+        both[key] = {**table.get(key, {}), **changes.get(key, {})}
+    both["notes"] = [*table.get("notes", []), *changes.get("notes", [])]
     return both
 
 
@@ -158,9 +175,8 @@ class _Checker:
             self.check_keys((tier,), table.get(tier, {}), TierTable)
         for keys, part in _tables(table):
             self.check_names(keys, part)
-        shared = {key: value for key, value in table.items() if key not in TIERS}
         for tier in [t for t in TIERS if t in table] or [""]:
-            self.check_whole((tier,) if tier else (), merged(shared, table.get(tier, {})))
+            self.check_whole((tier,) if tier else (), tier_of(table, tier))
         self.check_figures(table)
 
     def check_keys(self, keys: Keys, table: Any, kind: Any) -> None:

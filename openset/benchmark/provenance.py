@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from openset.benchmark.keys import plain
 from openset.benchmark.protocol import Method, Protocol
-from openset.data import Data
+from openset.data import Data, ImageSet
 from openset.evaluation.stamp import machine, minutes
 from openset.training.settings import Settings
 
@@ -14,6 +14,7 @@ from openset.training.settings import Settings
 def notes(
     protocol: Protocol,
     data: Data,
+    unknown: Mapping[str, ImageSet],
     seconds: Mapping[str, float],
     left_out: Iterable[str] = (),
     command: str = "",
@@ -23,6 +24,7 @@ def notes(
     Args:
         protocol: The protocol that was run.
         data: The known data of its first trial.
+        unknown: Its unknown sets by name.
         seconds: The time that trainings and evaluations took, by "training" and "evaluation".
         left_out: Unknown sets that are not on this machine.
         command: The command line that ran it.
@@ -35,6 +37,7 @@ def notes(
         "Command": command,
         "Images": f"{len(data.train):,} to train, {len(data.valid):,} held out for the "
         f"threshold, {len(data.test):,} to test",
+        "Unknown": ", ".join(f"{name} ({len(images):,})" for name, images in unknown.items()),
         "Left out": "; ".join(f"{name}: not on this machine" for name in left_out),
         "Notes": " ".join([*protocol.notes, *data.notes]),
         "Training settings": "; ".join(_settings(method) for method in protocol.methods),

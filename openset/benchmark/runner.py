@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +14,8 @@ from openset.benchmark.plan import Plan
 from openset.benchmark.protocol import Protocol
 from openset.benchmark.provenance import notes
 from openset.benchmark.step import Step
-from openset.benchmark.work import PARTIAL, at_work, part_of, write_beside
+from openset.benchmark.time_left import TimeLeft
+from openset.benchmark.work import PARTIAL, activations, at_work, part_of, write_beside
 from openset.errors import Paused
 from openset.evaluation.evaluate import evaluate
 from openset.evaluation.metrics import METRICS
@@ -34,6 +34,14 @@ Say = Callable[[str], None]
 
 TUNED_ON = 500
 """The number of images of each set that a detector is tuned on, as many as the survey takes."""
+
+
+UNFINISHED = "Unfinished"
+"""The note on results that are not whole yet."""
+
+
+WAIT = 1.0
+"""Seconds between two looks at what other processes are at."""
 
 
 AGAIN = "run the same command again to go on exactly there"
@@ -55,7 +63,9 @@ def benchmark(
     """Runs a protocol to its end and writes `results.csv` and `report.html`.
 
     Trained networks and evaluations lie in a work folder, each complete or absent, under a hash of
-    all that decides them. What is there is reused; after an interruption the same call goes on.
+    all that decides them. What is there is reused; after an interruption the same call goes on, and
+    `results.csv` holds what was finished. Several processes may call this with the same folders:
+    each takes a network that no other is at, and at the end waits for the others.
 
     Args:
         protocol: As `protocol.load` gives it.
@@ -77,15 +87,17 @@ def benchmark(
     out = Path(out)
     work = Path(cache or out / "work")
     refuse_foreign(out, (*FILES, "work", PARTIAL + "*"))
-    with at_work(work):
-        plan = Plan(protocol, work, seeds=seeds, only=only, skip_missing=skip_missing)
-        runner = Runner(plan, choose_device(device), say)
-        results = runner.run(end)
-        first = plan.steps[0].data
+    plan = Plan(protocol, work, seeds=seeds, only=only, skip_missing=skip_missing)
+    runner = Runner(plan, choose_device(device), say)
+    results = Results()
+    for results in runner.run(end):
+        first = plan.steps[0]
         results.shown = list(plan.protocol.metrics)
         results.shown_known = shown_known(plan.protocol)
-        results.notes |= notes(plan.protocol, first, runner.seconds, plan.left_out, command)
-        write_beside(results, out)
+        results.notes |= notes(
+            plan.protocol, first.data, first.sets, runner.seconds, plan.left_out, command
+        )
+        write_beside(results, out, report=UNFINISHED not in results.notes)
     return results
 
 
@@ -105,48 +117,87 @@ class Runner:
         self.plan, self.work, self.device, self.say = plan, plan.work, device, say
         self.seconds = {"training": 0.0, "evaluation": 0.0}
 
-    def run(self, end: float | None = None) -> Results:
-        """Does what is missing and returns all results.
+    def run(self, end: float | None = None) -> Iterator[Results]:
+        """Does what is missing, but for what other processes are at, and waits for those.
 
         Args:
             end: When to pause, by `time.monotonic`; None for never.
 
+        Yields:
+            The results that are there after each network, at a pause, and at last all.
+
         Raises:
             Paused: If the time is up.
         """
-        steps, left = self.plan.steps, self.plan.time_left()
-        parts: list[Results] = []
-        for i, step in enumerate(steps):
-            place = f"{i + 1}/{len(steps)} {step.trial}"
+        todo, left = dict(enumerate(self.plan.steps)), self.plan.time_left()
+        try:
+            while todo:
+                for i, step in list(todo.items()):
+                    missing = bool(step.missing())
+                    if missing and not self._do(i, step, left, end):
+                        continue
+                    left.drop(("train", i), ("evaluate", i))
+                    del todo[i]
+                    if missing and todo:
+                        yield self._results()
+                time.sleep(WAIT if todo else 0)
+        except Paused:
+            yield self._results()
+            raise
+        yield self._results()
 
-            def say(text: str, place: str = place) -> None:
-                self.say(f"{place}: {text}; {left}")
+    def _do(self, i: int, step: Step, left: TimeLeft, end: float | None) -> bool:
+        """Trains and evaluates what is missing of a step; False if another process is at it."""
 
+        def say(text: str) -> None:
+            self.say(f"{i + 1}/{len(self.plan.steps)} {step.trial}: {text}; {left}")
+
+        with at_work(self.work, step.name) as mine:
+            if not mine:
+                return False
             with left.timing(("train", i)):
                 run = self._train(step, end, say)
             with left.timing(("evaluate", i)):
                 self._evaluate(step, run, end, say)
-            parts += [Results.load(unit) for unit in step.units().values()]
-            pictures = read_pictures(step.folder).items()
-            parts[-1].figures |= {f"{step.trial}: {title}": png for title, png in pictures}
-            self._add_seconds(step, run, parts[-len(step.trial.method.detectors) :])
+        return True
+
+    def _results(self) -> Results:
+        """The results that are there, as the paper's table shows them."""
+        self.seconds = {"training": 0.0, "evaluation": 0.0}
+        steps = [step for step in self.plan.steps if step.trained]
+        parts = [part for step in steps for part in self._parts(step)]
         results = Results.merge(parts)
         results.rows = paper_rows(self.plan.protocol, results.rows)
+        missing = sum(bool(step.missing()) for step in self.plan.steps)
+        if missing:
+            networks = f"{missing} of {len(self.plan.steps)} networks"
+            results.notes[UNFINISHED] = f"{networks} are still to train or to evaluate; {AGAIN}"
         return results
+
+    def _parts(self, step: Step) -> list[Results]:
+        """The results of a network's detectors, and what its training drew with the first."""
+        parts = [Results.load(unit) for unit in step.units().values() if unit.exists()]
+        for part in parts[:1]:
+            pictures = read_pictures(step.folder).items()
+            part.figures |= {f"{step.trial}: {title}": png for title, png in pictures}
+        self._add_seconds(step, step.load_run(), parts)
+        return parts
 
     def _train(self, step: Step, end: float | None, say: Say) -> Run:
         """Trains the network and its companions where they are missing."""
         for name, other in step.companions.items():
             self._train(other, end, lambda text, name=name: say(f"{text} its {name}"))
-        if not step.trained:
-            left = _minutes_to(end)
-            say("training")
-            try:
-                train_run(
-                    step.recipe, step.folder, resume=True, max_minutes=left, device=self.device
-                )
-            except Paused as pause:
-                raise Paused(f"{step.trial}: {pause.progress}", AGAIN) from None
+        # Another protocol may train the same network.
+        with at_work(self.work, step.folder.name, wait=not step.trained):
+            if not step.trained:
+                left = _minutes_to(end)
+                say("training")
+                try:
+                    train_run(
+                        step.recipe, step.folder, resume=True, max_minutes=left, device=self.device
+                    )
+                except Paused as pause:
+                    raise Paused(f"{step.trial}: {pause.progress}", AGAIN) from None
         return step.load_run()
 
     def _evaluate(self, step: Step, run: Run, end: float | None, say: Say) -> None:
@@ -165,7 +216,7 @@ class Runner:
             for name, s in step.companions.items()
         }
         detectors = {name: build_detector(name, **beside) for name in missing}
-        with tempfile.TemporaryDirectory(dir=self.work, prefix=".activations-") as store:
+        with activations(self.work, step.name) as store:
             models = fit(
                 network,
                 detectors,

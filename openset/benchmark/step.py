@@ -81,6 +81,11 @@ class Step:
         return self.work / "runs" / self.trial.folder_name(self.key)
 
     @property
+    def name(self) -> str:
+        """The name of the step among those of all commands that share the work folder."""
+        return f"{self.trial.protocol.name}-{key_of(self.folder.name, self.trial.method.detectors)}"
+
+    @property
     def weights(self) -> Path:
         """The file of the trained network's weights."""
         return self.folder / "network.safetensors"

@@ -32,13 +32,17 @@ class TimeLeft:
         """Adds a step that is still to be done, with a guess at its seconds."""
         self.guesses[step] = seconds
 
+    def drop(self, *steps: Hashable) -> None:
+        """Takes out steps that are done, by this process or another."""
+        for step in steps:
+            self.guesses.pop(step, None)
+
     @contextmanager
     def timing(self, step: Hashable) -> Iterator[None]:
         """Times a step while it runs; its time corrects the guesses for the others."""
         started = time.monotonic()
         yield
-        guess = self.guesses.pop(step)
-        if guess:
+        if guess := self.guesses.pop(step):
             self.guessed += guess
             self.spent += time.monotonic() - started
 

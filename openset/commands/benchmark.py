@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from openset.commands.options import Device, Places, Trust
 from openset.commands.screen import say, show, show_results
@@ -12,6 +13,7 @@ def benchmark(
     protocol: str,
     *,
     out: Path,
+    tier: Literal["quick", "cpu", "gpu", "paper"] | None = None,
     quick: bool = False,
     seeds: int | None = None,
     only: Places = [],  # noqa: B006
@@ -24,12 +26,15 @@ def benchmark(
 ) -> None:
     """Reproduce a paper's table: train, evaluate and set our figures beside the published ones.
 
-    Trains and evaluates what is missing; after an interruption the same command goes on.
+    Trains and evaluates what is missing; after an interruption the same command goes on. Several of
+    the same command at once share the work: each trains what no other is at.
 
     Args:
         protocol: A name that `openset list protocols` shows, or a TOML file of your own.
         out: Folder for `results.csv` and `report.html`.
-        quick: Run the small tier, made for two cores, instead of the paper's settings.
+        tier: Take settings for minutes on two cores (quick), hours on them (cpu) or minutes of a
+            GPU (gpu), where the protocol has them; by default the paper's.
+        quick: Short for `--tier quick`.
         seeds: Number of seeds; by default the protocol's.
         only: Detectors to run; all by default.
         dry_run: Print the steps and about how long each takes, and run nothing.
@@ -42,13 +47,15 @@ def benchmark(
     from openset.benchmark.runner import benchmark as run_benchmark
     from openset.evaluation.stamp import command
 
-    tier = protocols.load(protocol, "quick" if quick else "paper", trust or ())
+    if quick and tier not in (None, "quick"):
+        raise ValueError(f"--quick is --tier quick, and --tier {tier} is another; give one of them")
+    known = protocols.load(protocol, "quick" if quick else tier or "paper", trust or ())
     if dry_run:
         work = cache or out / "work"
-        show(Plan(tier, work, seeds=seeds, only=only, skip_missing=skip_missing).table())
+        show(Plan(known, work, seeds=seeds, only=only, skip_missing=skip_missing).table())
         return
     results = run_benchmark(
-        tier,
+        known,
         out,
         cache=cache,
         seeds=seeds,

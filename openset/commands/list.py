@@ -63,14 +63,18 @@ GIVEN = ("network", "classes", "channels", "self")
 
 def protocols() -> Table:
     """The protocols that come with openset: each with its known set and its trainings by tier."""
-    table = Table("name", "what it is", "known", "quick", "paper", title="protocols")
+    table = Table("name", "what it is", "known", *protocol.TIERS, title="protocols")
     for name in protocol.names():
-        tiers = [protocol.load(name, tier) for tier in protocol.TIERS]
-        table.add_row(name, tiers[0].title, tiers[0].data, *map(_trainings, tiers))
+        tiers = {tier: protocol.load(name, tier) for tier in protocol.tiers(name)}
+        paper = tiers["paper"]
+        each = [_trainings(tiers.get(tier)) for tier in protocol.TIERS]
+        table.add_row(name, paper.title, paper.data, *each)
     return table
 
 
-def _trainings(tier: protocol.Protocol) -> str:
+def _trainings(tier: protocol.Protocol | None) -> str:
+    if tier is None:
+        return ""
     count = tier.seeds * len(tier.splits)
     each = [f"{method.network}, {method.training.epochs} epochs" for method in tier.methods]
     return "; ".join(each) + (f" × {count}" if count > 1 else "")

@@ -19,6 +19,8 @@ def predict(
     out: Path | None = None,
     accept: float | None = None,
     threshold: float | None = None,
+    fdr: float | None = None,
+    storey: bool = False,
     skip_bad: bool = False,
     probabilities: bool = False,
     batch_size: int | None = None,
@@ -40,6 +42,10 @@ def predict(
         accept: Accept another share of known images than the model was calibrated for; it follows
             from the held-out scores that the model keeps.
         threshold: Call an image unknown above this score, which carries no guarantee.
+        fdr: Judge all images together: of those called unknown at most this share is known, on
+            average (Benjamini–Hochberg). It needs no threshold.
+        storey: With `--fdr`, estimate how many images are known, which finds more unknown ones
+            where there are many.
         skip_bad: Leave out files that cannot be read, and count them. Otherwise the readable ones
             are answered too, and the command then ends with an error that names the others.
         probabilities: Add each known class's probability.
@@ -53,8 +59,8 @@ def predict(
     loaded = load_model(model, detector, trust or (), network)
     loaded.tap.to(choose_device(device))
     said = predict_files(
-        loaded, images, out, accept=accept, threshold=threshold, skip_bad=skip_bad,
-        probabilities=probabilities, batch_size=batch_size, workers=workers,
+        loaded, images, out, accept=accept, threshold=threshold, fdr=fdr, storey=storey,
+        skip_bad=skip_bad, probabilities=probabilities, batch_size=batch_size, workers=workers,
     )  # fmt: skip
     for line in said:
         say(line)

@@ -168,4 +168,4 @@ def _crop(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
 def _uniform(rows: int, n: int, images: Tensor, generator: torch.Generator) -> Tensor:
     """Random numbers in 0…1, `[rows, n]`, on the images' device wherever the generator is."""
     numbers = torch.rand(rows, n, generator=generator, device=generator.device)
-    return numbers.to(images.device)
+    return numbers.to(images.device, non_blocking=True)

@@ -118,7 +118,7 @@ def _held(batches: Sequence[Any], device: torch.device) -> Samples:
     images, on_device = images.to(device), labels.to(device)
 
     def read(indices: Tensor) -> tuple[Tensor, Tensor]:
-        indices = indices.to(device)
+        indices = indices.to(device, non_blocking=True)  # Nothing waits for the device here.
         return images[indices], on_device[indices]
 
     return Samples(_per_image(labels), read, device)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from openset.densities.base import Density, need_rows
 from openset.densities.standardise import Standardise
 from openset.sampling import reservoir
+from openset.spec import Amount, Count
 
 
 class Flow(Density):
@@ -44,13 +45,13 @@ class Flow(Density):
 
     def __init__(
         self,
-        transforms: int = 3,
-        hidden: int = 64,
-        reduce: int | None = None,
-        epochs: int = 20,
-        batch_size: int = 256,
-        lr: float = 2e-3,
-        max_rows: int = 5000,
+        transforms: Count = 3,
+        hidden: Count = 64,
+        reduce: Count | None = None,
+        epochs: Count = 20,
+        batch_size: Count = 256,
+        lr: Amount = 2e-3,
+        max_rows: Count = 5000,
         seed: int = 0,
     ):
         super().__init__()
@@ -88,7 +89,8 @@ class Flow(Density):
         steps = self.epochs * -(-len(x) // self.batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
         for _ in range(self.epochs):
-            for chosen in torch.randperm(len(x), device=x.device).split(self.batch_size):
+            # Drawn on the CPU, so that the order of the rows is the same on every device.
+            for chosen in torch.randperm(len(x)).to(x.device).split(self.batch_size):
                 loss = self._negative_log_likelihood(x[chosen], labels[chosen]).mean()
                 optimizer.zero_grad()
                 loss.backward()

@@ -15,6 +15,7 @@ from openset.densities.k_means import k_means
 from openset.densities.mixtures import Mixtures, Piece
 from openset.densities.standardise import Standardise
 from openset.sampling import reservoir
+from openset.spec import Amount, Count
 
 CHUNK = 2**24
 """Largest number of values, in padded rows or in covariances, worked on at once."""
@@ -72,15 +73,15 @@ class GaussianMixture(Density):
 
     def __init__(
         self,
-        components: int = 8,
+        components: Count = 8,
         covariance: Covariance = "full",
         shrinkage: float = 0.02,
-        reduce: int | None = None,
-        seeds: int = 1,
-        iterations: int = 100,
-        tolerance: float = 1e-3,
-        jitter: float = 1e-6,
-        memory: float | None = None,
+        reduce: Count | None = None,
+        seeds: Count = 1,
+        iterations: Count = 100,
+        tolerance: Amount = 1e-3,
+        jitter: Amount = 1e-6,
+        memory: Amount | None = None,
         seed: int = 0,
     ):
         super().__init__()

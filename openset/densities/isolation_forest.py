@@ -11,6 +11,7 @@ from torch import Tensor
 
 from openset.densities.base import Density, in_chunks, need_rows
 from openset.sampling import reservoir
+from openset.spec import Count
 
 
 class IsolationForest(Density):
@@ -40,7 +41,9 @@ class IsolationForest(Density):
     path: Tensor
     normal: Tensor
 
-    def __init__(self, trees: int = 100, samples: int = 256, max_rows: int = 50_000, seed: int = 0):
+    def __init__(
+        self, trees: Count = 100, samples: Count = 256, max_rows: Count = 50_000, seed: int = 0
+    ):
         super().__init__()
         self.trees, self.samples, self.max_rows, self.seed = trees, samples, max_rows, seed
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from openset.densities.base import Density, in_chunks, need_rows, padded
 from openset.sampling import reservoir
+from openset.spec import Count
 
 FAR = 1e30
 """Squared distance to padding; finite, because a share of 0 times infinity is no number."""
@@ -44,7 +45,7 @@ class LocalOutlierFactor(Density):
     density: Tensor
     share: Tensor
 
-    def __init__(self, neighbours: int = 20, max_rows: int = 10_000, seed: int = 0):
+    def __init__(self, neighbours: Count = 20, max_rows: Count = 10_000, seed: int = 0):
         super().__init__()
         self.neighbours, self.max_rows, self.seed = neighbours, max_rows, seed
 

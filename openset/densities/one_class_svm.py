@@ -10,6 +10,7 @@ from torch import Tensor
 
 from openset.densities.base import Density, in_chunks, need_rows, padded
 from openset.sampling import reservoir
+from openset.spec import Amount, Count
 
 
 class OneClassSVM(Density):
@@ -40,7 +41,7 @@ class OneClassSVM(Density):
     width: Tensor
 
     def __init__(
-        self, nu: float = 0.5, gamma: float | str = "scale", max_rows: int = 5000, seed: int = 0
+        self, nu: Amount = 0.5, gamma: Amount | str = "scale", max_rows: Count = 5000, seed: int = 0
     ):
         super().__init__()
         self.nu, self.gamma, self.max_rows, self.seed = nu, gamma, max_rows, seed

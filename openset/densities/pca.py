@@ -11,6 +11,7 @@ from torch import Tensor
 
 from openset.densities.base import Density, need_rows
 from openset.moments import Moments
+from openset.spec import Count
 
 
 class PCA(Density):
@@ -41,7 +42,7 @@ class PCA(Density):
     variance: Tensor
     noise: Tensor
 
-    def __init__(self, components: int = 8):
+    def __init__(self, components: Count = 8):
         super().__init__()
         self.components = components
 

@@ -23,6 +23,7 @@ from openset.detectors.logits import MaxLogit as MaxLogit
 from openset.detectors.logits import MaxSoftmax as MaxSoftmax
 from openset.detectors.logits import Temperature as Temperature
 from openset.detectors.mahalanobis import Mahalanobis as Mahalanobis
+from openset.detectors.more_classes import MoreClasses as MoreClasses
 from openset.detectors.odin import ODIN as ODIN
 from openset.detectors.openmax import OpenMax as OpenMax
 from openset.detectors.pytorch_ood import PytorchOOD as PytorchOOD

@@ -54,6 +54,9 @@ class Detector(Fitted):
     objectives: ClassVar[Sequence[str]] = ()
     """The training methods whose networks it is for; any will do if none is named."""
 
+    added: int = 0
+    """Classes that it knows beyond those of the network."""
+
     tuned_on: Sequence[str] = ()
     """Names of the data that the settings were chosen on; all results and saved models say so."""
 

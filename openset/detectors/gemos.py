@@ -13,7 +13,7 @@ from openset.densities import DENSITIES, Density
 from openset.densities.base import need_rows
 from openset.detectors.base import Detector
 from openset.detectors.ranks import TailRank
-from openset.detectors.rows import Rows, choose_layers, known
+from openset.detectors.rows import Rows, choose_layers, distinct, known, peek
 from openset.spec import build
 
 LEAST = 5
@@ -31,7 +31,9 @@ class GeMOS(Detector):
 
     Args:
         density: The generative model: a `Density`, or its name such as "pca".
-        layers: The layers to read, side by side; None for all stages, penultimate and logits.
+        layers: The layers to read, side by side; None for all stages, penultimate and logits. Of
+            layers that are the same tensor, as the last stage and the penultimate of a ResNet are,
+            `fit` keeps one.
         calibration: "none", or "quantile" for one scale for all classes, learned by `adjust`.
 
     Example:
@@ -63,7 +65,8 @@ class GeMOS(Detector):
             self.ranks = TailRank()
 
     def fit(self, batches: Iterable[Activations]) -> Self:
-        self.found_layers = choose_layers(batches, self.layers)
+        # The last stage and the penultimate may be one tensor; their covariance has no inverse.
+        self.found_layers = distinct(peek(batches), choose_layers(batches, self.layers))
         rows = Rows(batches, self.found_layers, correct=True)
         self.density.fit_classes(rows, rows.classes)
         return self

@@ -8,6 +8,7 @@ from torch import Tensor
 from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.logits import log_unsure, positive
+from openset.spec import Count
 
 
 class GEN(Detector):
@@ -29,7 +30,7 @@ class GEN(Detector):
 
     name = "gen"
 
-    def __init__(self, gamma: float = 0.1, top: int = 100):
+    def __init__(self, gamma: float = 0.1, top: Count = 100):
         super().__init__()
         self.gamma, self.top = positive(gamma, "gamma"), top
 

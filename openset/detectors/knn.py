@@ -13,6 +13,7 @@ from openset.densities.base import in_chunks
 from openset.detectors.base import Detector
 from openset.detectors.rows import Rows, choose_layers
 from openset.sampling import reservoir
+from openset.spec import Count
 
 CHUNK = 2**24
 """Largest number of similarities held at once."""
@@ -46,7 +47,7 @@ class KNN(Detector):
         self,
         k: int = 50,
         layers: Sequence[str] | None = ("penultimate",),
-        max_rows: int = 50_000,
+        max_rows: Count = 50_000,
         seed: int = 0,
     ):
         super().__init__()

@@ -125,7 +125,7 @@ class Temperature(Detector):
         best: Any = minimize_scalar(
             loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-6}
         )
-        self.keep(temperature=torch.tensor(best.x, dtype=torch.float64).exp())
+        self.keep(temperature=logits.new_tensor(best.x).exp())
         return self
 
     def adjust(self, held_out: Iterable[Activations]) -> Self:

@@ -15,6 +15,7 @@ from openset.extractors.base import Extractor
 from openset.extractors.perturb import Perturb, step
 from openset.extractors.tap import Tap
 from openset.moments import Moments
+from openset.spec import Amount
 
 
 class Mahalanobis(Detector):
@@ -44,7 +45,7 @@ class Mahalanobis(Detector):
         self,
         layers: Sequence[str] | None = ("penultimate",),
         epsilon: float = 0.0,
-        shrinkage: float = 1e-6,
+        shrinkage: Amount = 1e-6,
     ):
         super().__init__()
         self.layers, self.epsilon, self.shrinkage = layers, step(epsilon), shrinkage

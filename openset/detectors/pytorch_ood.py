@@ -30,8 +30,9 @@ class PytorchOOD(Detector):
     Those that read logits or penultimate features are exact. Those that read feature maps (ReAct,
     ASH, …) get the pooled features as maps of one pixel. Those that need the network are refused.
 
-    Their state lies in objects of their own, so what is kept, saved and loaded is what they were
-    fitted on, all of it in memory; a loaded one is fitted again when it first scores.
+    They work on the CPU, as some compute with NumPy. Their state lies in objects of their own, so
+    what is kept, saved and loaded is what they were fitted on, all of it in memory; a loaded one is
+    fitted again when it first scores.
 
     Args:
         detector: The class in `pytorch_ood.detector`, such as `KNN`.
@@ -82,7 +83,7 @@ class PytorchOOD(Detector):
         if self.made is None or self.made[0] is not inputs:
             peer = self.peer_class(**self._arguments(), **self.options)
             if peer.requires_fit:
-                getattr(peer, f"fit_{self.reads}")(inputs, self.labels)
+                getattr(peer, f"fit_{self.reads}")(inputs.cpu(), self.labels.cpu())
             self.made = inputs, peer
         return self.made[1]
 
@@ -95,7 +96,7 @@ class PytorchOOD(Detector):
                     f"{self.detector} needs the network's last linear layer, and none was found "
                     "that gives the logits; name it: Tap(network, head=…)"
                 )
-            linear = {"head": self._head(), "w": self.weight, "b": self.bias}
+            linear = {"head": self._head(), "w": self.weight.cpu(), "b": self.bias.cpu()}
             given |= {key: value for key, value in linear.items() if key in given}
         return given
 
@@ -103,13 +104,15 @@ class PytorchOOD(Detector):
         classes, features = self.weight.shape
         with torch.device("meta"):
             linear = nn.Linear(features, classes)
-        linear.weight = nn.Parameter(self.weight, requires_grad=False)
-        linear.bias = nn.Parameter(self.bias, requires_grad=False)
+        linear.weight = nn.Parameter(self.weight.cpu(), requires_grad=False)
+        linear.bias = nn.Parameter(self.bias.cpu(), requires_grad=False)
         return linear if self.reads == "features" else nn.Sequential(nn.Flatten(), linear)
 
     def score(self, rows: Activations) -> Tensor:
         peer = self._fitted()
-        score = getattr(peer, f"predict_{self.reads}")(self._inputs(rows).to(self.inputs))
+        score = getattr(peer, f"predict_{self.reads}")(
+            self._inputs(rows).to("cpu", self.inputs.dtype)
+        )
         return score.to(rows.logits)
 
 

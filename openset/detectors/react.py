@@ -13,6 +13,7 @@ from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.rows import Rows, head_of
 from openset.sampling import reservoir
+from openset.spec import Count
 
 
 class ReAct(Detector):
@@ -40,7 +41,7 @@ class ReAct(Detector):
     layers = ("penultimate",)
     limit: Tensor
 
-    def __init__(self, quantile: float = 0.9, max_rows: int = 10_000, seed: int = 0):
+    def __init__(self, quantile: float = 0.9, max_rows: Count = 10_000, seed: int = 0):
         super().__init__()
         if not 0 < quantile <= 1:
             raise ValueError(f"quantile is a share above 0 and at most 1; got {quantile}")

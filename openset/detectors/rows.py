@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 from openset.activations import Activations
@@ -106,3 +107,18 @@ def choose_layers(batches: Iterable[Activations], layers: Sequence[str] | None) 
     last = ["penultimate"] if "penultimate" in features else []
     logits = [] if isinstance(first.logits, Absent) else ["logits"]
     return (*found, *last, *logits)
+
+
+def distinct(batch: Activations, layers: Sequence[str]) -> tuple[str, ...]:
+    """The layers without those that repeat an earlier one."""
+    kept: list[str] = []
+    for layer in layers:
+        x = batch.values(layer)
+        if not any(_equal(x, batch.values(other)) for other in kept):
+            kept.append(layer)
+    return tuple(kept)
+
+
+def _equal(x: Tensor, y: Tensor) -> bool:
+    # Two ways of pooling round differently, so the last stage equals the penultimate nearly.
+    return x.shape == y.shape and torch.allclose(x, y, rtol=1e-4, atol=1e-6)

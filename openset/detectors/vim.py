@@ -12,6 +12,7 @@ from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.rows import Rows, head_of, known, peek
 from openset.moments import Moments
+from openset.spec import Count
 
 
 class ViM(Detector):
@@ -41,7 +42,7 @@ class ViM(Detector):
     residual: Tensor
     alpha: Tensor
 
-    def __init__(self, dimension: int | None = None):
+    def __init__(self, dimension: Count | None = None):
         super().__init__()
         self.dimension = dimension
 

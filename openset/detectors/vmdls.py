@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from openset.activations import Activations
 from openset.detectors.base import Detector
-from openset.detectors.rows import Rows, choose_layers, known, peek
+from openset.detectors.rows import Rows, choose_layers, distinct, known, peek
 from openset.extractors.reconstruct import Reconstruct
 from openset.extractors.tap import Tap
 from openset.moments import Moments
+from openset.spec import Amount
 
 
 class VMDLSb(Detector):
@@ -46,7 +47,7 @@ class VMDLSb(Detector):
     log_scale: Tensor
     count: Tensor
 
-    def __init__(self, layers: Sequence[str] | None = None, shrinkage: float = 1e-3):
+    def __init__(self, layers: Sequence[str] | None = None, shrinkage: Amount = 1e-3):
         super().__init__()
         self.layers, self.shrinkage = layers, shrinkage
 
@@ -159,7 +160,7 @@ class VMDLS(VMDLSb):
         self,
         autoencoder: nn.Module,
         layers: Sequence[str] | None = None,
-        shrinkage: float = 1e-3,
+        shrinkage: Amount = 1e-3,
         layer: str = "stage1",
         reference: float = 1.0,
     ):
@@ -192,21 +193,6 @@ class VMDLS(VMDLSb):
     def view(self, tap: Tap) -> Reconstruct:
         """The tap, with a second look through the autoencoder."""
         return Reconstruct(tap, self.autoencoder, self.layer)
-
-
-def distinct(batch: Activations, layers: Sequence[str]) -> tuple[str, ...]:
-    """The layers without those that repeat an earlier one."""
-    kept: list[str] = []
-    for layer in layers:
-        x = batch.values(layer)
-        if not any(_equal(x, batch.values(other)) for other in kept):
-            kept.append(layer)
-    return tuple(kept)
-
-
-def _equal(x: Tensor, y: Tensor) -> bool:
-    # Two ways of pooling round differently, so the last stage equals the penultimate nearly.
-    return x.shape == y.shape and torch.allclose(x, y, rtol=1e-4, atol=1e-6)
 
 
 def shrunk(covariance: Tensor, share: float) -> Tensor:

@@ -191,6 +191,27 @@ def f1_cv_unknown(known: Scored, unknown: Scored, folds: int = 5, seed: int = 0)
     return float(np.mean(values))
 
 
+def known_at_p05(p_values: Values) -> float:
+    """Share of known images with p ≤ 0.05; at most 0.05 on average, which a p-value promises.
+
+    Over draws of the held-out images that the p-values rest on; of one draw it may lie above.
+    Vovk et al. (2005), https://doi.org/10.1007/b106715.
+
+    Example:
+        >>> known_at_p05([0.02, 0.4, 0.9, 1.0])
+        0.25
+    """
+    return float((_array(p_values) <= 0.05).mean())
+
+
+def unknown_at_p05(p_values: Values) -> float:
+    """Share of unknown images with p ≤ 0.05: what is found at 5 % false alarms.
+
+    Vovk et al. (2005), https://doi.org/10.1007/b106715.
+    """
+    return known_at_p05(p_values)
+
+
 def oscr(known: Scored, unknown: Scored) -> float:
     """Area under the correct classification rate against the false positive rate.
 

@@ -18,6 +18,8 @@ from openset.evaluation.rows import Case
 from openset.evaluation.seen import Images, Seen
 from openset.extractors.tap import Tap
 from openset.scoring.answers import answers
+from openset.scoring.held_out import HeldOut
+from openset.scoring.scored import Scored
 from openset.scoring.threshold import Threshold, ThresholdRecord
 from openset.scoring.views import tap_for
 
@@ -47,6 +49,11 @@ class Model(Protocol):
         """Names of the known classes."""
         ...
 
+    @property
+    def held_out(self) -> HeldOut:
+        """The held-out known scores, for p-values."""
+        ...
+
 
 @dataclass
 class Candidate:
@@ -56,6 +63,12 @@ class Candidate:
     detector: Detector
     threshold: ThresholdRecord | None
     classes: Sequence[str] | None
+    held_out: HeldOut | None = None
+
+    def add_p_values(self, scored: Scored) -> None:
+        """Adds the p-values of images, if the model keeps held-out scores."""
+        if self.held_out is not None and self.held_out.fitted and scored.score.dim() == 1:
+            scored.p_value = self.held_out.p_values(scored.score, scored.predicted)
 
 
 def evaluate(
@@ -135,17 +148,20 @@ def candidates_of(
     """Collects the detectors to measure by name, in whichever form given; see `evaluate`."""
     if isinstance(models, Tap):
         named = by_name(detectors or ())
-        given = {name: (models, detector, None, None) for name, detector in named.items()}
+        given = {name: (models, detector, None, None, None) for name, detector in named.items()}
     elif detectors is not None:
         raise ValueError("models bring their detectors; give the data as known=…, unknown=…")
     else:
         named = models if isinstance(models, Mapping) else {models.detector.name: models}
-        given = {n: (m.tap, m.detector, m.threshold, m.classes) for n, m in named.items()}
+        given = {
+            name: (model.tap, model.detector, model.threshold, model.classes, model.held_out)
+            for name, model in named.items()
+        }
     found = {}
-    for name, (tap, detector, own, names) in given.items():
+    for name, (tap, detector, own, names, held_out) in given.items():
         threshold = thresholds.get(name, own)
         record = None if threshold is None else threshold.record()
-        found[name] = Candidate(tap, detector, record, classes or names)
+        found[name] = Candidate(tap, detector, record, classes or names, held_out)
     return found
 
 
@@ -172,6 +188,7 @@ def look(
         seen |= {n: Images() for n in candidates}
     for tap, detectors in shared_taps(candidates):
         for answer in answers(tap, detectors, images, batch_size):
+            candidates[answer.detector].add_p_values(answer.scored)
             seen[answer.detector].add(answer)
     for each in seen.values():
         each.close()

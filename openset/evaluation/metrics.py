@@ -20,11 +20,13 @@ from openset.evaluation.definitions import (
     f1_cv_unknown,
     fpr_at_95_tpr,
     fpr_at_95_tpr_unknown,
+    known_at_p05,
     macro_f1,
     macro_f1_train,
     miou,
     oscr,
     tnr_at_95_tpr,
+    unknown_at_p05,
 )
 from openset.evaluation.ranking import Ranking
 from openset.scoring.scored import Scored, Thresholds
@@ -127,6 +129,11 @@ def _per_image(name: str, single: Metric) -> Metric:
     return Metric(single.function, title, refuse, None, name, up, by_name=True)
 
 
+def _of_p_values(figure: Callable[..., float], scored: Scored) -> float | None:
+    """A figure of p-values, or None of a model that keeps no held-out scores."""
+    return None if scored.p_value is None else figure(scored.p_value)
+
+
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(
         accuracy,
@@ -173,6 +180,20 @@ METRICS: dict[str, Metric] = {
         by_name=True,
     ),
     "ap": _ranked(ap, "AP", Ranking.aupr_unknown, by_name=True),
+    "known_at_p05": Metric(
+        known_at_p05,
+        "Known with p ≤ 0.05",
+        lambda pair: _of_p_values(known_at_p05, pair.known),
+        higher_is_better=False,
+        needs_unknown=False,
+        by_name=True,
+    ),
+    "unknown_at_p05": Metric(
+        unknown_at_p05,
+        "Unknown with p ≤ 0.05",
+        lambda pair: _of_p_values(unknown_at_p05, pair.unknown),
+        by_name=True,
+    ),
 }
 
 METRICS |= {

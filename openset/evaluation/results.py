@@ -250,7 +250,7 @@ class Results:
     def _case_record(self, case: Case, shelf: _Shelf, album: _Album) -> dict[str, Any]:
         """A case for results.json, with the keys of its tensors and the files of its pictures."""
         keys = {
-            data: {name: shelf.put(x) for name, x in vars(scored).items()}
+            data: {name: shelf.put(x) for name, x in scored.tensors().items()}
             for data, scored in self.scored[case].items()
         }
         pictures = {data: album.put(png) for data, png in self.pictures.get(case, {}).items()}

@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,17 +19,17 @@ LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "pytorch-ood")
 
 def stamp() -> dict[str, str]:
     """The date, and the versions that decide about figures."""
-    found = {"openset": version("openset"), **versions(), "Python": platform.python_version()}
+    found = {**versions(("openset", *LIBRARIES)), "Python": platform.python_version()}
     return {
         "Date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "Versions": ", ".join(f"{name} {number}" for name, number in found.items()),
     }
 
 
-def versions() -> dict[str, str]:
-    """The installed versions of the libraries that may change a score."""
+def versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
+    """The versions of those packages that are installed; openset itself may run from a checkout."""
     found = {}
-    for name in LIBRARIES:
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

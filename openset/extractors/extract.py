@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +44,20 @@ def stream(extractor: nn.Module, source: object, batch_size: int = 256) -> Itera
     """The activations of one batch of images after another, on the CPU."""
     device = device_of(extractor)
     for i, (image, label) in enumerate(batches(source, batch_size)):
-        with torch.no_grad():
-            seen = extractor(finite(image, f"batch {i} of the images").to(device)).to("cpu")
-        finite(seen.logits, f"the network's logits of batch {i}")
+        with torch.no_grad(), named(i):
+            seen = extractor(image.to(device)).to("cpu")
+            finite(seen.logits, "the network's logits")
         seen.labels = label
         yield seen
+
+
+@contextmanager
+def named(batch: int) -> Iterator[None]:
+    """Names the batch, counted from 0, in whatever a look at it finds wrong."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"batch {batch}: {error}") from error
 
 
 def finite(x: Tensor, what: str) -> Tensor:

@@ -1,6 +1,7 @@
 """Files and folders that are complete or absent, and say so of themselves when they are read."""
 
 from openset.files.complete import LEFTOVERS as LEFTOVERS
+from openset.files.complete import Busy as Busy
 from openset.files.complete import complete_file as complete_file
 from openset.files.complete import complete_folder as complete_folder
 from openset.files.complete import locked as locked

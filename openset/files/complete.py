@@ -15,6 +15,10 @@ LEFTOVERS = (".*.partial", ".*.old", ".*.lock")
 """Patterns of what a killed write may leave beside its target; the next write sweeps it."""
 
 
+class Busy(ValueError):
+    """Another process is at work on what was asked for."""
+
+
 @contextmanager
 def complete_folder(path: str | os.PathLike[str], owns: Sequence[str] = ()) -> Iterator[Path]:
     """A new folder to write into, which takes its place under `path` only at the end.
@@ -71,19 +75,24 @@ def complete_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(lock: Path, busy: str) -> Iterator[None]:
+def locked(lock: Path, busy: str = "", *, wait: bool = False) -> Iterator[None]:
     """Keeps other processes out of a block by a lock file, which is removed at the block's end.
 
+    Args:
+        lock: The lock file.
+        busy: What to say if another process is in.
+        wait: Whether to wait until it is out instead.
+
     Raises:
-        ValueError: Saying `busy`, if another process is in.
+        Busy: If another process is in, a `ValueError`.
     """
     from filelock import FileLock, Timeout  # Slow to import.
 
     held = FileLock(lock)
     try:
-        held.acquire(blocking=False)
+        held.acquire(blocking=wait)
     except Timeout:
-        raise ValueError(busy) from None
+        raise Busy(busy) from None
     try:
         yield
     finally:

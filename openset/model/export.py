@@ -1,4 +1,4 @@
-"""A model as one ONNX file: image and threshold in, label and score out."""
+"""A model as one ONNX file: image and threshold in, label, score and p-value out."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from openset.activations import UNKNOWN
 from openset.errors import one_line
 from openset.files import complete_file
 from openset.model.open_set import OpenSet
+from openset.networks.device import device_of
+from openset.scoring.held_out import PValues
 
 BATCHES = (2, 5)
 """Sizes of the batches on which the exported file must agree with the model."""
@@ -31,9 +36,25 @@ class Deployed(nn.Module):
     def __init__(self, model: OpenSet):
         super().__init__()
         self.model = model
+        self.p_values = PValues(model.held_out) if model.held_out.fitted else None
 
-    def forward(self, image: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.decide(self.model.extractor(image), threshold)
+    @property
+    def outputs(self) -> list[str]:
+        """The names of what comes out; models of older versions give no p-value."""
+        return ["label", "score", *(["p_value"] if self.p_values else [])]
+
+    def forward(self, image: Tensor, threshold: Tensor) -> tuple[Tensor, ...]:
+        seen = self.model.extractor(image)
+        nearest, score, applying = self.model.judge(seen, threshold)
+        label = torch.where(score <= applying, nearest, UNKNOWN)
+        rare = [] if self.p_values is None else [self.look_up(score, nearest)]
+        shape = (seen.logits.shape[0], *seen.grid)
+        return tuple(x.view(shape) for x in (label, score, *rare))
+
+    def look_up(self, score: Tensor, nearest: Tensor) -> Tensor:
+        """The p-values of scores of any shape."""
+        assert self.p_values is not None
+        return self.p_values(score.flatten(), nearest.flatten()).view_as(score)
 
 
 def export(
@@ -42,10 +63,11 @@ def export(
     """Writes network, detector and threshold as one ONNX file, and checks it against the model.
 
     Inputs are `image`, float32 `[N, C, H, W]` in 0…1, and `threshold`, float32 `[1]` or, for a
-    threshold per class, `[K]`; outputs `label`, int64 `[N, *grid]`, −1 where unknown, and `score`,
-    float32 `[N, *grid]`; the grid is `(H, W)` for a network that labels pixels. The file's metadata
-    names the classes, the calibrated threshold and how an image file becomes the input. Needs the
-    extra `export`.
+    threshold per class, `[K]`; outputs `label`, int64 `[N, *grid]`, −1 where unknown, `score`,
+    float32 `[N, *grid]`, and `p_value`, float32 `[N, *grid]`, the share of held-out known samples
+    that look at least so strange; the grid is `(H, W)` for a network that labels pixels. The file's
+    metadata names the classes, the calibrated threshold and how an image file becomes the input.
+    Needs the extra `export`.
 
     Args:
         model: A calibrated model whose detector needs no gradient.
@@ -79,11 +101,13 @@ def export(
             )
         size = model.adapter.shape
     runtime = _library("onnxruntime")
-    graph, threshold = Deployed(model.cpu()).eval(), model.get_buffer("values").float()
-    image = torch.rand(BATCHES[0], *size, generator=torch.Generator().manual_seed(0))
-    program = _program(graph, image, threshold)
-    program.model.metadata_props.update(facts(model))
-    with complete_file(path) as partial:
+    with on_cpu(model), complete_file(path) as partial:
+        graph, threshold = Deployed(model).eval(), model.get_buffer("values").float()
+        image = torch.rand(BATCHES[0], *size, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            graph(image, threshold)  # A tap finds the head at its first look, which is no graph.
+        program = _program(graph, image, threshold)
+        program.model.metadata_props.update(facts(model))
         program.save(partial)
         try:
             return check(graph, runtime.InferenceSession(str(partial)), size, threshold)
@@ -94,6 +118,17 @@ def export(
                 f"onnxruntime does not run the exported file: {str(error).splitlines()[0]}; "
                 "nothing was written; please report the network and the detector"
             ) from error
+
+
+@contextmanager
+def on_cpu(model: OpenSet) -> Iterator[None]:
+    """Has the model on the CPU, where a graph is made, and takes it back to where it was."""
+    device = device_of(model)
+    try:
+        model.cpu()
+        yield
+    finally:
+        model.to(device)
 
 
 def refuse_what_cannot(model: OpenSet) -> None:
@@ -107,7 +142,7 @@ def refuse_what_cannot(model: OpenSet) -> None:
         raise ValueError("this model has no threshold; calibrate it before the export")
 
 
-def _program(graph: nn.Module, image: Tensor, threshold: Tensor) -> Any:
+def _program(graph: Deployed, image: Tensor, threshold: Tensor) -> Any:
     _library("onnxscript")
     shapes = {"image": {0: torch.export.Dim.DYNAMIC}, "threshold": None}
     # The exporter's own, about its opsets and about torchvision, which is not needed.
@@ -119,7 +154,7 @@ def _program(graph: nn.Module, image: Tensor, threshold: Tensor) -> Any:
                 graph,
                 (image, threshold),
                 input_names=["image", "threshold"],
-                output_names=["label", "score"],
+                output_names=graph.outputs,
                 dynamic_shapes=shapes,
                 dynamo=True,
                 verbose=False,
@@ -137,26 +172,33 @@ def facts(model: OpenSet) -> dict[str, str]:
     about = {
         "classes": model.classes,
         "threshold": None if model.threshold is None else model.threshold.record(),
+        "held_out": model.held_out.counts if model.held_out.fitted else None,
         "adapter": None if model.adapter is None else model.adapter.settings(),
         "detector": model.detector.spec(),
     }
     return {f"openset.{key}": json.dumps(value) for key, value in about.items()}
 
 
-def check(graph: nn.Module, session: Any, size: tuple[int, int, int], threshold: Tensor) -> float:
-    """The largest relative difference of a score on random images; raises if it is too large."""
+def check(graph: Deployed, session: Any, size: tuple[int, int, int], threshold: Tensor) -> float:
+    """The largest relative difference of a score on random images; raises if it is too large.
+
+    A p-value must be the one of the file's own score.
+    """
     worst = 0.0
     for seed, count in enumerate(BATCHES):
         image = torch.rand(count, *size, generator=torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            label, score = graph(image, threshold)
         given = {"image": image.numpy(), "threshold": threshold.numpy()}
-        its_label, its_score = session.run(["label", "score"], given)
+        its_label, its_score, *its_rare = session.run(graph.outputs, given)
+        with torch.no_grad():
+            label, score, *_ = graph(image, threshold)
+            nearest = graph(image, torch.full_like(threshold, torch.inf))[0]
+        rare = [graph.look_up(torch.from_numpy(its_score), nearest).numpy() for _ in its_rare]
         gap = np.abs(its_score - score.numpy()) / np.maximum(np.abs(score.numpy()), 1e-3)
         worst = max(worst, float(gap.max()))
         # On an image whose score is the threshold itself, rounding may decide.
         near = (score[..., None] - threshold).abs().min(-1).values <= TOLERANCE * score.abs()
-        if worst > TOLERANCE or not bool(((torch.from_numpy(its_label) == label) | near).all()):
+        alike = bool(((torch.from_numpy(its_label) == label) | near).all())
+        if worst > TOLERANCE or not alike or not np.allclose(rare, its_rare, rtol=1e-5):
             raise ValueError(
                 f"the exported file scores differently from the model, by {worst:.2g} of a score; "
                 "nothing was written; please report the network and the detector"

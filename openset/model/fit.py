@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openset.activations import Activations, EveryNth
+from openset.activations import Activations, Each, EveryNth
 from openset.data import batches
 from openset.data.loaders import per_pixel
 from openset.detectors import Detector
@@ -20,6 +20,7 @@ from openset.extractors.extract import stream
 from openset.extractors.pixel_rows import HELD_OUT, PER_CLASS, pixel_rows
 from openset.extractors.store import Store
 from openset.model.open_set import OpenSet
+from openset.networks.device import device_of
 from openset.scoring.threshold import ALIKE, check_accept, training_quantile
 from openset.scoring.views import tap_for, views
 
@@ -79,8 +80,9 @@ def fit(
         seen_train: Any = None
         if learning or training:
             seen_train = activations(tap, train, folder / "train", batch_size, fitting=True)
+        home = device_to_fit_on(network)
         for detector in learning:
-            detector.fit(seen_train)
+            detector.fit(Each(seen_train, lambda batch: batch.to(home)))
         for i, (view, names) in enumerate(views(tap, detectors)):
             seen = activations(view, held_out, folder / f"held-out-{i}", batch_size)
             for name in names:
@@ -98,6 +100,12 @@ def fit(
     return {name: models[name] for name in detectors}
 
 
+def device_to_fit_on(network: nn.Module) -> torch.device:
+    """The network's device, where scores are then computed too; the CPU for one without float64."""
+    device = device_of(network)
+    return device if device.type == "cuda" else torch.device("cpu")
+
+
 @torch.no_grad()
 def accept_training(
     models: Mapping[str, OpenSet], train: Iterable[Activations], accept: float
@@ -107,7 +115,7 @@ def accept_training(
     for batch in train:
         rows = known(batch)
         for name, model in models.items():
-            scores[name].append(model.detector.training_score(rows))
+            scores[name].append(model.detector.training_score(rows.beside(model.detector)))
     for name, model in models.items():
         assert model.threshold is not None
         cut = training_quantile(torch.cat(scores[name]), accept)

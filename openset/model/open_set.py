@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from openset.activations import UNKNOWN, Activations, EveryNth
+from openset.activations import UNKNOWN, Activations, Each, EveryNth
 from openset.data import Adapter
 from openset.data.batch import check_images
 from openset.data.loaders import per_pixel
@@ -43,6 +43,7 @@ class OpenSet(nn.Module):
         classes: Names of the known classes, in the order of the labels.
         adapter: Turns an image file into the network's input; stored with the model.
         name: The model's name in results, such as `gemos:components=1`.
+        about: Facts for the card of the saved model by name, such as `"Data"` and `"Accuracy"`.
 
     Example:
         >>> from openset.detectors import Energy
@@ -62,10 +63,12 @@ class OpenSet(nn.Module):
         classes: Sequence[str] | None = None,
         adapter: Adapter | None = None,
         name: str | None = None,
+        about: Mapping[str, str] | None = None,
     ):
         super().__init__()
         self.tap, self.detector = tap, detector
         self.classes, self.adapter, self.name = classes, adapter, name
+        self.about = dict(about or {})
         self.held_out = HeldOut()
         self.set_threshold(threshold)
 
@@ -99,7 +102,7 @@ class OpenSet(nn.Module):
         threshold = self.held_out.threshold(accept)
         doubt = None if self.threshold is None else self.threshold.doubt
         other = type(self)(
-            self.tap, self.detector, None, self.classes, self.adapter, self.name
+            self.tap, self.detector, None, self.classes, self.adapter, self.name, self.about
         ).train(self.training)
         other.held_out = self.held_out
         return other.set_threshold(threshold.doubted(doubt))
@@ -136,7 +139,8 @@ class OpenSet(nn.Module):
             images: A path, a folder, a glob, a PIL image, an image file's bytes, an array
                 `[H, W(, C)]`, a tensor `[C, H, W]`, a batch of either, an image set, or a list of
                 any of these.
-            options: `accept`, `threshold`, `probabilities`, `batch_size` and `workers`.
+            options: `accept`, `threshold`, `fdr`, `storey`, `probabilities`, `batch_size` and
+                `workers`.
         """
         from openset.model.predict import predict  # Which takes long to import.
 
@@ -246,13 +250,15 @@ class OpenSet(nn.Module):
             adjust: As for `calibrate`.
         """
         if adjust and self.detector.held_out:
-            self.detector.adjust(EveryNth(seen, 2))
+            near = Each(EveryNth(seen, 2), lambda batch: batch.beside(self.detector))
+            self.detector.adjust(near)
             seen = EveryNth(seen, 2, start=1)
         parts, classes, pixels = [], None, False
         for batch in seen:
             parts.append(ask(self.detector, batch).rows())
-            check_labels(parts[-1].label, batch.logits.shape[1])
-            classes = batch.logits.shape[1] if per_class else None
+            known = batch.logits.shape[1] + self.detector.added
+            check_labels(parts[-1].label, known)
+            classes = known if per_class else None
             pixels = pixels or bool(batch.grid)
         scored = joined(parts)
         self.set_threshold(Threshold.of(scored, accept, classes))
@@ -286,11 +292,12 @@ class OpenSet(nn.Module):
             "threshold": None if self.threshold is None else self.threshold.settings(),
             "classes": None if self.classes is None else list(self.classes),
             "adapter": None if self.adapter is None else self.adapter.settings(),
+            "about": self.about,
             "state": saved.described_state(self.state_dict()),
         }
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes `model.safetensors` and its readable description `model.json`; no pickle.
+        """Writes `model.safetensors`, its description `model.json` and a card; no pickle.
 
         The tensors' file holds the description too and can be loaded alone. The folder is complete
         or absent; an earlier model in it is replaced, anything else is refused.
@@ -315,6 +322,73 @@ class OpenSet(nn.Module):
             ValueError: If a file is missing, truncated or changed, or names what is not trusted.
         """
         return saved.load(cls, path, network, trust)
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        **options: Any,
+    ) -> str | None:
+        """Saves as `save`, under the name that Hugging Face's libraries use.
+
+        Args:
+            save_directory: The folder.
+            repo_id: The name on the hub; by default that of the folder.
+            push_to_hub: Whether to upload it too.
+            options: As for `push_to_hub`.
+        """
+        self.save(save_directory)
+        if not push_to_hub:
+            return None
+        return self.push_to_hub(repo_id or Path(save_directory).name, **options)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Push a model of openset",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Uploads the model with its card to the Hugging Face hub; returns the commit's address.
+
+        Args:
+            repo_id: The model's name there, such as `you/digits`; it is made if it is new.
+            commit_message: What the commit says.
+            private: Whether a new one is private.
+            token: Your token; by default that of `hf auth login`.
+            branch: The branch to push to.
+            create_pr: Whether to open a pull request.
+        """
+        from openset.model.hub import pushed
+
+        options = {"commit_message": commit_message, "private": private, "token": token}
+        return pushed(self.save, repo_id, **options, branch=branch, create_pr=create_pr)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        network: nn.Module | None = None,
+        trust: Sequence[str] = (),
+        **options: Any,
+    ) -> Self:
+        """Loads as `load`, from a folder or by a model's name on the Hugging Face hub.
+
+        Args:
+            pretrained_model_name_or_path: The folder or the name.
+            network: As for `load`.
+            trust: As for `load`.
+            options: `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`.
+        """
+        from openset.model.hub import pulled
+
+        return cls.load(pulled(pretrained_model_name_or_path, **options), network, trust)
 
 
 def are_activations(images: Any) -> bool:

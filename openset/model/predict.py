@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -17,6 +17,7 @@ from openset.data.loose import Loose, gathered
 from openset.data.readable import Readable
 from openset.detectors import Detector
 from openset.extractors.extract import stream
+from openset.scoring.false_discoveries import check_level, cut_at, q_values
 from openset.scoring.held_out import HeldOut
 
 COLUMNS = (
@@ -32,7 +33,8 @@ class Answer:
     Args:
         label: The class's name, or "unknown" where the score is above the threshold.
         nearest: The name of the known class that fits best, also where the image is unknown.
-        probability: The softmax probability of that class.
+        probability: The softmax probability of that class; None of one that was added to the model
+            later, of which the network knows nothing.
         score: The detector's score; higher = more unknown.
         threshold: The threshold that applied.
         margin: Threshold − score: below 0 where the image is unknown.
@@ -41,11 +43,13 @@ class Answer:
         path: The image's file, or its place in its set; None for pictures in memory.
         confidence: The figure that the detector's paper shows in the score's place, if it does.
         probabilities: Each known class's softmax probability, where asked for.
+        q_value: The lowest level of false discoveries at which it is called unknown, where images
+            are judged together.
     """
 
     label: str
     nearest: str
-    probability: float
+    probability: float | None
     score: float
     threshold: float
     margin: float
@@ -53,12 +57,13 @@ class Answer:
     path: str | None = None
     confidence: float | None = None
     probabilities: Mapping[str, float] | None = field(default=None, hash=False)
+    q_value: float | None = None
 
     def record(self) -> dict[str, Any]:
         """The answer as one row of a table, by the names of its columns."""
         record = {name: getattr(self, name) for name in COLUMNS}
-        if self.confidence is not None:
-            record["confidence"] = self.confidence
+        more = {"confidence": self.confidence, "q_value": self.q_value}
+        record |= {name: value for name, value in more.items() if value is not None}
         return record | {f"p_{name}": share for name, share in (self.probabilities or {}).items()}
 
 
@@ -90,6 +95,8 @@ def predict(
     *,
     accept: float | None = None,
     threshold: float | None = None,
+    fdr: float | None = None,
+    storey: bool = False,
     probabilities: bool = False,
     batch_size: int = 256,
     workers: int | None = None,
@@ -106,6 +113,10 @@ def predict(
             a list of any of these.
         accept: Another share of known images to accept, as `OpenSet.with_accept`.
         threshold: Another threshold; nothing is promised of it.
+        fdr: In place of a threshold, the share of known images among those called unknown, at most
+            on average; see `together`.
+        storey: Whether `fdr` estimates how many images are known, which finds more unknown ones
+            where there are many.
         probabilities: Whether to add the probability of each known class.
         batch_size: Images per pass.
         workers: Threads that decode; None for one a core.
@@ -115,10 +126,11 @@ def predict(
             share that the model's held-out scores cannot give.
     """
     found = opened(model, images, batch_size, workers)
-    model, values = with_threshold(model, accept, threshold)
+    model, values = with_threshold(model, accept, threshold, fdr)
     given = list(answers(model, found, values, probabilities=probabilities))
-    if isinstance(found, Readable) and found.skipped:
-        raise ValueError(found.skipped[0])
+    if fdr is not None:
+        given = together(model, given, fdr, storey=storey)
+    refuse_skipped(found)
     return given
 
 
@@ -145,6 +157,12 @@ def opened(
     return Readable(ImageSet(Loose(items, workers), None, model.adapter), batch_size)
 
 
+def refuse_skipped(images: Readable | Inputs) -> None:
+    """Raises for the first image of the last pass that could not be read."""
+    if isinstance(images, Readable) and images.skipped:
+        raise ValueError(images.skipped[0])
+
+
 class Inputs:
     """Batches of (image, position) of tensors that a network takes as they are."""
 
@@ -163,11 +181,14 @@ class Inputs:
 
 
 def with_threshold(
-    model: Kind, accept: float | None, threshold: float | None
+    model: Kind, accept: float | None, threshold: float | None, fdr: float | None = None
 ) -> tuple[Kind, Tensor | None]:
     """The model at another share to accept, and another threshold, where either is given."""
-    if accept is not None and threshold is not None:
-        raise ValueError("accept and threshold both set the threshold; give one of them")
+    given = {"accept": accept, "threshold": threshold, "fdr": fdr}
+    if len(named := [name for name, value in given.items() if value is not None]) > 1:
+        raise ValueError(f"{' and '.join(named)} each set the threshold; give one of them")
+    if fdr is not None and not model.held_out.fitted:
+        raise ValueError("this model holds no held-out scores, so no p-values; fit it again")
     if threshold is not None:
         return model, torch.tensor([threshold], dtype=torch.float64)
     return (model if accept is None else model.with_accept(accept)), None
@@ -199,6 +220,33 @@ def answers(
         yield from answered(model, seen, paths, values, probabilities=probabilities)
 
 
+def together(
+    model: Model, answers: Sequence[Answer], fdr: float, *, storey: bool = False
+) -> list[Answer]:
+    """The same answers with "unknown" where all p-values together allow it, by `q_values`.
+
+    The threshold becomes the score above which that is so, infinite if no image is unknown.
+
+    Args:
+        model: The model that gave the answers.
+        answers: Answers about all images that are judged together.
+        fdr: The share of known images among those called unknown, at most on average.
+        storey: As for `q_values`.
+    """
+    check_level(fdr)
+    p_values = torch.tensor([answer.p_value for answer in answers], dtype=torch.double)
+    q = q_values(p_values, storey=storey)
+    values = model.held_out.values_at(cut_at(p_values, q, fdr)).tolist()
+    group = {name: c for c, name in enumerate(model.names(range(len(values))))}
+    found = []
+    for answer, own in zip(answers, q.tolist(), strict=True):
+        threshold = values[group[answer.nearest]] if len(values) > 1 else values[0]
+        label = "unknown" if own <= fdr else answer.nearest
+        changes = {"threshold": threshold, "margin": threshold - answer.score, "q_value": own}
+        found.append(replace(answer, label=label, **changes))
+    return found
+
+
 def path_of(images: Readable | Inputs, position: int) -> str | None:
     """The file of an image, or its place in its set; None for a picture in memory."""
     if isinstance(images, Inputs):
@@ -220,13 +268,15 @@ def answered(
 ) -> Iterator[Answer]:
     """The answers about one batch of activations."""
     nearest, score, thresholds = (x.cpu() for x in model.judge(seen, values))
-    rows = torch.arange(len(nearest))
     shares = seen.logits.float().softmax(1)
+    of_network = nearest < shares.shape[1]
+    own = shares.gather(1, torch.where(of_network, nearest, 0)[:, None]).squeeze(1).tolist()
+    own = [share if its else None for share, its in zip(own, of_network.tolist(), strict=True)]
     none = [None] * len(paths)
     rare = model.held_out.p_values(score, nearest).tolist() if model.held_out.fitted else none
     shown = model.detector.confidence(score)
     told = zip(
-        model.names(nearest), shares[rows, nearest].tolist(), score.tolist(), thresholds.tolist(),
+        model.names(nearest), own, score.tolist(), thresholds.tolist(),
         rare, paths, none if shown is None else shown.tolist(),
         shares.tolist() if probabilities else none, strict=True,
     )  # fmt: skip

@@ -13,8 +13,9 @@ from openset.data.loaders import images_at_once
 from openset.data.readable import Readable
 from openset.model.maps import labels_pixels, write_maps
 from openset.model.open_set import OpenSet
-from openset.model.predict import answers, opened, with_threshold
+from openset.model.predict import Answer, answers, opened, together, with_threshold
 from openset.model.records import print_csv, write
+from openset.scoring.false_discoveries import promise
 from openset.scoring.threshold import percent
 from openset.training.progress import progress_bar
 
@@ -29,6 +30,8 @@ def predict_files(
     *,
     accept: float | None = None,
     threshold: float | None = None,
+    fdr: float | None = None,
+    storey: bool = False,
     skip_bad: bool = False,
     probabilities: bool = False,
     batch_size: int | None = None,
@@ -42,21 +45,26 @@ def predict_files(
     Raises:
         ValueError: If files cannot be read, unless `skip_bad`; the others are answered before.
     """
-    model, values = with_threshold(model, accept, threshold)
+    model, values = with_threshold(model, accept, threshold, fdr)
     found = open_files(model, places, workers)
     pixels = labels_pixels(model)
+    if pixels and fdr is not None:
+        raise ValueError("this model labels pixels, which depend on each other; fdr judges images")
+    said = promised(model, accept, values)
     found.batch_size = batch_size or (images_at_once(found.images) if pixels else found.batch_size)
     with shown(found, bar=out is not None or not sys.stdout.isatty()):
         if pixels:
             count = write_maps(model, found, out, values)
         else:
             told = answers(model, found, values, probabilities=probabilities)
+            if fdr is not None:
+                told = together(model, list(told), fdr, storey=storey)
+                said += kept_promise(model, told, fdr)
             records = (answer.record() for answer in told)
             count = print_csv(records) if out is None else write(records, out)
     if found.skipped and not skip_bad:
         raise ValueError(_unread(found, count, out))
-    said = [] if out is None else [f"{count} images: {out}"]
-    said += promised(model, accept, values)
+    said = [f"{count} images: {out}"] * (out is not None) + said
     said += [f"skipped: {reason}" for reason in found.skipped]
     return said + [f"{len(found.skipped)} files skipped"] * bool(found.skipped)
 
@@ -98,6 +106,13 @@ def promised(model: OpenSet, accept: float | None, values: Tensor | None) -> lis
         )
     )
     return [model.threshold.guarantee() + more]
+
+
+def kept_promise(model: OpenSet, answers: Sequence[Answer], fdr: float) -> list[str]:
+    """States what is promised of images that were called unknown together."""
+    marked = sum(answer.label == "unknown" for answer in answers)
+    doubt = None if model.threshold is None else model.threshold.doubt
+    return promise(fdr, marked, len(answers), model.held_out.counts, doubt)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Records of answers on the screen and in files: CSV, JSON lines and Parquet."""
+"""Records of answers on the screen and in files, written and read: CSV, JSON lines, Parquet."""
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,7 @@ from typing import Any, TextIO
 
 from openset.files import complete_file
 from openset.model.predict import COLUMNS
-from openset.text import csv_line, encodable, printable
+from openset.text import csv_line, encodable, plain_cell, printable
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 
@@ -33,6 +34,36 @@ def write(records: Iterable[dict[str, Any]], path: Path) -> int:
             return _write_parquet(records, partial)
         with partial.open("w", newline="", encoding="utf-8") as file:
             return (_write_csv if path.suffix == ".csv" else _write_lines)(records, file)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a file that `write` wrote; of CSV all columns but texts are numbers again.
+
+    Raises:
+        ValueError: If it holds no such records.
+    """
+    if path.suffix not in FORMATS:
+        raise ValueError(f"cannot read {path}; give a file in {', '.join(FORMATS)}")
+    try:
+        if path.suffix == ".parquet":
+            from pyarrow import parquet
+
+            return parquet.read_table(path).to_pylist()
+        with path.open(newline="", encoding="utf-8") as file:
+            if path.suffix == ".jsonl":
+                return [json.loads(line) for line in file]
+            return [_numbered(record) for record in csv.DictReader(file)]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} holds no answers of openset predict: {error}") from error
+
+
+def _numbered(record: dict[str, str]) -> dict[str, Any]:
+    def value(key: str, cell: str) -> Any:
+        if not cell:
+            return None
+        return plain_cell(cell) if key in TEXTS else float(cell)
+
+    return {plain_cell(key): value(key, cell) for key, cell in record.items()}
 
 
 def print_csv(records: Iterable[dict[str, Any]]) -> int:

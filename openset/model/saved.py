@@ -29,9 +29,10 @@ from openset.files import (
     save_tensors,
 )
 from openset.fitted import Fitted
+from openset.model.card import CARD, card
 from openset.networks.allowance import Allowance
 from openset.networks.base import normalises
-from openset.networks.device import dtype_of
+from openset.networks.device import device_of, dtype_of
 from openset.scoring.threshold import Threshold
 from openset.spec import Trust, call, hints_of, look_up
 
@@ -63,6 +64,7 @@ class Description:
         name: The name that the model was given.
         channels_last: Whether the network computes in that memory format, as when the threshold
             was set.
+        about: Facts for the model's card, by name.
     """
 
     format: Literal[1]
@@ -76,6 +78,7 @@ class Description:
     state: dict[str, list[Any]] | None = None
     name: str | None = None
     channels_last: bool = False
+    about: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,12 +129,14 @@ def _takes_module(hint: Any) -> bool:
 
 
 def save(model: nn.Module, description: dict[str, Any], folder: str | os.PathLike[str]) -> None:
-    """Writes the tensors, which hold the description too and are sealed, and `model.json`."""
-    with complete_folder(folder, owns=(TENSORS, DESCRIPTION)) as partial:
+    """Writes the tensors, sealed and with the description in them, `model.json` and a card."""
+    with complete_folder(folder, owns=(TENSORS, DESCRIPTION, CARD)) as partial:
         file = partial / TENSORS
         save_tensors(model.state_dict(), file, {"openset": json.dumps(description)})
         readable = {**description, "sha256": digest_of(file)}
         (partial / DESCRIPTION).write_text(json.dumps(readable, indent=2) + "\n")
+        text = card(description, readable["sha256"])
+        (partial / CARD).write_text(text, encoding="utf-8")
 
 
 def load(
@@ -161,12 +166,13 @@ def load(
                 raise ValueError(f"its detector is a {type(detector).__name__}")
             detector.tuned_on = tuple(told.tuned_on)
             model = kind(
-                call("tap", Tap, told.tap, [network]),
+                _tap(told.tap, network),
                 detector,
                 None if told.threshold is None else Threshold.from_settings(told.threshold),
                 told.classes,
                 None if told.adapter is None else Adapter.from_settings(told.adapter),
                 told.name,
+                told.about,
             )
             _fill(model, tensors, own)
         if told.channels_last:
@@ -186,12 +192,20 @@ def _behind_normalize(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.M
     return networks.normalised(network, mean.flatten().tolist(), std.flatten().tolist())
 
 
+def _tap(told: dict[str, Any], network: nn.Module) -> Tap:
+    """The tap that was saved; raises for settings that it does not keep as they stand."""
+    tap = call("tap", Tap, told, [network])
+    if tap.settings() != told:
+        raise ValueError(f"its tap is {told!r:.200}; expected {tap.settings()!r:.200}")
+    return tap
+
+
 def check_state(told: Description, tensors: Mapping[str, Tensor]) -> None:
     """Raises unless the tensors that the detector learned are those that were saved."""
     have = described_state(tensors)
     saved = have if told.state is None else told.state
     for name in {**saved, **have}:
-        if saved.get(name) != have.get(name):
+        if json.dumps(saved.get(name)) != json.dumps(have.get(name)):  # As 1 is true in Python.
             raise ValueError(f"{name} is {have.get(name)}, and was saved as {saved.get(name)}")
 
 
@@ -230,6 +244,7 @@ def _try(model: Any, told: Description) -> None:
         return
     kinds = (x.dtype for x in model.tap.network.parameters() if x.is_floating_point())
     image = torch.full((1, *model.adapter.shape), 0.5, dtype=next(kinds, torch.float32))
+    image = image.to(device_of(model.tap))  # A network that was given may lie on a GPU.
     try:
         with torch.no_grad():
             seen = model.extractor(image)
@@ -238,9 +253,10 @@ def _try(model: Any, told: Description) -> None:
         raise ValueError(f"its parts do not fit each other: {error}") from error
     if score.isnan().any():
         raise ValueError("it scores a grey image as NaN")
-    check_classes(told, seen.logits.shape[1])
+    classes = seen.logits.shape[1] + model.detector.added
+    check_classes(told, classes)
     groups = len(model.held_out.sizes) if model.held_out.fitted else 1
-    if groups not in (1, seen.logits.shape[1]):
+    if groups not in (1, classes):
         raise ValueError(f"it has held-out scores of {groups} classes, unlike its network")
 
 

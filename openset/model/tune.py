@@ -21,7 +21,7 @@ from openset.detectors import Detector
 from openset.detectors.rows import known as known_rows
 from openset.errors import unknown_name
 from openset.evaluation.metrics import fpr_at_95_tpr
-from openset.extractors.extract import finite
+from openset.extractors.extract import finite, named
 from openset.extractors.perturb import Perturb
 from openset.extractors.tap import Tap
 from openset.model.open_set import OpenSet
@@ -91,9 +91,10 @@ class _Source:
             return
         device = device_of(self.tap)
         for i, (image, label) in enumerate(batches(self._limited(data), self.batch_size)):
-            image = finite(image, f"batch {i} of the images").to(device)
-            with torch.no_grad():
+            with torch.no_grad(), named(i):
+                image = image.to(device)
                 seen = self.tap(image).to("cpu")
+                finite(seen.logits, "the network's logits")
             seen.labels = label
             yield image, seen
 

@@ -49,7 +49,7 @@ def _section(folder: Path, home: Path) -> Iterator[str]:
         if fact in notes:
             quoted = f"`{notes[fact]}`" if fact == "Command" else notes[fact]
             yield f"- {fact}: {quoted}"
-    for fact in ("Training settings", "Images", "Left out", "Notes"):
+    for fact in ("Training settings", "Images", "Unknown", "Left out", "Unfinished", "Notes"):
         if fact in notes:
             yield f"- {fact}: {notes[fact]}"
     yield ""

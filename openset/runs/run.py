@@ -176,6 +176,19 @@ class Run:
             known=self.recipe.data or "",
         )
 
+    def facts(self, known: Data | None) -> dict[str, str]:
+        """What the card of a model says of the run."""
+        counts = f"{len(known.train):,} to train, {len(known.valid):,} held out" if known else ""
+        shares = ", ".join(f"{share:.2%} on {split}" for split, share in self.accuracy.items())
+        found = {
+            "Data": self.recipe.data or "",
+            "Images": counts,
+            "Network": f"{self.case.network}, {self.origin}",
+            "Accuracy": shares,
+            "Warning": self.warning or "",
+        }
+        return {name: text for name, text in found.items() if text}
+
     @property
     def models(self) -> list[str]:
         """The detectors fitted so far, as they were named."""
@@ -254,7 +267,7 @@ class Run:
             if model.threshold is not None:
                 model.doubt(None if held_out else self.doubt)
             model.classes, model.adapter = self.classes, self.adapter
-            model.name = name
+            model.name, model.about = name, self.facts(known)
             model.save(self.model_folder(name))
         return models
 

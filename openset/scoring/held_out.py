@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from openset.detectors.ranks import evenly_rare
 from openset.fitted import Fitted
@@ -63,7 +65,7 @@ class HeldOut(Fitted):
     @property
     def counts(self) -> list[int]:
         """The scores there were of each group."""
-        return [int(at_least[0]) for _, at_least, _ in self._groups()]
+        return [int(at_least[0]) for _, at_least, _ in self.groups()]
 
     def p_values(self, scores: Tensor, classes: Tensor) -> Tensor:
         """The share of known samples that look at least so strange, `[M]`.
@@ -75,14 +77,32 @@ class HeldOut(Fitted):
             scores: `[M]`.
             classes: The predicted class `[M]` of each, which chooses the group if there are many.
         """
-        scores, classes = scores.double().cpu(), classes.cpu()
+        scores = scores.double().cpu().contiguous()
         if len(self.sizes) == 1:
-            return _rare(scores, self.knots, self.at_least, self.above)
-        found = torch.empty_like(scores)
+            return self._look_up(scores, 0)
+        classes, found = classes.cpu(), torch.empty_like(scores)
         for c in classes.unique().tolist():
             mine = classes == c
-            found[mine] = _rare(scores[mine], *self._group(c))
+            found[mine] = self._look_up(scores[mine], c)
         return found
+
+    def _look_up(self, scores: Tensor, c: int) -> Tensor:
+        # By numpy, whose calls cost a tenth of torch's where there is one image.
+        knots, at_least, above = (x.numpy() for x in self._group(c))
+        place = np.searchsorted(knots, scores.numpy())
+        below = np.where(place > 0, above[place - 1], at_least[0])
+        return torch.from_numpy((1 + below) / (1 + at_least[0]))
+
+    def values_at(self, p_value: float) -> Tensor:
+        """The scores `[groups]` above which, and only above which, p is at most this.
+
+        Infinite where the group has too few held-out samples for any p so small.
+        """
+        values = []
+        for knots, at_least, above in self.groups():
+            rare = (1 + above) / (1 + at_least[0].double()) <= p_value
+            values.append(knots[rare][0] if bool(rare.any()) else knots.new_tensor(torch.inf))
+        return torch.stack(values)
 
     def threshold(self, accept: float) -> Threshold:
         """The threshold that accepts this share, as `Threshold.conformal` of all scores or above.
@@ -91,8 +111,8 @@ class HeldOut(Fitted):
             ValueError: If there are too few scores for the share.
         """
         check_accept(accept)
-        found = Threshold.of_groups(self._scores(upper=True), accept, ROUNDING)
-        pairs = zip(self._scores(upper=False), found.values, strict=True)
+        found = Threshold.of_groups(self.scores(upper=True), accept, ROUNDING)
+        pairs = zip(self.scores(upper=False), found.values, strict=True)
         accepted = tuple(int((scores <= value).sum()) for scores, value in pairs)
         return replace(found, accepted=accepted)
 
@@ -102,27 +122,34 @@ class HeldOut(Fitted):
         True of every whole percent, of every share where no group had more than `KNOTS` scores, and
         of the highest shares, whose scores are all kept.
         """
-        upper, lower = self._scores(upper=True), self._scores(upper=False)
+        upper, lower = self.scores(upper=True), self.scores(upper=False)
         ranks = self.threshold(accept).ranks
         return all(bool(u[k - 1] == w[k - 1]) for u, w, k in zip(upper, lower, ranks, strict=True))
 
     def accepted(self, threshold: float) -> float:
         """The share of the held-out samples at or below a threshold, at the least."""
-        scores = torch.cat(self._scores(upper=True))
+        scores = torch.cat(self.scores(upper=True))
         return float((scores <= threshold).double().mean())
 
     def _group(self, c: int) -> tuple[Tensor, Tensor, Tensor]:
+        if len(self.sizes) == 1:  # Spares a part of the time that one image takes.
+            return self.knots, self.at_least, self.above
         stop = int(self.sizes[: c + 1].sum())
         part = slice(stop - int(self.sizes[c]), stop)
         return self.knots[part], self.at_least[part], self.above[part]
 
-    def _groups(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def groups(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """The knots of each group, how many scores are at least as high, and how many higher."""
         return [self._group(c) for c in range(len(self.sizes))]
 
-    def _scores(self, *, upper: bool) -> list[Tensor]:
-        """All scores of each group, ascending; one that was not kept is that of a neighbour."""
+    def scores(self, *, upper: bool = True) -> list[Tensor]:
+        """All scores of each group, ascending; one that was not kept is that of a neighbour.
+
+        Args:
+            upper: Whether that of the next higher one, or of the next lower.
+        """
         found = []
-        for knots, at_least, above in self._groups():
+        for knots, at_least, above in self.groups():
             zero = torch.zeros(1, dtype=torch.long)
             counts = (
                 torch.cat([at_least[:1], above[:-1]]) - above
@@ -162,11 +189,34 @@ class HeldOut(Fitted):
         return bool(rising[pairs].all() and counted and ended)
 
 
-def _rare(scores: Tensor, knots: Tensor, at_least: Tensor, above: Tensor) -> Tensor:
-    """The p-values of scores `[M]` by the table of one group."""
-    below = torch.cat([at_least[:1], above])  # Scores above the last knot that is lower.
-    place = torch.searchsorted(knots, scores.contiguous())
-    return (1 + below[place]) / (1 + at_least[0].double())
+class PValues(nn.Module):
+    """`HeldOut.p_values` as a graph, for an export: a search by halving over padded knots."""
+
+    knots: Tensor
+    p: Tensor
+
+    def __init__(self, held_out: HeldOut):
+        super().__init__()
+        groups = held_out.groups()
+        self.halvings = max(len(knots) for knots, _, _ in groups).bit_length()
+        self.width = 2**self.halvings
+        knots, p = [], []
+        for own, at_least, above in groups:
+            below = torch.cat([at_least[:1], above])  # Scores above the last knot that is lower.
+            knots.append(F.pad(own, (0, self.width - len(own)), value=torch.inf))
+            p.append(F.pad((1 + below).double() / (1 + below[0]), (0, self.width - len(below))))
+        self.register_buffer("knots", torch.cat(knots))
+        self.register_buffer("p", torch.cat(p))
+        self.groups = len(groups)
+
+    def forward(self, scores: Tensor, classes: Tensor) -> Tensor:
+        """p-values `[M]` of scores `[M]`, in single precision."""
+        start = classes * self.width if self.groups > 1 else torch.zeros_like(classes)
+        place = start
+        for i in reversed(range(self.halvings)):  # ONNX has no searchsorted.
+            further = self.knots[place + 2**i - 1] < scores.double()
+            place = torch.where(further, place + 2**i, place)
+        return self.p[place].float()
 
 
 def _table(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,30 +23,41 @@ class Scored:
             more unknown.
         label: True class `[N, *grid]`; `UNKNOWN` where it is none of the known ones.
         predicted: The known class that fits best `[N, *grid]`, whatever the score.
+        p_value: The share of held-out known samples that look at least so strange `[N, *grid]`;
+            None where no held-out scores are kept.
     """
 
     score: Tensor
     label: Tensor
     predicted: Tensor
+    p_value: Tensor | None = None
 
     def __post_init__(self):
-        shapes = [tuple(x.shape) for x in (self.score, self.label, self.predicted)]
+        shapes = [tuple(x.shape) for x in self.tensors().values()]
         if len(set(shapes)) > 1 or not shapes[0]:
             raise ValueError(
                 "score, label and predicted must be [N, *grid] with the same N and grid; got "
                 f"{', '.join(map(str, shapes))}"
             )
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that are there, by name."""
+        return {name: x for name, x in vars(self).items() if x is not None}
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Scored:
+        """The same samples with `change` applied to every tensor."""
+        return Scored(**{name: change(x) for name, x in self.tensors().items()})
+
     def __len__(self) -> int:
         return len(self.score)
 
     def __getitem__(self, index) -> Scored:
         """The chosen samples; `index` is a slice, a mask or indices over the first dimension."""
-        return Scored(self.score[index], self.label[index], self.predicted[index])
+        return self.map(lambda x: x[index])
 
     def rows(self) -> Scored:
         """One row per image or per pixel, `[N × grid]`."""
-        return Scored(self.score.flatten(), self.label.flatten(), self.predicted.flatten())
+        return self.map(Tensor.flatten)
 
     def rejected(self, threshold: Thresholds) -> Tensor:
         """Whether each score lies above the threshold, `[N, *grid]`."""
@@ -64,5 +75,6 @@ def joined(parts: Sequence[Scored]) -> Scored:
         raise ValueError("no images: the data set or the loader gave no batch")
     if len(parts) == 1:
         return parts[0]
-    columns = zip(*((p.score, p.label, p.predicted) for p in parts), strict=True)
-    return Scored(*(torch.cat(column) for column in columns))
+    tables = [part.tensors() for part in parts]
+    names = [name for name in tables[0] if all(name in table for table in tables)]
+    return Scored(**{name: torch.cat([table[name] for table in tables]) for name in names})

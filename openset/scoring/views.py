@@ -11,7 +11,7 @@ from openset.activations import Activations
 from openset.data import batches
 from openset.detectors import Detector
 from openset.extractors.base import Extractor
-from openset.extractors.extract import finite
+from openset.extractors.extract import finite, named
 from openset.extractors.tap import Tap
 from openset.networks.device import device_of
 from openset.networks.layers import find_stages
@@ -104,22 +104,24 @@ class Views:
         """
         device = device_of(self.tap)
         for number, (image, label) in enumerate(batches(source, batch_size)):
-            finite(image, f"batch {number} of the images")
-            yield image, label, self._checked(image.to(device), number)
+            yield image, label, self._look(image.to(device), number)
 
     @torch.no_grad()
-    def _checked(self, image: Tensor, number: int) -> Iterator[tuple[list[str], Activations]]:
-        for names, seen in self._look(image):
-            finite(seen.logits, f"the network's logits of batch {number}")
-            yield names, seen
-
-    def _look(self, image: Tensor) -> Iterator[tuple[list[str], Activations]]:
+    def _look(self, image: Tensor, number: int) -> Iterator[tuple[list[str], Activations]]:
         waiting = self.plain
         for view, names in self.others:
-            plain, seen = view.both(image)
+            with named(number):
+                plain, seen = map(_checked, view.both(image))
             if waiting:
                 yield waiting, plain
                 waiting = []
             yield names, seen
         if waiting:
-            yield waiting, self.tap(image)
+            with named(number):
+                seen = _checked(self.tap(image))
+            yield waiting, seen
+
+
+def _checked(seen: Activations) -> Activations:
+    finite(seen.logits, "the network's logits")
+    return seen

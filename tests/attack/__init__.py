@@ -54,6 +54,7 @@ def attack(
     prepare_imports()
     material = Material(folder / "material")
     material.expose()
+    material.train()
 
     def chosen() -> Iterator[Case]:
         for kind in kinds:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import openset
 from openset.detectors import DETECTORS, build
@@ -83,10 +84,6 @@ class Material:
         """A folder of models by name: those of `MODELS`, and `vmdls` with its autoencoder."""
         return self.made("models", _fit_models)
 
-    def detector(self, name: str) -> Path:
-        """A model of one detector, on three classes."""
-        return self.made(f"detector-{name}", partial(_save_fitted, name))
-
     @property
     def pictures(self) -> Path:
         """Twelve digits as files: PNG, JPEG and TIFF."""
@@ -117,6 +114,10 @@ class Material:
         """A folder `zoo` of two class folders."""
         return self.made("class-folders", _sort_into_folders)
 
+    def train(self) -> None:
+        """Trains `small_network` once for all forks, in one whose threads end with it."""
+        _trained.update(load_file(self.made("small-network.safetensors", _train_small)))
+
     def expose(self) -> None:
         """Makes a package importable that leaves its mark when it is imported."""
         place = self.root / "payload"
@@ -140,8 +141,21 @@ def small_network(widths: tuple[int, ...] = (4, 8)) -> torch.nn.Module:
     """A network trained for a moment on `three_classes`."""
     torch.manual_seed(0)
     network = openset.networks.cnn(3, 1, widths=widths, hidden=8)
+    if not _trained or widths != (4, 8):
+        return trained(network)
+    network.load_state_dict(_trained)
+    return network.eval()
+
+
+_trained: dict[str, torch.Tensor] = {}
+"""The weights of `small_network`, once they are known."""
+
+
+def trained(network: torch.nn.Module) -> torch.nn.Module:
+    """The network after a moment of training on `three_classes`."""
     optimizer = torch.optim.Adam(network.parameters(), 0.01)
     image, label = three_classes(240)
+    network.train()
     for _ in range(30):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(network(image), label).backward()
@@ -175,6 +189,10 @@ def names() -> list[str]:
     return sorted(name for name in DETECTORS if name != "pytorch-ood" or find_spec("pytorch_ood"))
 
 
+def _train_small(place: Path) -> None:
+    save_file(small_network().state_dict(), place)
+
+
 def _train(place: Path) -> None:
     settings = "--epochs 6 --optimizer adam --lr 0.01 --batch-size 32 --valid 0.2"
     network = "cnn:widths=4+8,hidden=16"
@@ -204,13 +222,6 @@ def _fit_models(place: Path) -> None:
     for name, model in models.items():
         model.classes, model.adapter = data.classes, data.adapter
         model.save(place / name)
-
-
-def _save_fitted(name: str, place: Path) -> None:
-    model = fitted(name)
-    model.classes = ["a", "b", "c"]
-    model.adapter = openset.data.Adapter((SIZE, SIZE), 1)
-    model.save(place)
 
 
 def _draw(place: Path) -> None:

@@ -36,8 +36,9 @@ def write(tmp_path, text):
     return path
 
 
-@pytest.mark.parametrize("name", protocol.names())
-@pytest.mark.parametrize("tier", protocol.TIERS)
+@pytest.mark.parametrize(
+    ("name", "tier"), [(name, tier) for name in protocol.names() for tier in protocol.tiers(name)]
+)
 def test_shipped_protocols_are_valid(name, tier):
     loaded = protocol.load(name, tier)
     assert loaded.methods
@@ -52,6 +53,33 @@ def test_tier_overrides_what_it_names(tmp_path):
     assert quick.methods[0].training.lr == paper.methods[0].training.lr == 0.05
     assert quick.splits == ["0,1,2", "3,4,5"]
     assert quick.methods[0].published == {"msp": {"left-out": {"auroc": 0.9}}}
+
+
+def test_a_shorter_tier_says_what_it_changes_of_the_papers(tmp_path):
+    text = f'notes = ["always"]\n{VALID}\n[paper]\nvalid = 0.2\n'
+    text += "[paper.training]\nmomentum = 0.8\n"
+    text += '[gpu]\nnotes = ["1 epoch, not 3"]\n[gpu.training]\nepochs = 1\n'
+    path = write(tmp_path, text)
+    gpu, paper = (protocol.load(str(path), tier) for tier in ("gpu", "paper"))
+    assert protocol.tiers(str(path)) == ["quick", "gpu", "paper"]
+    assert (gpu.methods[0].training.epochs, paper.methods[0].training.epochs) == (1, 3)
+    assert (gpu.methods[0].training.momentum, gpu.valid) == (0.8, 0.2)
+    assert (gpu.notes, paper.notes) == (["always", "1 epoch, not 3"], ["always"])
+    with pytest.raises(ValueError, match=r"no \[cpu\] tier; it has quick, gpu, paper"):
+        protocol.load(str(path), "cpu")
+
+
+def test_published_figures_of_what_is_not_run_are_kept(tmp_path):
+    """Those of a method with it, those above all methods once."""
+    text = VALID.replace('"energy"]', '"energy", "vim"]')
+    text += "\n[published.energy]\ngaussian-noise = { auroc = 0.8 }\n"
+    text += '[[quick.methods]]\ndetectors = ["msp"]\npublished.vim.left-out = { auroc = 0.7 }\n'
+    loaded = protocol.load(str(write(tmp_path, text)), "quick")
+    assert loaded.methods[0].published == {
+        "msp": {"left-out": {"auroc": 0.9}},
+        "vim": {"left-out": {"auroc": 0.7}},
+    }
+    assert loaded.others == {"energy": {"gaussian-noise": {"auroc": 0.8}}}
 
 
 def test_methods_share_what_stands_above(tmp_path):

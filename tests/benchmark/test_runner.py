@@ -79,6 +79,10 @@ SHOWN = ("left-out", "auroc", "msp")
 
 def test_only_runs_what_is_asked_for_and_the_rest_later(tiny, tmp_path):
     run(tiny, tmp_path / "out", seeds=1, only=["gemos"])
+    with pytest.raises(Paused):
+        run(tiny, tmp_path / "out", seeds=1, max_minutes=0)
+    there = Results.load(tmp_path / "out").rows
+    assert {row.detector for row in there if row.value == row.value} == {"gemos:components=1"}
     rest, said = run(tiny, tmp_path / "out", seeds=1)
     assert not any("training" in line for line in said)
     assert not any("gemos" in line for line in said)
@@ -139,14 +143,46 @@ def test_a_pause_goes_on_to_the_same_results(tiny, tmp_path):
         run(tiny, tmp_path / "out", seeds=1, max_minutes=1e-6)
     assert pause.value.again == "run the same command again to go on exactly there"
     assert str(pause.value) == f"{pause.value.progress}; {pause.value.again}"
+    assert not any(row.value == row.value for row in Results.load(tmp_path / "out").rows)
     paused, _ = run(tiny, tmp_path / "out", seeds=1)
     whole, _ = run(tiny, tmp_path / "whole", seeds=1)
     assert repr(paused.rows) == repr(whole.rows)
 
 
-def test_a_second_benchmark_in_the_same_folder_is_refused(tiny, tmp_path):
-    with runner.at_work(tmp_path / "out" / "work"), pytest.raises(ValueError, match="another"):
-        run(tiny, tmp_path / "out")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Forks of threaded processes.
+def test_processes_share_the_work(tiny, tmp_path):
+    """Each network is trained once, and each process ends with the whole table."""
+    children = []
+    for i in range(2):
+        if not (child := os.fork()):
+            _, said = run(tiny, tmp_path / "out")
+            (tmp_path / f"{i}.txt").write_text("\n".join(said))
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    said = [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
+    assert ["training" in text for text in said] == [True, True]
+    assert sum(text.count("training") for text in said) == 2
+    shared = (tmp_path / "out" / "results.csv").read_bytes()
+    run(tiny, tmp_path / "whole")
+    assert shared == (tmp_path / "whole" / "results.csv").read_bytes()
+
+
+def test_what_is_finished_is_written_before_the_end(tiny, tmp_path):
+    def stop_at_the_second(text):
+        if text.startswith("2/2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.benchmark(
+            protocol.load(str(tiny), "quick"), tmp_path / "out", say=stop_at_the_second
+        )
+    found = Results.load(tmp_path / "out")
+    assert {row.seed for row in found.rows if row.network} == {0}
+    assert found.notes["Unfinished"].startswith("1 of 2 networks are still to train")
+    whole, _ = run(tiny, tmp_path / "out")
+    assert {row.seed for row in whole.rows if row.network} == {0, 1}
+    assert "Unfinished" not in Results.load(tmp_path / "out").notes
 
 
 def test_other_files_in_the_folder_are_refused(tiny, tmp_path):

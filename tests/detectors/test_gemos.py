@@ -37,6 +37,17 @@ def test_reads_stages_penultimate_and_logits_unless_told():
     assert detector.layers_read == ("stage1", "penultimate", "logits")
 
 
+def test_of_layers_that_are_the_same_tensor_one_is_read():
+    """As of the last stage and the penultimate of a ResNet, to the rounding of their pooling."""
+    train, test = batch(), batch(seed=1)
+    for part in (train, test):
+        part.features["penultimate"] = part.features["stage1"] * (1 + 1e-6)
+    detector = GeMOS("gaussian-mixture:components=1").fit([train])
+    assert detector.layers_read == ("stage1", "logits")
+    once = GeMOS("gaussian-mixture:components=1", layers=["stage1", "logits"]).fit([train])
+    torch.testing.assert_close(detector.score(test), once.score(test))
+
+
 def test_a_class_that_is_never_right_is_named():
     train = batch(wrong=0)
     train.labels = torch.where(train.labels == 1, 2, train.labels)

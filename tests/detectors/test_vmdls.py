@@ -10,7 +10,8 @@ from torch import nn
 
 from openset.activations import Activations
 from openset.detectors import ODIN, build
-from openset.detectors.vmdls import VMDLS, VMDLSb, distinct
+from openset.detectors.rows import distinct
+from openset.detectors.vmdls import VMDLS, VMDLSb
 from openset.extractors.reconstruct import Reconstruct
 from openset.extractors.tap import Tap
 from openset.networks.autoencoder import autoencoder

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from openset import OpenSet, Tap, networks
+from openset import OpenSet, Results, Tap, networks
 from openset.data import ImageSet
 from openset.detectors import KNN, ODIN, Energy, MaxSoftmax
 from openset.evaluation.evaluate import evaluate
@@ -52,6 +52,20 @@ def test_models_give_what_their_parts_give(models, network, sets):
     assert {row.metric for row in found.rows} >= {"macro_f1", "auroc"}
     assert (found.classes, found.thresholds) == (parts.classes, parts.thresholds)
     assert found.images.keys() == parts.images.keys()
+
+
+def test_results_keep_the_p_values_of_models(models, sets, tmp_path):
+    names = ["known_at_p05", "unknown_at_p05"]
+    found = evaluate({"knn": models["knn"]}, known=sets[0], unknown=sets[1], metrics=names)
+    found.save(tmp_path / "results")
+    loaded = Results.load(tmp_path / "results")
+    ((case, scored),) = loaded.scored.items()
+    for name, its in scored.items():
+        expected = models["knn"].held_out.p_values(its.score, its.predicted)
+        assert torch.equal(its.p_value, expected), name
+    shares = {row.metric: row.value for row in loaded.rows}
+    assert shares["known_at_p05"] == (scored[case.known].p_value <= 0.05).double().mean()
+    assert shares["unknown_at_p05"] == (scored["noise"].p_value <= 0.05).double().mean()
 
 
 def test_models_of_one_network_share_its_passes(models, network, sets):

@@ -211,7 +211,12 @@ def test_measure_gives_every_metric_by_name():
     assert tuple(measure(known, unknown, 1.0)) == STANDARD
     assert "macro_f1" not in measure(known, unknown)
     everything = measure(known, unknown, 1.0, OF_IMAGES, training=0.5)
-    assert set(everything) == set(OF_IMAGES)
+    of_p_values = {"known_at_p05", "unknown_at_p05"}
+    assert set(everything) == set(OF_IMAGES) - of_p_values
+    for part in (known, unknown):
+        part.p_value = torch.linspace(0.001, 1, len(part))
+    rare = measure(known, unknown, metrics=of_p_values)
+    assert rare == {"known_at_p05": 3 / 50, "unknown_at_p05": 2 / 40}
     with pytest.raises(ValueError, match="segmentation sets only"):
         measure(known, unknown, metrics=["ap_per_image"])
     for name, metric in OF_SCORES.items():
@@ -224,7 +229,8 @@ def test_better_scores_move_every_metric_to_its_better_end():
     label = torch.arange(60) % 3
     known = Scored(torch.randn(60), label, label)
     unknown = Scored(torch.randn(60) + 1, torch.full((60,), UNKNOWN), label)
-    apart = Scored(unknown.score + 100, unknown.label, unknown.predicted)
+    known.p_value, unknown.p_value = torch.ones(60), torch.linspace(0, 1, 60)
+    apart = Scored(unknown.score + 100, unknown.label, unknown.predicted, torch.zeros(60))
     worse = measure(known, unknown, 1.0, OF_IMAGES, training=1.0)
     better = measure(known, apart, 3.0, OF_IMAGES, training=3.0)
     for name in OF_IMAGES:

@@ -73,7 +73,7 @@ def test_extract_refuses_pixels_and_outputs_that_are_not_finite():
         extract(Tap(network), [(image, label)])
     network[1].weight.data[0, 0] = torch.inf
     image[3] = 1
-    with pytest.raises(ValueError, match=r"the network's logits of batch 0 hold NaN or infinite"):
+    with pytest.raises(ValueError, match="batch 0: the network's logits hold NaN or infinite"):
         extract(Tap(network), [(image, label)])
 
 

@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from scipy.stats import false_discovery_control
 from torch import nn
 
 from openset import UNKNOWN, OpenSet, Tap, networks
 from openset.data import Adapter, ImageSet
 from openset.detectors import Energy
 from openset.model.predict import COLUMNS, Answer
+from openset.scoring.held_out import HeldOut
 from openset.scoring.threshold import SEEN
 
 
@@ -91,6 +93,38 @@ def test_an_answer_says_all_that_the_model_knows(model, held_out):
         assert list(answer.record()) == [*COLUMNS, "p_a", "p_b", "p_c"]
     assert model.names(label) == [a.label for a in model.predict(images)]
     assert isinstance(hash(model.predict(images[:1])[0]), int)
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_images_are_judged_together(model, held_out, per_class):
+    model.calibrate([held_out], accept=0.7, per_class=per_class)
+    images = torch.cat([torch.rand(40, 1, 8, 8), torch.rand(40, 1, 8, 8) / 20])
+    alone, found = model.predict(images), model.predict(images, fdr=0.3)
+    q = false_discovery_control([answer.p_value for answer in alone])
+    assert [answer.q_value for answer in found] == pytest.approx(q.tolist())
+    for before, answer in zip(alone, found, strict=True):
+        unknown = answer.q_value <= 0.3
+        assert (answer.label == "unknown") == unknown
+        assert (answer.score > answer.threshold) == unknown
+        assert answer.margin == answer.threshold - answer.score
+        assert (answer.nearest, answer.p_value) == (before.nearest, before.p_value)
+    assert 0 < sum(answer.label == "unknown" for answer in found) < 80
+    assert "q_value" in found[0].record()
+    cautious = model.predict(images[:2], fdr=0.001)
+    assert {answer.label for answer in cautious} <= set(model.classes)
+    assert all(math.isinf(answer.threshold) for answer in cautious)
+
+
+def test_images_are_judged_together_or_by_a_threshold(model):
+    image = torch.rand(2, 1, 8, 8)
+    for given in ({"accept": 0.8}, {"threshold": 1.0}):
+        with pytest.raises(ValueError, match="and fdr each set the threshold; give one of them"):
+            model.predict(image, fdr=0.1, **given)
+    with pytest.raises(ValueError, match="fdr must lie between 0 and 1"):
+        model.predict(image, fdr=1.0)
+    model.held_out = HeldOut()
+    with pytest.raises(ValueError, match="no held-out scores, so no p-values; fit it again"):
+        model.predict(image, fdr=0.1)
 
 
 def test_names_of_labels_never_pass_unknown_for_a_class(model):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from openset.extractors.extract import extract
 from openset.extractors.tap import Tap
 from openset.model.export import export
 from openset.model.open_set import OpenSet
+from openset.scoring.held_out import HeldOut
 from openset.scoring.views import layers_for
 
 runtime = pytest.importorskip("onnxruntime")
@@ -75,12 +77,22 @@ def test_answers_as_the_model_does(network, known, name, tmp_path):
     image = torch.rand(41, 1, 8, 8)
     label, score = model(image)
     threshold = model.get_buffer("values").float().numpy()
-    its = session.run(["label", "score"], {"image": image.numpy(), "threshold": threshold})
+    its = session.run(None, {"image": image.numpy(), "threshold": threshold})
     torch.testing.assert_close(torch.from_numpy(its[1]), score.float(), rtol=1e-3, atol=1e-4)
     assert (torch.from_numpy(its[0]) == label).float().mean() > 0.95
     assert 0 < (label == UNKNOWN).sum() < 41
+    rare = model.held_out.p_values(torch.from_numpy(its[1]), torch.zeros(41).long())
+    torch.testing.assert_close(torch.from_numpy(its[2]), rare.float())
     everything = {"image": image.numpy(), "threshold": threshold + 1e9}
     assert (session.run(["label"], everything)[0] >= 0).all()
+
+
+def test_a_model_that_has_never_looked_is_exported(network, known, tmp_path):
+    """As a training, a fit and an export in one process leave it."""
+    model = made(network, known, Energy())
+    untouched = OpenSet(Tap(network), model.detector)
+    untouched.set_threshold(model.threshold)
+    assert export(untouched, tmp_path / "model.onnx", (1, 8, 8)) < 1e-3
 
 
 PIXELS = [
@@ -123,7 +135,20 @@ def test_a_threshold_for_each_class_and_what_the_file_says(network, known, tmp_p
     assert json.loads(said["openset.threshold"])["accept"] == 0.7
     image = torch.rand(30, 1, 8, 8)
     given = {"image": image.numpy(), "threshold": model.get_buffer("values").float().numpy()}
-    assert (session.run(["label"], given)[0] == model(image)[0].numpy()).mean() > 0.95
+    label, score, rare = session.run(None, given)
+    assert (label == model(image)[0].numpy()).mean() > 0.95
+    nearest = model.tap(image).logits.argmax(1)
+    own = model.held_out.p_values(torch.from_numpy(score), nearest)
+    assert np.isclose(rare, own, rtol=1e-5).mean() > 0.95
+    assert sum(json.loads(said["openset.held_out"])) == 300
+
+
+def test_a_model_without_held_out_scores_gives_no_p_value(network, known, tmp_path):
+    model = made(network, known, Energy())
+    model.held_out = HeldOut()
+    export(model, tmp_path / "model.onnx")
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
+    assert [output.name for output in session.get_outputs()] == ["label", "score"]
 
 
 def test_what_cannot_be_exported_says_so(network, known, tmp_path):

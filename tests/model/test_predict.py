@@ -82,6 +82,19 @@ def test_broken_files_cost_no_other(model, pictures, tmp_path):
     assert said[-1] == "3 files skipped"
 
 
+def test_files_are_judged_together(model, pictures, tmp_path):
+    said = predict_files(model, [pictures], tmp_path / "out.csv", fdr=0.5, storey=True)
+    assert said[1].endswith("of 5 images are called unknown.")
+    assert "at most 50.0% of the images so called are known ones" in said[2]
+    assert "drawn as the 40 held-out ones" in said[2]
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert all(0 <= float(row["q_value"]) <= 1 for row in csv.DictReader(file))
+    pixels = OpenSet(Tap(nn.Conv2d(1, 3, 1)), Energy(), adapter=Adapter((8, 8), 1))
+    pixels.held_out = model.held_out
+    with pytest.raises(ValueError, match="labels pixels, which depend on each other"):
+        predict_files(pixels, [pictures], tmp_path / "maps", fdr=0.1)
+
+
 def test_files_that_are_all_broken_are_named(model, tmp_path):
     for name in ("a.png", "b.png", "c.png", "d.png", "e.png"):
         (tmp_path / name).touch()

@@ -19,9 +19,6 @@ from openset.model.saved import restore
 from openset.scoring.views import layers_for
 
 PLANTED = "planted_code.inner:Thing"
-FREE = ("name", "layers", "coverage", "guarantee", "doubt", 0, 1, 2)
-"""Places in a description that hold names, or what follows from the rest and is not read."""
-
 DENSITY = {
     "flow": "gemos:density=flow,epochs=1,transforms=1,hidden=4",
     "gaussian-mixture": "gemos:components=1",
@@ -117,6 +114,7 @@ def test_no_string_of_a_model_is_imported(gemos, told, tmp_path, monkeypatch, te
         (("detector", "settings", "density"), "pca"),
         (("detector", "settings", "density"), None),
         (("detector", "settings", "density", "settings", "components"), 1.5),
+        (("detector", "settings", "density", "settings", "iterations"), -1),
         (("detector", "settings", "density", "kind"), "detector"),
         (("detector", "kind"), "density"),
         (("detector", "settings", "layers"), [1]),
@@ -132,6 +130,10 @@ def test_no_string_of_a_model_is_imported(gemos, told, tmp_path, monkeypatch, te
         (("adapter", "channels"), 3),
         (("tap", "layers"), ["no such"]),
         (("tap", "layers"), []),
+        (("tap", "layers"), ["stage1", "stage2", "penultimate"]),
+        (("tap", "layers", "logits"), "head"),
+        (("tap", "head"), None),
+        (("state", "held_out.sizes"), ["int64", True, True]),
         (("tap", "another"), 1),
         (("network", "hidden"), 10**6),
         (("network", "hidden"), 9),

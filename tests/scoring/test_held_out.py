@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from openset.scoring.held_out import KNOTS, HeldOut
+from openset.scoring.held_out import KNOTS, HeldOut, PValues
 from openset.scoring.scored import Scored
 from openset.scoring.threshold import Threshold, known_groups
 
@@ -56,6 +56,20 @@ def test_of_many_scores_percents_and_the_tail_are_exact_and_the_rest_is_safe():
     tail = seen.score.topk(50).values
     rare = held_out.p_values(tail, torch.zeros(50).long())
     assert torch.allclose(rare, p_values(seen.score, tail))
+
+
+@pytest.mark.parametrize(("n", "classes"), [(999, None), (20_000, None), (3000, 3)])
+def test_a_graph_and_a_threshold_say_the_same_as_the_p_values(n, classes):
+    seen = scored(n)
+    held_out = HeldOut().fit(known_groups(seen, classes))
+    asked = torch.cat([scored(500).score, seen.score[:300], torch.tensor([-1.0, 1e6])])
+    group = torch.arange(len(asked)) % 3
+    found = held_out.p_values(asked, group)
+    torch.testing.assert_close(PValues(held_out)(asked, group), found.float())
+    applying = group if classes else torch.zeros_like(group)
+    for p in [*found.unique()[:9].tolist(), 0.05, 0.3]:
+        assert torch.equal(asked.double() > held_out.values_at(p)[applying], found <= p)
+    assert held_out.values_at(1e-9).isinf().all()
 
 
 def test_equal_scores_count_together():

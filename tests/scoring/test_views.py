@@ -54,9 +54,24 @@ def test_a_score_does_not_depend_on_who_shares_the_look(network, epsilon):
         assert together[name].label.equal(alone.label)
 
 
-def test_bad_logits_are_named_by_their_batch(network):
-    bad = torch.rand(2, 1, 8, 8)
-    with torch.no_grad():
-        network[3].bias[1] = torch.nan
-    with pytest.raises(ValueError, match=r"the network's logits.* hold NaN"):
-        score(Tap(network), DETECTORS, [(bad, torch.zeros(2))])
+class Contrast(nn.Module):
+    """Stretches each image to 1, which makes NaN of a black one."""
+
+    def forward(self, x):
+        return x / x.amax((1, 2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize("names", [["odin"], ["msp"], ["msp", "energy", "odin"]])
+def test_bad_logits_are_named_by_their_batch(network, names):
+    data = [(torch.rand(4, 1, 8, 8), torch.zeros(4)) for _ in range(2)]
+    data[1][0][2] = 0
+    tap = Tap(nn.Sequential(Contrast(), network), head="1.3")
+    with pytest.raises(ValueError, match=r"^batch 1: the network's logits .* in 1 of 4 samples"):
+        score(tap, {name: DETECTORS[name] for name in names}, data)
+
+
+def test_whatever_is_wrong_with_a_batch_names_it(network):
+    data = [(torch.rand(4, 1, side, side), torch.zeros(4)) for side in (8, 8)]
+    data[1][0][0] = torch.nan
+    with pytest.raises(ValueError, match=r"^batch 1: NaN"):
+        score(Tap(network), DETECTORS, data)

@@ -19,7 +19,7 @@ from openset.objectives import CrossEntropy
 from openset.objectives.base import Objective
 from openset.training.loop import Seeds, accuracy, train
 
-SOME = {"epochs": 3, "batch_size": 16, "lr": 0.05}
+SOME = {"epochs": 3, "batch_size": 16, "lr": 0.05, "device": "cpu"}
 
 
 def images(n=80, seed=0):
@@ -64,7 +64,7 @@ class Demanding(Objective):
 
     def start_epoch(self, epoch):
         self.network[0].requires_grad_(epoch > 0)
-        self.keep(last=self.sums.mean().nan_to_num()[None], sums=torch.zeros(0))
+        self.keep(last=self.sums.mean().nan_to_num()[None], sums=self.sums[:0])
 
     def step(self, image, label):
         time.sleep(self.pause)
@@ -151,10 +151,9 @@ def test_learns_in_mixed_precision_with_channels_last():
 
 
 def test_says_that_a_cpu_takes_bf16_for_fp16():
-    how = {"device": "cpu", **SOME}
     with pytest.warns(UserWarning, match="fp16 is not supported on CPU"):
-        fp16 = train(CrossEntropy(small()), [images()], precision="16-mixed", **how)
-    assert same(fp16, train(CrossEntropy(small()), [images()], precision="bf16-mixed", **how))
+        fp16 = train(CrossEntropy(small()), [images()], precision="16-mixed", **SOME)
+    assert same(fp16, train(CrossEntropy(small()), [images()], precision="bf16-mixed", **SOME))
 
 
 def test_a_part_that_is_frozen_stays_as_it_is():

@@ -1,0 +1,55 @@
+"""`openset monitor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from openset.commands.options import Network, Trust
+from openset.commands.screen import say, show
+
+
+def monitor(
+    model: Path,
+    predictions: Annotated[list[Path], Parameter(negative="")],
+    *,
+    detector: str | None = None,
+    state: Path | None = None,
+    out: Path | None = None,
+    alarm: float = 0.01,
+    seed: int = 0,
+    trust: Trust = None,
+    network: Network = None,
+) -> None:
+    """Watch whether the images that a model answers about are still what it knows.
+
+    While they are drawn as the held-out known images were, the alarm ever sounds with the given
+    probability at most, however long and often one looks.
+
+    Args:
+        model: The model that gave the answers: its folder or file, or a run with `--detector`.
+        predictions: Files that `openset predict --out` wrote, in the order of time.
+        detector: The detector of a run whose model gave the answers.
+        state: A small file that keeps what was seen, so that the next call goes on from there.
+        out: A picture of the course to write (.svg, .png or .pdf).
+        alarm: Probability of a false alarm, ever; as it was at first, where a state is gone on
+            with.
+        seed: Seed of the random numbers that break ties.
+    """
+    from openset.life.course import draw, table
+    from openset.life.monitor import Monitor
+    from openset.runs.run import load_model
+
+    loaded = load_model(model, detector, trust or (), network)
+    there = state is not None and state.exists()
+    watch = Monitor.load(state, loaded) if state and there else Monitor(loaded, alarm, seed)
+    watch.read(predictions)
+    if out is not None:
+        draw(watch, out)
+    if state is not None:
+        watch.save(state)
+    show(table(watch))
+    for line in watch.said():
+        say(line)

@@ -1,0 +1,108 @@
+"""A class added from 5, 20 and 100 images: how often it is right, and what the others lose.
+
+    OPENSET_DATA=… python speed/few_images.py RUN --out FILE.csv [--detector D…]
+
+RUN is a run whose data has one class more than it knows, such as
+`openset train ylecun/mnist --known-classes 0-8 …`. Images of that class to learn from are drawn
+from the training split, in three draws; all are tested on the test split. The threshold accepts
+95 %.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import torch
+
+from openset.data.sources import DataName, open_source
+from openset.data.splits import image_set
+from openset.life.add_class import add_class
+from openset.runs.run import Run
+
+DETECTORS = ("mahalanobis", "knn", "vmdls-b", "gemos")
+COUNTS, DRAWS = (5, 20, 100), 3
+
+
+def labels(model, images) -> torch.Tensor:
+    device = next(model.tap.network.parameters()).device
+    parts = [images.take(part)[0].float() / 255 for part in torch.arange(len(images)).split(256)]
+    return torch.cat([model(part.to(device))[0].cpu() for part in parts])
+
+
+def share(marks: torch.Tensor) -> float:
+    return float(marks.float().mean())
+
+
+def measured(run: Run, detector: str, left_out, network) -> list[dict]:
+    data, place = run.load_data(), len(run.classes)
+    if detector not in run.models:
+        run.fit([detector], data, network)
+    model = run.load_model(detector, network=network)
+    known, strange = labels(model, data.test), labels(model, data.unknown)
+    right = share(known == data.test.labels)
+    rows = [
+        {
+            "detector": detector, "images": 0, "new right": "", "new unknown": share(strange < 0),
+            "old right": right, "old called new": "", "moved of held-out": "",
+        }
+    ]  # fmt: skip
+    for count in COUNTS:
+        for draw in range(DRAWS):
+            order = torch.randperm(len(left_out), generator=torch.Generator().manual_seed(draw))
+            added = add_class(model, "new", left_out.subset(order[:count]), data.valid)
+            known, strange = labels(added.model, data.test), labels(added.model, data.unknown)
+            rows.append(
+                {
+                    "detector": detector, "images": count, "new right": share(strange == place),
+                    "new unknown": share(strange < 0),
+                    "old right": share(known == data.test.labels),
+                    "old called new": share(known == place),
+                    "moved of held-out": (added.moved or 0) / max(1, added.known),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def mean_of(rows: list[dict]) -> list[dict]:
+    """One row for each detector and count: the mean over the draws."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["detector"], row["images"]), []).append(row)
+    found = []
+    for same in groups.values():
+        row = dict(same[0])
+        for name, value in row.items():
+            if isinstance(value, float):
+                row[name] = f"{sum(each[name] for each in same) / len(same):.4f}"
+        found.append(row)
+    return found
+
+
+def main(folder: str, detectors: list[str], out: Path, device: str | None) -> None:
+    from openset.networks.device import choose_device
+
+    run = Run.load(folder)
+    network = run.load_network().to(choose_device(device))
+    source = open_source(DataName.parse(run.recipe.data))
+    whole = image_set(source, source.splits["train"], run.adapter, list(range(len(source.classes))))
+    (name,) = [c for c in source.classes if c not in run.classes]
+    left_out = whole.subset(whole.labels == source.classes.index(name))
+    rows = []
+    for detector in detectors:
+        rows += mean_of(measured(run, detector, left_out, network))
+        print(*rows[-1 - len(COUNTS) :], sep="\n", flush=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run")
+    parser.add_argument("--detector", action="append")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device")
+    given = parser.parse_args()
+    main(given.run, given.detector or [*DETECTORS], given.out, given.device)
