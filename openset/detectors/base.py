@@ -68,6 +68,11 @@ class Detector(Fitted):
         for name in vars(cls).keys() & {"fit", "adjust"}:
             setattr(cls, name, taking_arrays(vars(cls)[name]))
 
+    @property
+    def learns(self) -> bool:
+        """Whether `fit` learns something, so that it must come before `score`."""
+        return type(self).fit is not Detector.fit
+
     @taking_arrays
     def fit(self, batches: Iterable[Activations]) -> Self:
         """Learns from activations of known training data; `batches` may be read several times.

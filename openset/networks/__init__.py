@@ -11,7 +11,7 @@ from torch import nn
 from openset import spec as names
 from openset.networks.allowance import Allowance
 from openset.networks.autoencoder import autoencoder
-from openset.networks.base import Backbone, Normalize, described
+from openset.networks.base import Backbone, Normalize, described, normalised
 from openset.networks.checkpoint import load_weights
 from openset.networks.cnn import cnn, plain_cnn
 from openset.networks.densenet import densenet_121, densenet_bc_100
@@ -79,6 +79,7 @@ HEADS: dict[str, Callable[..., Any]] = {
     "reciprocal": reciprocal,
     "subspaces": subspaces,
     "select": select,
+    "normalised": normalised,
 }
 """Functions `(network, …) -> network` that put other heads on a network, by name."""
 
@@ -118,6 +119,7 @@ __all__ = [
     "latent",
     "load_weights",
     "logits_of",
+    "normalised",
     "one_vs_all",
     "plain_cnn",
     "real_nvp",

@@ -41,6 +41,30 @@ class Normalize(nn.Module):
         return (image - self.mean) / self.std
 
 
+def normalised(network: nn.Module, mean: Iterable[float], std: Iterable[float]) -> nn.Module:
+    """The network behind a `Normalize`, so that it takes images in 0…1.
+
+    Args:
+        network: A network that wants its images normalised.
+        mean: One value per channel, in 0…1.
+        std: One value per channel.
+    """
+    mean, std = [*mean], [*std]
+    whole = named(normalize=Normalize(mean, std), network=network)
+    if inner := getattr(network, "spec", None):
+        told = {"name": "normalised", "network": inner, "mean": mean, "std": std}
+        whole.spec = told  # pyright: ignore[reportArgumentType]
+    return whole
+
+
+def normalises(network: nn.Module) -> bool:
+    """Whether a network, or one inside it, takes a mean off and divides by a deviation itself."""
+    return any(
+        type(part).__name__ == "Normalize" and hasattr(part, "mean") and hasattr(part, "std")
+        for part in network.modules()
+    )
+
+
 class Backbone(nn.Module):
     """A classifier in named parts: normalize → stem → stage1 … stageN → neck → head.
 

@@ -25,7 +25,7 @@ class Recipe:
     each of its trainings.
 
     Args:
-        data: A data string, as `data.load` takes it.
+        data: A data string, as `data.load` takes it; None for a network that is imported without.
         known_classes: As `data.load` takes them; None for all.
         size: Height and width of every image; None leaves images as they are stored.
         channels: 1 or 3; None leaves images as they are stored.
@@ -39,7 +39,7 @@ class Recipe:
         settings: The training settings; their seed also decides what is held out.
     """
 
-    data: str
+    data: str | None
     known_classes: str | None = None
     size: int | tuple[int, int] | None = None
     channels: int | None = None
@@ -120,6 +120,8 @@ class Recipe:
     def _prepare(self, network: nn.Module, data: Data) -> nn.Module:
         if self.weights is not None:
             return networks.load_weights(network, self.weights)
+        if getattr(network, "pretrained", False):
+            return network  # It was trained behind the mean and deviation that it has.
         normalize = getattr(network, "normalize", None)
         if isinstance(normalize, networks.Normalize):
             mean, std = mean_std(data.train)
