@@ -33,7 +33,7 @@ def regrets(names: list[str], expected: np.ndarray, real: np.ndarray) -> list[fl
 
 
 def main(folder: str, work: str | None) -> None:
-    detectors, pairs, auroc = figures(Path(folder))
+    detectors, pairs, auroc = figures(folder)
     names = [name for name in CANDIDATES if name in detectors]
     device, found = choose_device(), []
     heads = "correlation | auto takes | regret | always fusion | always energy | other set"

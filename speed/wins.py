@@ -2,10 +2,10 @@
 
     python speed/wins.py docs/results/fusion-networks
 
-Reads the `results.csv` of a benchmark and prints, as Markdown, each detector's mean AUROC over all
-pairs, how far it is behind the best single detector on its worst pair, and on how many pairs it is
-first or level with that one (.001). A fusion is no single detector; the best of a pair is chosen
-on that pair, which no one could.
+Reads the `results.csv` of one or more benchmarks and prints, as Markdown, each detector's mean AUROC
+over all pairs, how far it is behind the best single detector on its worst pair, and on how many
+pairs it is first or level with that one (.001). A fusion is no single detector; the best of a pair
+is chosen on that pair, which no one could.
 """
 
 import argparse
@@ -18,9 +18,10 @@ FUSIONS = ("fusion", "mlod", "masf")
 LEVEL = 0.001
 
 
-def figures(folder: Path) -> tuple[list[str], list[tuple], np.ndarray]:
+def figures(*folders: str) -> tuple[list[str], list[tuple], np.ndarray]:
     """Detectors, pairs (network, seed, unknown set) and AUROC `[detectors, pairs]`."""
-    rows = csv.DictReader((folder / "results.csv").read_text(encoding="utf-8").splitlines())
+    files = [Path(folder, "results.csv").read_text(encoding="utf-8") for folder in folders]
+    rows = [row for file in files for row in csv.DictReader(file.splitlines())]
     found = {
         (row["detector"], (row["network"], row["seed"], row["unknown"])): float(row["value"])
         for row in rows
@@ -31,8 +32,8 @@ def figures(folder: Path) -> tuple[list[str], list[tuple], np.ndarray]:
     return detectors, pairs, np.array([[found[d, pair] for pair in pairs] for d in detectors])
 
 
-def main(folder: str) -> None:
-    detectors, pairs, auroc = figures(Path(folder))
+def main(folders: list[str]) -> None:
+    detectors, pairs, auroc = figures(*folders)
     single = [detector.partition(":")[0] not in FUSIONS for detector in detectors]
     best = auroc[single].max(0)
     behind = auroc - best
@@ -56,5 +57,5 @@ def main(folder: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder")
+    parser.add_argument("folder", nargs="+")
     main(parser.parse_args().folder)
