@@ -22,7 +22,7 @@ class Members(nn.ModuleList):
     def together(self, image: Tensor) -> Tensor:
         """The logits `[M, N, K, *grid]` of all members, for training.
 
-        One after another on a CPU, where grouped convolutions take twice as long.
+        One after another on a CPU, where grouped convolutions are slower than that.
         """
         if image.device.type == "cpu":
             return torch.stack([member(image) for member in self])
