@@ -16,8 +16,8 @@ class DeepEnsemble(Objective):
     """Trains several classifiers of images or pixels at once; they agree on what they have learned.
 
     Each starts from weights of its own and learns by its own cross-entropy; they share the order of
-    the images and, on a GPU, one batched program. What is kept gives the log of their mean
-    probabilities, and the detector `deep-ensemble` reads how far they differ.
+    the images and, on a GPU, one batched program. What is kept gives their mean opinion, and the
+    detector `deep-ensemble` reads how far they differ.
 
     Paper: Lakshminarayanan et al., *Simple and Scalable Predictive Uncertainty Estimation using
     Deep Ensembles*, 2017, https://arxiv.org/abs/1612.01474.

@@ -89,7 +89,9 @@ def test_an_ensemble_is_the_measure_over_its_networks(measure):
         expected = by_hand(torch.stack([member(image[i : i + 1])[0] for member in members]))
         assert score[i].item() == pytest.approx(expected[measure], abs=1e-6)
     mean = torch.stack([member(image).softmax(1) for member in members]).mean(0)
-    torch.testing.assert_close(seen.logits.exp(), mean)
+    torch.testing.assert_close(seen.logits.softmax(1), mean)
+    energies = torch.stack([member(image).logsumexp(1) for member in members])
+    torch.testing.assert_close(seen.logits.logsumexp(1), energies.mean(0))
     torch.testing.assert_close(DeepEnsemble().class_scores(seen), mean)
 
 
