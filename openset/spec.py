@@ -310,7 +310,7 @@ def look_up(
         return table[name]
     module, colon, _ = name.partition(":")
     if colon:
-        check_trust(name, trust)
+        check_trust(name, trust, kind)
         if _findable(module):
             return import_factory(name)
     raise ValueError(unknown_name(kind, module, table))
@@ -352,12 +352,12 @@ def import_factory(path: str) -> Callable[..., Any]:
         ) from error
 
 
-def check_trust(path: str, trust: Trust) -> None:
+def check_trust(path: str, trust: Trust, kind: str = "") -> None:
     """Refuses to import `package.module:Name` for a file, unless its package is trusted."""
     module = path.partition(":")[0]
     if trust is not None and not any(f"{module}.".startswith(f"{package}.") for package in trust):
         raise ValueError(
             f"{path} is code outside openset, which runs when it is imported; "
             f"if you trust it, pass trust=[{module.partition('.')[0]!r}], "
-            f"or --trust {module.partition('.')[0]}"
+            f"or --trust {module.partition('.')[0]}{f' or --network {path}' * (kind == 'network')}"
         )

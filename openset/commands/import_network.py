@@ -68,7 +68,9 @@ def import_network(
     say("; ".join([f"{run.origin}: {len(run.classes)} classes", *shares, f"run: {out}"]))
     if run.warning:
         say(f"warning: {run.warning}")
-    if run.doubt:
+    if run.recipe.data is None and held_out is None:
+        say("it has no threshold; for one, name known images that it has not seen: --held-out DATA")
+    elif run.doubt:
         say(
             f"no threshold will guarantee anything: {run.doubt}; name images that none has: "
             "--held-out DATA"

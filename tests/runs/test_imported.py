@@ -160,6 +160,7 @@ def test_a_network_of_ones_own_file_is_imported_and_predicts(
     assert found.accuracy == Run.load(run).accuracy
     refused = fails(capsys, "fit", found.folder, "--detector", "energy")
     assert "mine_nets:Net is code outside openset" in refused
+    assert "or --network mine_nets:Net" in refused
     named = ("--network", "mine_nets:Net")
     call("fit", found.folder, "--detector", "energy", *named)
     call("fit", found.folder, "--detector", "knn", "--trust", "mine_nets")
