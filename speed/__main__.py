@@ -24,6 +24,7 @@ SCRIPTS = {
     "epoch.py": [],
     "pixels.py": [],
     "latency.py": [],
+    "report.py": ["playwright"],
     "decision.py": [],
     "peers.py": ["data", "pytorch_ood"],
 }

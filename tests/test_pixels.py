@@ -183,8 +183,9 @@ def test_every_kind_of_detector_finds_the_strange_pixels(scenes, tmp_path):
     assert found["msp", "miou"] == pytest.approx(expected)
     results.save(tmp_path / "results")
     page = report(Results.load(tmp_path / "results"), tmp_path / "report.html").read_text()
-    assert "image, answer, score, truth" in page
-    assert "data:image/png" in page
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert data["unit"] == "pixels"
+    assert [len(case["maps"]["left-out"]) for case in data["cases"]] == [2] * len(NAMES)
 
 
 def test_a_model_answers_for_each_pixel(scenes):

@@ -20,6 +20,7 @@ def evaluate(
     trust: Trust = None,
     network: Network = None,
     allow_leak: bool = False,
+    explain: bool = False,
 ) -> None:
     """Measure detectors on the known test images and on unknown ones.
 
@@ -32,6 +33,8 @@ def evaluate(
         accept: Share of known images to accept, for detectors that are fitted now; 0.95 by default.
         metric: Metrics that `openset list metrics` names; by default the usual ones, which choose
             nothing on unknown data.
+        explain: Show in the report, with each image, the training images that look most like it to
+            the network, and which layer made its score; takes a pass over those images.
         allow_leak: Allow unknown data on which a detector was tuned; its figures flatter it.
     """
     from openset.evaluation.results import FILES
@@ -50,6 +53,7 @@ def evaluate(
             network=network,
             device=device,
             allow_leak=allow_leak,
+            explain=explain,
             command=command(),
         )
         write_results(results, partial)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -40,6 +41,7 @@ def evaluate_run(
     trust: Sequence[str] = (),
     network: str | None = None,
     allow_leak: bool = False,
+    explain: bool = False,
     command: str = "",
     device: str | torch.device | None = None,
 ) -> Results:
@@ -65,7 +67,10 @@ def evaluate_run(
         fitted |= run.fit(missing, data, its_network, accept=share)
     models = {name: fitted[name] for name in names}
     known, wanted = (data.test, metrics) if data else (known_pixels(sets), of_both_kinds(metrics))
-    results = evaluate(models, known=known, unknown=sets, metrics=wanted, run=run.case)
+    again: dict[str, Any] = {}
+    if explain and data:
+        again = {"training": data.train, "held_out": data.valid}
+    results = evaluate(models, known=known, unknown=sets, metrics=wanted, run=run.case, **again)
     results.shown = list(metrics or ())
     results.notes |= run_notes(run, data, sets)
     results.notes |= {"Command": command} if command else {}
