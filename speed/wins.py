@@ -4,8 +4,8 @@
 
 Reads the `results.csv` of one or more benchmarks and prints, as Markdown, each detector's mean
 AUROC over all pairs, how far it is behind the best single detector on its worst pair, and on how
-many pairs it is first or level with that one (.001). A fusion is no single detector; the best of
-a pair is chosen on that pair, which no one could.
+many pairs it is first or level with that one (.001). A fusion is no single detector; the best of a
+pair is chosen on that pair, which no one could.
 """
 
 import argparse
