@@ -5,11 +5,12 @@ import torch
 from test_every_objective import CLASSES, images, make
 
 from openset.data import Adapter
-from openset.detectors import Energy
+from openset.detectors import Energy, build
 from openset.extractors.tap import Tap
 from openset.model.export import export
 from openset.model.open_set import OpenSet
 from openset.objectives import OBJECTIVES
+from openset.scoring.views import layers_for
 from openset.training.loop import train
 
 NAMES = sorted(name for name in OBJECTIVES if OBJECTIVES[name].classifies)
@@ -86,3 +87,30 @@ def test_mixed_precision_trains(name):
     network = train(make(name), [images(48)], **how)
     assert all(x.dtype == torch.float32 for x in network.parameters())
     assert all(x.isfinite().all() for x in network.state_dict().values())
+
+
+OWN = {
+    "crosr": "crosr",
+    "cross-entropy": "mc-dropout:samples=3",
+    "deep-ensemble": "deep-ensemble",
+    "generalized-odin": "generalized-odin",
+    "learned-confidence": "learned-confidence",
+    "one-vs-all": "ovnni",
+    "subspaces": "subspaces:draws=2",
+}
+"""A detector for the networks of an objective."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OWN)
+def test_its_own_detector_is_exported(name, trained, tmp_path):
+    pytest.importorskip("onnxruntime")
+    network, detector = trained(name), build(OWN[name])
+    image, label = images(seed=1)
+    tap = Tap(network, layers_for(network, [detector]))
+    with torch.no_grad():
+        seen = tap(image)
+    seen.labels = label
+    model = OpenSet(tap, detector.fit([seen]), adapter=Adapter((16, 16), 1))
+    model.calibrate([(image, label)], accept=0.9)
+    assert export(model, tmp_path / "model.onnx") < 1e-3
