@@ -148,6 +148,16 @@ def rehearse(
 
     Raises:
         ValueError: For pixels, for too few images, and for kinds that do not exist.
+
+    Example:
+        >>> import torch
+        >>> from openset.detectors import GEN, Energy
+        >>> from openset.model.fit import fit
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+        >>> images = [(torch.rand(80, 1, 8, 8), torch.arange(80) % 2)]
+        >>> models = fit(network, {"energy": Energy(), "gen": GEN()}, images, images, accept=0.5)
+        >>> rehearse(models, images, ["noisy", "turned"]).auroc.shape
+        (2, 2)
     """
     if per_pixel(held_out):
         raise ValueError("a rehearsal judges whole images; these label pixels")
