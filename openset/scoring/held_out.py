@@ -77,7 +77,7 @@ class HeldOut(Fitted):
             scores: `[M]`.
             classes: The predicted class `[M]` of each, which chooses the group if there are many.
         """
-        scores = scores.double().cpu().contiguous()
+        scores = scores.detach().double().cpu().contiguous()
         if len(self.sizes) == 1:
             return self._look_up(scores, 0)
         classes, found = classes.cpu(), torch.empty_like(scores)
