@@ -12,6 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
 from openset.networks.base import described
+from openset.spec import Count
 
 Pattern = Callable[[Tensor], Tensor]
 """Function from values `[N, C, H, W]` to a mask of 0 and 1 that fits them."""
@@ -319,11 +320,11 @@ def _standard_normal(latent: Tensor) -> Tensor:
 
 @described
 def real_nvp(
-    channels: int = 3,
+    channels: Count = 3,
     squeezes: int = 2,
     couplings: int = 3,
     blocks: int = 3,
-    width: int = 32,
+    width: Count = 32,
     checkpoint: bool = False,
 ) -> RealNVP:
     """A `RealNVP` that a saved spec can build again."""
