@@ -207,6 +207,25 @@ def _innermost(place: str, hint: Any, value: Any) -> tuple[str, Any, Any]:
     return place, hint, value
 
 
+def check_bounds(what: str, factory: Any, given: Sequence[Any], named: Mapping[str, Any]) -> None:
+    """Raises for a number beyond the bounds of its annotation, in a call from Python.
+
+    Kinds are left to Python there: an array's number will do where a number is expected.
+    """
+    hints = hints_of(factory)
+    own = inspect.signature(factory).parameters
+    for key, value in {**dict(zip(own, given, strict=False)), **named}.items():
+        if isinstance(value, int | float) and not _in_bounds(hints.get(key), value):
+            raise ValueError(f"{key} of {what} is {value!r}; expected {shown(hints[key])}")
+
+
+def _in_bounds(hint: Any, value: float) -> bool:
+    if get_origin(hint) is Annotated:
+        return all(value in bound for bound in get_args(hint)[1:] if isinstance(bound, Range))
+    inner = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    return all(_in_bounds(one, value) for one in inner)
+
+
 def hints_of(factory: Any) -> dict[str, Any]:
     """The annotations of a factory's settings by name; empty if they cannot be read."""
     constructed = isinstance(factory, type) and not is_typeddict(factory)

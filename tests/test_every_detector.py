@@ -203,6 +203,15 @@ def test_the_layers_that_were_found_are_learned(detector):
     assert json.dumps(again.layers) == json.dumps(detector.layers)
 
 
+def test_a_setting_that_names_other_layers_than_were_found_is_refused(detector):
+    chose = [part for part in detector.modules() if getattr(part, "found_layers", None)]
+    for part in chose:
+        other = restore(part.spec())
+        other.layers = part.found_layers[:-1]
+        with pytest.raises(ValueError, match=f"fitted on the layers .*{part.found_layers[-1]}"):
+            other.load_state_dict(part.state_dict())
+
+
 def test_says_whether_it_looks_again(name, fitted):
     detector, tap = fitted[name]
     assert detector.looks_again == (detector.view(tap) is not tap)

@@ -20,6 +20,7 @@ from openset.errors import unknown_name
 from openset.networks.base import Normalize, described
 from openset.networks.layers import find_stages
 from openset.networks.outputs import logits_of
+from openset.spec import Count
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -73,8 +74,8 @@ class External(nn.Module):
 @described
 def timm(
     model: str,
-    classes: int,
-    channels: int = 3,
+    classes: Count,
+    channels: Count = 3,
     pretrained: bool = False,
     image_size: int | None = None,
 ) -> External:
@@ -103,7 +104,9 @@ def timm(
 
 
 @described
-def torchvision(model: str, classes: int, channels: int = 3, pretrained: bool = False) -> External:
+def torchvision(
+    model: str, classes: Count, channels: Count = 3, pretrained: bool = False
+) -> External:
     """A classifier or a segmentation network of torchvision, for colour images.
 
     Args:
@@ -144,8 +147,8 @@ def _torchvision_network(models: Any, model: str, classes: int, pretrained: bool
 @described
 def smp(
     model: str,
-    classes: int,
-    channels: int = 3,
+    classes: Count,
+    channels: Count = 3,
     encoder: str = "resnet34",
     pretrained: bool = False,
 ) -> External:

@@ -11,6 +11,7 @@ from openset.networks.base import described
 from openset.networks.densenet import DenseLayer
 from openset.networks.external import IMAGENET_MEAN, IMAGENET_STD
 from openset.networks.ladder import Ladder, Parts, initialised_ladder
+from openset.spec import Count
 
 PART = 3
 """Dense layers that are computed again together, where memory is short."""
@@ -63,7 +64,7 @@ def _own_name(key: str) -> str:
 
 
 @described
-def ladder_densenet_121(classes: int, channels: int = 3, checkpoint: bool = False) -> Ladder:
+def ladder_densenet_121(classes: Count, channels: Count = 3, checkpoint: bool = False) -> Ladder:
     """Labels pixels with a DenseNet-121 and a ladder of 256, 256 and 128 channels back up.
 
     Krešo, Krapac & Šegvić 2020, "Efficient Ladder-style DenseNets for Semantic Segmentation of

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from openset.networks.base import described
+from openset.spec import Count
 
 
 class RealNVP(nn.Module):
@@ -340,11 +341,11 @@ def _standard_normal(latent: Tensor) -> Tensor:
 
 @described
 def real_nvp(
-    channels: int = 3,
+    channels: Count = 3,
     squeezes: int = 2,
     couplings: int = 6,
     blocks: int = 3,
-    width: int = 32,
+    width: Count = 32,
     alpha: float = 0.001,
     checkpoint: bool = False,
 ) -> RealNVP:

@@ -8,10 +8,11 @@ from itertools import pairwise
 from torch import nn
 
 from openset.networks.base import Backbone, described, initialised
+from openset.spec import Count
 
 
 @described
-def vgg(classes: int, channels: int = 3) -> Backbone:
+def vgg(classes: Count, channels: Count = 3) -> Backbone:
     """The shortened VGG with batch norm that VMDLS has on CIFAR-10.
 
     Convolutions 64-128, 256-256 and 256-256-256-256, a max-pool after each group, then two
@@ -45,7 +46,7 @@ def vgg(classes: int, channels: int = 3) -> Backbone:
 
 @described
 def vgg13(
-    classes: int, channels: int = 3, dropout: float = 0.5, normalize: bool = True
+    classes: Count, channels: Count = 3, dropout: float = 0.5, normalize: bool = True
 ) -> Backbone:
     """VGG-13 without batch norm, as the papers on synthetic outliers train it on CIFAR-10.
 

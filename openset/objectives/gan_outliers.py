@@ -125,12 +125,16 @@ class GANOutliers(SyntheticOutliers):
             yield "generator", wanted + self.strength(place) * divergence
 
         if not self.drawing:
-            yield "network", labelled_cross_entropy(self.logits(image), label)
+            yield "network", self.learn(image, label)
             return
         with torch.no_grad():
             fresh = self.generator.sample(n, size)
         cross_entropy, divergence = self.classify(image, label, fresh, place)
         yield "network", cross_entropy + self.strength(place) * divergence
+
+    def learn(self, image: Tensor, label: Tensor) -> Tensor:
+        """The classifier's loss on known images alone."""
+        return labelled_cross_entropy(self.logits(image), label)
 
     def sureness(self, image: Tensor) -> Tensor:
         """How sure the classifier is of samples, which the generator is to lower."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from openset.data import Adapter, load_images
-from openset.objectives.patches import SIDES
+from openset.objectives.patches import SIDES, Patches
 from openset.objectives.synthetic_outliers import SyntheticOutliers, outlier_shape
-
-POOL = 10_000
-"""Images of the other set that are kept in memory, drawn from a seed."""
+from openset.spec import Range
 
 
 class OutlierExposure(SyntheticOutliers):
@@ -20,17 +19,18 @@ class OutlierExposure(SyntheticOutliers):
 
     The loss is that of the other outliers here, CE + λ KL(U ‖ p) on the foreign images, or where a
     piece of one is pasted into each image whose pixels are labelled. The data are named in the
-    objective, and so in every result: on that set, or one like it, a figure is no test.
+    objective, in every model of the network and in every result; a test on them is refused.
 
     Paper: Hendrycks, Mazeika & Dietterich, "Deep Anomaly Detection with Outlier Exposure", 2019,
-    https://arxiv.org/abs/1812.04606; their weight is 0.5.
+    https://arxiv.org/abs/1812.04606; they show two unknown images for each known one.
 
     Args:
         network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`.
-        data: The other set, as `openset.data.load_images` takes it; read at the first step.
-        weight: λ, the weight of KL(U ‖ p); None for 1, and 1e-3 where pixels are labelled.
-        count: Outliers per batch of whole images; None draws one for each image.
+        data: The other set, a data string without settings; read at the first step.
+        weight: λ, the weight of KL(U ‖ p); None for 0.5, and 1e-3 where pixels are labelled.
+        count: Outliers per batch of whole images; None draws two for each image.
         sides: Smallest and largest side of a pasted piece, as shares of the image's shorter side.
+        limit: So many images of the other set are kept in memory, drawn from a seed.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten())
@@ -44,13 +44,14 @@ class OutlierExposure(SyntheticOutliers):
     def __init__(
         self,
         network: nn.Module,
-        data: str | None = None,
+        data: str,
         weight: float | None = None,
         count: int | None = None,
         sides: Sequence[float] = SIDES,
+        limit: Annotated[int, Range(least=1)] = 10_000,
     ):
         super().__init__(network, weight, count, sides)
-        self.data = data
+        self.data, self.limit = data, limit
         self.pool: Tensor | None = None
 
     def draw(self, n: int, size: tuple[int, int], generator: torch.Generator | None) -> Tensor:
@@ -65,24 +66,24 @@ class OutlierExposure(SyntheticOutliers):
         cut = pool.movedim(1, -1)[index[:, None, None], rows[:, :, None], columns[:, None, :]]
         return cut.movedim(-1, 1).float() / 255
 
+    def strength(self, place: Patches | None) -> float:
+        """The weight λ, or the paper's for whole images."""
+        return 0.5 if self.weight is None and place is None else super().strength(place)
+
     def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
         place = self.place(image, label)
         self._note_shape(image, place)
-        outliers = self.draw(*outlier_shape(self.count, image, place), None)
+        count = 2 * len(image) if self.count is None else self.count
+        outliers = self.draw(*outlier_shape(count, image, place), None)
         cross_entropy, divergence = self.classify(image, label, outliers, place)
         yield "network", cross_entropy + self.strength(place) * divergence
 
     def _pool(self) -> Tensor:
         """The foreign images, uint8, of the training images' size or that of the largest piece."""
-        if self.data is None:
-            raise ValueError(
-                "outlier-exposure needs images to expose the network to; write "
-                "outlier-exposure:data=…"
-            )
         if self.pool is None:
             channels, height, width = self.image_shape.tolist()
             found = load_images(self.data, Adapter((height, width), channels, resize="shorter"))
             order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))
-            few = found.subset(order[:POOL].sort().values.tolist())
+            few = found.subset(order[: self.limit].sort().values.tolist())
             self.pool = few.images.to(self.image_shape.device)
         return self.pool

@@ -151,6 +151,10 @@ class ARPLCS(GANOutliers):
     def sureness(self, image: Tensor) -> Tensor:
         return sureness(self.network, self.network.embed(image).float())
 
+    def learn(self, image: Tensor, label: Tensor) -> Tensor:
+        features = self.network.embed(image).float()
+        return bounded(self.network, features, label, self.bound_weight)
+
     def classify(
         self, image: Tensor, label: Tensor, outliers: Tensor, place: object = None
     ) -> tuple[Tensor, Tensor]:
