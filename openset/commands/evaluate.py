@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openset.commands.options import Device, Places, Trust
+from openset.commands.options import Device, Network, Places, Trust
 from openset.commands.screen import show_results
 
 
@@ -18,6 +18,7 @@ def evaluate(
     metric: Places = [],  # noqa: B006
     device: Device = None,
     trust: Trust = None,
+    network: Network = None,
     allow_leak: bool = False,
     explain: bool = False,
 ) -> None:
@@ -49,6 +50,7 @@ def evaluate(
             accept=accept,
             metrics=metric or None,
             trust=trust or (),
+            network=network,
             device=device,
             allow_leak=allow_leak,
             explain=explain,

@@ -117,7 +117,12 @@ def promised(model: OpenSet, accept: float | None, values: Tensor | None) -> lis
             f"The threshold was set by hand and accepts {share:.1%} of the {n} held-out known "
             "images; nothing else is promised of it."
         ]
-    if accept is None or model.threshold is None:
+    if model.threshold is None:
+        return [
+            "The model has no threshold, so it calls nothing unknown: give --threshold, or fit it "
+            "again with --held-out."
+        ]
+    if accept is None:
         return []
     more = (
         ""

@@ -77,9 +77,9 @@ class HeldOut(Fitted):
             scores: `[M]`.
             classes: The predicted class `[M]` of each, which chooses the group if there are many.
         """
-        scores = scores.double().cpu().contiguous()
-        if len(self.sizes) == 1:
-            return self._look_up(scores, 0)
+        scores = scores.detach().double().cpu()
+        if len(self.sizes) == 1 or len(scores) == 1:
+            return self._look_up(scores, 0 if len(self.sizes) == 1 else int(classes))
         classes, found = classes.cpu(), torch.empty_like(scores)
         for c in classes.unique().tolist():
             mine = classes == c
