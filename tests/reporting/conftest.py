@@ -36,6 +36,12 @@ class Watched:
         values = self.page.get_attribute("#scores", "data-threshold").split()
         return float(values[0]) if len(values) == 1 else list(map(float, values))
 
+    @property
+    def counts(self):
+        """The confusion matrix that is shown, `[rows, columns]`."""
+        rows = self.page.locator("#confusion tbody tr").all()
+        return [[int(t or 0) for t in row.locator("td").all_inner_texts()] for row in rows]
+
     def slide(self, selector, value):
         """Sets a slider, as the arrow keys do."""
         self.page.locator(selector).evaluate(
