@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from openset.model.fit import fit
     from openset.model.open_set import OpenSet
     from openset.model.predict import Answer
+    from openset.model.rehearse import rehearse
     from openset.model.wrap import wrap
     from openset.moments import Moments
     from openset.reporting.page import report
@@ -59,6 +60,7 @@ __all__ = [
     "fit",
     "networks",
     "objectives",
+    "rehearse",
     "report",
     "train",
     "undo_class",
@@ -83,6 +85,7 @@ _PLACES = {
     "fit": "openset.model.fit",
     "OpenSet": "openset.model.open_set",
     "Answer": "openset.model.predict",
+    "rehearse": "openset.model.rehearse",
     "wrap": "openset.model.wrap",
     "Moments": "openset.moments",
     "report": "openset.reporting.page",

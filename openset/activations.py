@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openset.errors import unknown_name
+from openset.errors import LackingError, unknown_name
 from openset.text import few
 
 UNKNOWN = -1
@@ -127,7 +127,7 @@ class Activations:
         if name == "logits":
             return self.logits
         if name == "penultimate" and name not in self.features:
-            raise ValueError(
+            raise LackingError(
                 "the features before the network's last linear map are not recorded, and no such "
                 "map was found if it was not named; name it: Tap(network, head=…)"
             )

@@ -20,6 +20,10 @@ TRACEBACK = "OPENSET_TRACEBACK"
 """The environment variable that, where it is set, shows where an error came from."""
 
 
+class LackingError(ValueError):
+    """A network lacks what a detector reads: a layer, a linear head, the features before it."""
+
+
 class Paused(Exception):
     """Work stopped at a checkpoint because its time was up; resume it to go on.
 

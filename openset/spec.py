@@ -34,8 +34,9 @@ def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
 def parse(spec: str, table: Container[str] | None = None) -> tuple[str, list[Any], dict[str, Any]]:
     """Splits `name:first,key=value` into the name, the bare values and the keyed ones.
 
-    A value is read as int, float, bool or None where it looks like one; `a+b` is a tuple. The name
-    of something to import keeps its own colon: `package.module:Name:key=value`.
+    A value is read as int, float, bool or None where it looks like one; `a+b` is a tuple, and what
+    stands in round brackets is one text: `fusion:energy+(knn:k=10,layers=stage1)`. The name of
+    something to import keeps its own colon: `package.module:Name:key=value`.
 
     Args:
         spec: The name with its settings.
@@ -53,9 +54,9 @@ def parse(spec: str, table: Container[str] | None = None) -> tuple[str, list[Any
         name = f"{name}:{attribute}"
     bare: list[Any] = []
     keyed: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
+    for part in filter(None, _split(rest, ",")):
         key, equals, value = part.partition("=")
-        if equals:
+        if equals and "(" not in key:
             keyed[key.strip().replace("-", "_")] = _value(value)
         else:
             bare.append(_value(part))
@@ -72,9 +73,22 @@ def _value(text: str) -> Any:
             return number(text)
         except ValueError:
             continue
-    if "+" in text:
-        return tuple(_value(part) for part in text.split("+"))
-    return text
+    parts = _split(text, "+")
+    if len(parts) > 1:
+        return tuple(_value(part) for part in parts)
+    return text[1:-1] if text.startswith("(") and text.endswith(")") else text
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """The parts between the marks that stand in no brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == mark and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 Trust = Sequence[str] | None
@@ -315,7 +329,7 @@ def look_up(
         return table[name]
     module, colon, _ = name.partition(":")
     if colon:
-        check_trust(name, trust)
+        check_trust(name, trust, kind)
         if _findable(module):
             return import_factory(name)
     raise ValueError(unknown_name(kind, module, table))
@@ -357,12 +371,12 @@ def import_factory(path: str) -> Callable[..., Any]:
         ) from error
 
 
-def check_trust(path: str, trust: Trust) -> None:
+def check_trust(path: str, trust: Trust, kind: str = "") -> None:
     """Refuses to import `package.module:Name` for a file, unless its package is trusted."""
     module = path.partition(":")[0]
     if trust is not None and not any(f"{module}.".startswith(f"{package}.") for package in trust):
         raise ValueError(
             f"{path} is code outside openset, which runs when it is imported; "
             f"if you trust it, pass trust=[{module.partition('.')[0]!r}], "
-            f"or --trust {module.partition('.')[0]}"
+            f"or --trust {module.partition('.')[0]}{f' or --network {path}' * (kind == 'network')}"
         )

@@ -18,18 +18,33 @@ CLASSES = 3
 SMALL = {
     "gemos": "gemos:components=1",
     "knn": "knn:k=5",
+    "mlod": "mlod:k=5",
     "pytorch-ood": "pytorch-ood:KNN,k=5",
 }
 """Settings that let a detector work on the little data here."""
 
 NAMES = sorted(name for name in DETECTORS if name != "pytorch-ood" or find_spec("pytorch_ood"))
-NOT_FAR = ("react", "binc")
-"""One clips what is far; the other's layer holds logits, where high is known."""
+BY_LOGITS = ("ash", "dice", "nac", "nci", "nnguide", "react", "scale", "she", "vra", "weiper")
+NOT_FAR = (
+    *BY_LOGITS,
+    *("fdbd", "mahalanobis-plus-plus", "pnml", "subspaces"),
+    *("binc", "ova", "ovnni", "generalized-odin", "learned-confidence"),
+    *("mc-dropout", "deep-ensemble"),
+)
+"""Some read far features as sure logits or clip them, some see directions alone, some read logits,
+where high is known, and some read how far opinions differ."""
 HEADS = {
     "binc": networks.binary_heads,
     "vib": networks.bottleneck,
     "viby-1": lambda network: networks.bottleneck(network, priors=None),
     "viby-2": lambda network: networks.bottleneck(network, priors=None),
+    "crosr": networks.ladder_codes,
+    "deep-ensemble": networks.ensemble,
+    "generalized-odin": networks.decomposed,
+    "learned-confidence": networks.confident,
+    "ova": networks.one_vs_all,
+    "ovnni": networks.one_vs_all,
+    "subspaces": networks.subspaces,
 }
 """Changes to the network for detectors that read more than a plain classifier has."""
 

@@ -31,6 +31,7 @@ class Plan:
         work: The work folder, there or not; nothing is written into it.
         seeds: Number of seeds, instead of the protocol's.
         only: Detectors to run, by name or with settings; all by default.
+        networks: Networks to run, as the protocol names them; all by default.
         skip_missing: Whether to leave out unknown sets that are not on this machine.
 
     Attributes:
@@ -44,11 +45,13 @@ class Plan:
         *,
         seeds: int | None = None,
         only: Sequence[str] = (),
+        networks: Sequence[str] = (),
         skip_missing: bool = False,
     ):
         if seeds is not None and seeds < 1:
             raise ValueError(f"seeds is {seeds}; give at least 1")
-        self.protocol = replace(protocol, methods=chosen(protocol, only))
+        methods = chosen(on_networks(protocol, networks), only)
+        self.protocol = replace(protocol, methods=methods)
         self.work, self.skip_missing = work, skip_missing
         self.seeds = seeds or protocol.seeds
         self.left_out: dict[str, str] = {}
@@ -143,6 +146,16 @@ class Plan:
         detectors = [build_detector(name, **step.networks()) for name in missing]
         evaluation = evaluation_passes(data, step.sets, detectors)
         return training, evaluation / self._speeds[key]
+
+
+def on_networks(protocol: Protocol, networks: Sequence[str]) -> Protocol:
+    """The protocol with the methods on the networks that are asked for."""
+    every = list(dict.fromkeys(method.network for method in protocol.methods))
+    for name in networks:
+        if name not in every:
+            raise ValueError(unknown_name("network of this protocol", name, every))
+    kept = [method for method in protocol.methods if method.network in networks]
+    return replace(protocol, methods=kept) if networks else protocol
 
 
 def chosen(protocol: Protocol, only: Sequence[str]) -> list[Method]:

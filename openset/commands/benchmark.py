@@ -17,6 +17,7 @@ def benchmark(
     quick: bool = False,
     seeds: int | None = None,
     only: Places = [],  # noqa: B006
+    network: Places = [],  # noqa: B006
     dry_run: bool = False,
     skip_missing: bool = False,
     max_minutes: float | None = None,
@@ -37,6 +38,7 @@ def benchmark(
         quick: Short for `--tier quick`.
         seeds: Number of seeds; by default the protocol's.
         only: Detectors to run; all by default.
+        network: Networks to run; all by default.
         dry_run: Print the steps and about how long each takes, and run nothing.
         skip_missing: Leave out unknown sets that are not on this machine.
         max_minutes: Stop at a checkpoint after so many minutes; the same command goes on.
@@ -52,7 +54,8 @@ def benchmark(
     known = protocols.load(protocol, "quick" if quick else tier or "paper", trust or ())
     if dry_run:
         work = cache or out / "work"
-        show(Plan(known, work, seeds=seeds, only=only, skip_missing=skip_missing).table())
+        which = {"seeds": seeds, "only": only, "networks": network}
+        show(Plan(known, work, **which, skip_missing=skip_missing).table())
         return
     results = run_benchmark(
         known,
@@ -60,6 +63,7 @@ def benchmark(
         cache=cache,
         seeds=seeds,
         only=only,
+        networks=network,
         skip_missing=skip_missing,
         max_minutes=max_minutes,
         command=command(),

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openset.activations import VOID
+from openset.data.pixmix import mixed
 from openset.errors import unknown_name
 
 PADDING = 4
@@ -63,6 +64,11 @@ def rotate_crop(images: Tensor, generator: torch.Generator) -> Tensor:
     return F.grid_sample(images, grid, align_corners=False)
 
 
+def pixmix(images: Tensor, generator: torch.Generator) -> Tensor:
+    """`crop_flip`, then PixMix (`openset.data.pixmix`): lifts robustness and near detection."""
+    return mixed(crop_flip(images, generator), generator)
+
+
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -71,6 +77,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "crop": crop,
     "crop-flip": crop_flip,
     "rotate-crop": rotate_crop,
+    "pixmix": pixmix,
 }
 """Functions of images `[N, C, H, W]` and a generator, by their names on the command line."""
 
@@ -118,12 +125,37 @@ def scale_crop_flip(
     return cropped, nearest[:, 0].round().to(labels.dtype) + VOID
 
 
+def square_flip(
+    images: Tensor, labels: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A random square of each image, of its shorter side, half of them mirrored; labels alike.
+
+    Nothing is scaled and nothing comes from outside: the 512×512 crops of Grcić et al. 2021 from
+    images whose shorter side is 512.
+
+    Example:
+        >>> images, labels = torch.rand(2, 3, 8, 12), torch.zeros(2, 8, 12, dtype=torch.long)
+        >>> [x.shape for x in square_flip(images, labels, torch.Generator().manual_seed(0))]
+        [torch.Size([2, 3, 8, 8]), torch.Size([2, 8, 8])]
+    """
+    n, _, height, width = images.shape
+    side = min(height, width)
+    down, right, mirror = _uniform(3, n, images, generator)
+    steps = torch.arange(side, device=images.device)
+    rows = (down * (height - side + 1)).long()[:, None] + steps
+    columns = (right * (width - side + 1)).long()[:, None] + steps
+    columns = torch.where(mirror[:, None] < 0.5, columns.flip(1), columns)
+    place = torch.arange(n, device=images.device)[:, None, None], rows[:, :, None], columns[:, None]
+    return images.movedim(1, -1)[place].movedim(-1, 1), labels[place]
+
+
 LabelledAugmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 LABELLED_AUGMENTATIONS: dict[str, LabelledAugmentation] = {
     "flip": flip_labelled,
     "scale-crop-flip": scale_crop_flip,
+    "square-flip": square_flip,
 }
 """Functions that change images `[N, C, H, W]` and label maps `[N, H, W]` alike, by name."""
 

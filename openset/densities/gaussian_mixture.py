@@ -21,6 +21,14 @@ CHUNK = 2**24
 """Largest number of values, in padded rows or in covariances, worked on at once."""
 
 
+SHARES = (0.1, 0.03, 0.02, 0.01, 0.003, 0.001, 0.0003)
+"""Shares that `shrinkage="auto"` chooses from."""
+
+
+FOLD = 5
+"""Of so many rows of a class one is held out to choose the share."""
+
+
 HELD = {"full": 2.0, "tied": 2.0, "diag": 2.0**-8}
 """GiB of rows held at once, by the kind of covariance."""
 
@@ -58,7 +66,9 @@ class GaussianMixture(Density):
         components: Gaussians per class K.
         covariance: "full", "diag", or "tied" (one for all components of a class).
         shrinkage: The share s in 0…1; 0 is plain maximum likelihood, and warns where that is
-            singular.
+            singular. "auto" takes the share under which a fifth of each class's rows, held out, is
+            likeliest, one for all classes, which takes seven fits more. That share, mostly 0.001 on
+            features of CIFAR-10 and MNIST, did not detect better than 0.02, which is the default.
         reduce: Keep this many principal components of the standardised features; the surprise is
             then that of the projection. None keeps all features.
         seeds: Number of starts tried; each class keeps its most likely.
@@ -80,12 +90,13 @@ class GaussianMixture(Density):
     weight: Tensor
     mean: Tensor
     factor: Tensor
+    share: Tensor
 
     def __init__(
         self,
         components: Count = 8,
         covariance: Covariance = "full",
-        shrinkage: float = 0.02,
+        shrinkage: float | str = 0.02,
         reduce: Count | None = None,
         seeds: Count = 1,
         iterations: Count = 100,
@@ -97,8 +108,8 @@ class GaussianMixture(Density):
         super().__init__()
         if covariance not in ("full", "diag", "tied"):
             raise ValueError(f"covariance must be full, diag or tied; got {covariance!r}")
-        if not 0 <= shrinkage <= 1:
-            raise ValueError(f"shrinkage is a share in 0…1; got {shrinkage}")
+        if shrinkage != "auto" and (isinstance(shrinkage, str) or not 0 <= shrinkage <= 1):
+            raise ValueError(f"shrinkage is a share in 0…1, or 'auto'; got {shrinkage!r}")
         if components < 1:
             raise ValueError(f"components must be at least 1; got {components}")
         self.components = components
@@ -117,9 +128,29 @@ class GaussianMixture(Density):
         whole = all(len(x) == n for x, n in zip(rows, counts.tolist(), strict=True))
         self.standardise.fit(batches)
         rows = [self.standardise(x) for x in rows]
+        share = self._likeliest(rows) if isinstance(self.shrinkage, str) else self.shrinkage
+        self.keep(share=rows[0].new_tensor(float(share)))
         stream = None if whole else _Stream(batches, self)
         self._fit_standardised(rows, stream)
         return self
+
+    def _likeliest(self, rows: list[Tensor]) -> float:
+        """The share under which held-out rows are likeliest, of all classes together."""
+        held = [x[::FOLD] for x in rows]
+        learned = [x[torch.arange(len(x), device=x.device) % FOLD > 0] for x in rows]
+        counts = torch.tensor([len(x) for x in learned])
+        need_rows(counts, max(2, self.components), self, "give more images of it, or a share")
+
+        def likelihood(share: float) -> float:
+            trial = type(self)(**{**self.settings(), "shrinkage": share, "seeds": 1})
+            trial.keep(share=rows[0].new_tensor(share))
+            trial._fit_standardised(learned, None)
+            joint = (
+                trial._mixtures(slice(c, c + 1)).log_joint(x[None]) for c, x in enumerate(held)
+            )
+            return float(sum(part.logsumexp(-1).double().sum() for part in joint))
+
+        return max(SHARES, key=likelihood)
 
     def _fit_standardised(self, rows: list[Tensor], stream: _Stream | None) -> None:
         """Fits in chunks of classes, or all at once to a stream that `rows` only sample."""
@@ -172,7 +203,7 @@ class GaussianMixture(Density):
             pieces,
             start,
             self.covariance,
-            shrinkage=self.shrinkage,
+            shrinkage=float(self.share),
             jitter=self.jitter,
             iterations=self.iterations,
             tolerance=self.tolerance,
@@ -202,7 +233,7 @@ class GaussianMixture(Density):
         inverse = self.factor if diag else self.factor.diagonal(dim1=-2, dim2=-1)
         pivot = inverse.square().flatten(1).amax(1).reciprocal()
         flat = (pivot <= 2 * self.jitter).nonzero().flatten().tolist()
-        if flat and self.shrinkage == 0:
+        if flat and float(self.share) == 0:
             warnings.warn(
                 f"the covariance of class {', '.join(map(str, flat[:10]))} is singular but for the "
                 f"jitter of {self.jitter:g}: give shrinkage above 0, or reduce",

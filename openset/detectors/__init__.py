@@ -7,31 +7,53 @@ from typing import Any
 from torch import nn
 
 from openset.densities import DENSITIES
+from openset.detectors.ash import ASH as ASH
 from openset.detectors.base import Detector as Detector
 from openset.detectors.binary import BIN as BIN
 from openset.detectors.binary import BINC as BINC
+from openset.detectors.binary import OVA as OVA
+from openset.detectors.binary import OVNNI as OVNNI
 from openset.detectors.bottleneck import VIB as VIB
 from openset.detectors.bottleneck import VIBY1 as VIBY1
 from openset.detectors.bottleneck import VIBY2 as VIBY2
+from openset.detectors.committee import DeepEnsemble as DeepEnsemble
+from openset.detectors.committee import MCDropout as MCDropout
+from openset.detectors.crosr import CROSR as CROSR
+from openset.detectors.dice import DICE as DICE
+from openset.detectors.fdbd import FDBD as FDBD
 from openset.detectors.fusion import Fusion as Fusion
 from openset.detectors.gemos import GeMOS as GeMOS
 from openset.detectors.gen import GEN as GEN
+from openset.detectors.generalized_odin import GeneralizedODIN as GeneralizedODIN
 from openset.detectors.knn import KNN as KNN
+from openset.detectors.learned_confidence import LearnedConfidence as LearnedConfidence
 from openset.detectors.logits import Energy as Energy
 from openset.detectors.logits import Entropy as Entropy
 from openset.detectors.logits import MaxLogit as MaxLogit
 from openset.detectors.logits import MaxSoftmax as MaxSoftmax
 from openset.detectors.logits import Temperature as Temperature
 from openset.detectors.mahalanobis import Mahalanobis as Mahalanobis
+from openset.detectors.mahalanobis_plus_plus import MahalanobisPlusPlus as MahalanobisPlusPlus
+from openset.detectors.masf import MaSF as MaSF
+from openset.detectors.mlod import MLOD as MLOD
 from openset.detectors.more_classes import MoreClasses as MoreClasses
+from openset.detectors.nac import NAC as NAC
+from openset.detectors.nci import NCI as NCI
+from openset.detectors.nnguide import NNGuide as NNGuide
 from openset.detectors.odin import ODIN as ODIN
 from openset.detectors.openmax import OpenMax as OpenMax
+from openset.detectors.pnml import PNML as PNML
 from openset.detectors.pytorch_ood import PytorchOOD as PytorchOOD
 from openset.detectors.react import ReAct as ReAct
 from openset.detectors.relative_mahalanobis import RelativeMahalanobis as RelativeMahalanobis
+from openset.detectors.scale import SCALE as SCALE
+from openset.detectors.she import SHE as SHE
+from openset.detectors.subspaces import SubSpaces as SubSpaces
 from openset.detectors.vim import ViM as ViM
 from openset.detectors.vmdls import VMDLS as VMDLS
 from openset.detectors.vmdls import VMDLSb as VMDLSb
+from openset.detectors.vra import VRA as VRA
+from openset.detectors.weiper import WeiPer as WeiPer
 from openset.fitted import by_name
 from openset.spec import Trust, as_names, call, look_up, parameters_of, parse
 

@@ -55,6 +55,9 @@ class Detector(Fitted):
     objectives: ClassVar[Sequence[str]] = ()
     """The training methods whose networks it is for; any will do if none is named."""
 
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """The values of its settings that `openset tune` tries where they are not the usual ones."""
+
     added: int = 0
     """Classes that it knows beyond those of the network."""
 
@@ -65,6 +68,11 @@ class Detector(Fitted):
         super().__init_subclass__(**kwargs)
         for name in vars(cls).keys() & {"fit", "adjust"}:
             setattr(cls, name, taking_arrays(vars(cls)[name]))
+
+    @property
+    def learns(self) -> bool:
+        """Whether `fit` learns something, so that it must come before `score`."""
+        return type(self).fit is not Detector.fit
 
     @taking_arrays
     def fit(self, batches: Iterable[Activations]) -> Self:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from math import log
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import torch
@@ -11,51 +10,15 @@ from torch import Tensor, nn
 
 from openset.activations import Activations
 from openset.detectors.base import Detector
+from openset.detectors.combinations import COMBINATIONS, joint
 from openset.detectors.gemos import GeMOS
-from openset.detectors.logits import Energy
+from openset.detectors.gen import GEN
+from openset.detectors.pnml import PNML
 from openset.detectors.ranks import TailRank
-from openset.detectors.rows import known
+from openset.detectors.rows import known, peek
+from openset.detectors.vra import VRA
 from openset.errors import unknown_name
 from openset.spec import as_names
-
-ACCEPTED = 0.95
-"""The share of known images on which a guard stays silent."""
-
-
-def fisher(surprise: Tensor, weights: Tensor) -> Tensor:
-    """Fisher, 1932: the mean of −log p. Detectors that are all somewhat surprised add up."""
-    # No `@`: onnxruntime 1.31.1 gives a transposed matrix times a vector wrongly.
-    return (surprise * weights).sum(1)
-
-
-def harmonic(surprise: Tensor, weights: Tensor) -> Tensor:
-    """Wilson, 2019, https://doi.org/10.1073/pnas.1814092116: −log of the harmonic mean p.
-
-    The most surprised detector decides, however much the detectors depend on one another.
-    """
-    return (surprise + weights.log()).logsumexp(1)
-
-
-def tippett(surprise: Tensor, weights: Tensor) -> Tensor:
-    """Tippett, 1931, weighted as Bonferroni's bound is: −log of the smallest p / weight."""
-    return (surprise + weights.log()).max(1).values
-
-
-def guard(surprise: Tensor, weights: Tensor) -> Tensor:
-    """The first detector's −log p; the others add theirs only beyond what 95 % of known have.
-
-    After the truncated product of Zaykin et al., 2002, https://doi.org/10.1002/gepi.0042: what the
-    others say within the usual is noise to the first, and far images lie beyond it.
-    """
-    beyond = (surprise[:, 1:] + log(1 - ACCEPTED)).clamp_min(0)
-    return surprise[:, 0] * weights[0] + (beyond * weights[1:]).sum(1)
-
-
-COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    rule.__name__: rule for rule in (fisher, harmonic, tippett, guard)
-}
-"""Rules from −log p `[M, detectors]` and weights that sum to 1 to a score `[M]`."""
-
 
 MADE_UP = 10
 """Number of made-up mistakes, alike to all members, added lest a few real ones decide."""
@@ -63,6 +26,10 @@ MADE_UP = 10
 
 LEAST = 0.25
 """Least weight, as a share of the largest: mistakes do not show what far images look like."""
+
+
+JOINT = 1000
+"""The most held-out known images that `joint` compares with."""
 
 
 def by_mistakes(surprise: Tensor) -> Tensor:
@@ -87,15 +54,17 @@ class Fusion(Detector):
     features that it is like no image; ranks bring both to one scale. No unknown image is used.
 
     Args:
-        detectors: Members, each of which must look only once; None takes `Energy` and `GeMOS` with
-            4 components on the first two stages. On the command line `fusion:energy+knn`.
+        detectors: Members, each of which must look only once; None takes `GEN`, `VRA` and `PNML`
+            where the network ends in a linear layer, and `GeMOS` with 1 component on the first two
+            stages. On the command line `fusion:energy+knn`, or `fusion:energy+(knn:k=10)`.
         weights: One for each member, scaled to sum 1; None for equal ones; "mistakes" learns from
             held-out known images how much each member says where the network errs.
         combine: "fisher", the mean; "harmonic" or "tippett", where the most surprised member
-            decides; "guard", where the members after the first count only beyond the usual.
+            decides; "guard", where the members after the first count only beyond the usual; or
+            another of `openset.detectors.combinations`.
 
     Example:
-        >>> from openset.detectors import MaxSoftmax
+        >>> from openset.detectors import Energy, MaxSoftmax
         >>> train, held_out = (Activations(torch.randn(50, 3), labels=torch.arange(50) % 3)
         ...                    for _ in range(2))
         >>> fusion = Fusion((Energy(), MaxSoftmax())).fit([train]).adjust([held_out])
@@ -105,6 +74,7 @@ class Fusion(Detector):
 
     held_out = True
     learned: Tensor
+    known: Tensor
 
     def __init__(
         self,
@@ -113,8 +83,9 @@ class Fusion(Detector):
         combine: str = "fisher",
     ):
         super().__init__()
-        if combine not in COMBINATIONS:
-            raise ValueError(unknown_name("combination", combine, COMBINATIONS))
+        if combine not in (rules := (*COMBINATIONS, joint.__name__)):
+            raise ValueError(unknown_name("combination", combine, rules))
+        self.usual = detectors is None
         self.detectors: Any = nn.ModuleList(members(detectors))
         self.tuned_on = tuple(dict.fromkeys(x for d in self.detectors for x in d.tuned_on))
         self.weights, self.combine = weights, combine
@@ -127,6 +98,9 @@ class Fusion(Detector):
         return together([detector.layers_read for detector in self.detectors])
 
     def fit(self, batches: Iterable[Activations]) -> Self:
+        if self.usual and peek(batches).head is None:
+            kept = [each for each in self.detectors if not isinstance(each, PNML | VRA)]
+            self.detectors = nn.ModuleList(kept)
         for detector in self.detectors:
             detector.fit(batches)
         return self
@@ -138,6 +112,8 @@ class Fusion(Detector):
         rows = [known(batch) for batch in held_out]
         scores = torch.cat([self._scores(part) for part in rows])
         self.ranks.fit(scores.unbind(1))
+        if self.combine == joint.__name__:
+            self.keep(known=self.ranks(scores[:: -(-len(scores) // JOINT)]))
         if self.weights == "mistakes":
             wrong = torch.cat([part.logits.argmax(1) != part.labels for part in rows])
             self.keep(learned=by_mistakes(self.ranks(scores)[wrong]))
@@ -152,6 +128,8 @@ class Fusion(Detector):
 
     def score(self, rows: Activations) -> Tensor:
         surprise = self.surprise(rows)
+        if self.combine == joint.__name__:
+            return joint(surprise, self.known.to(surprise))
         if isinstance(self.weights, str):
             weights = self.learned.to(surprise)
         else:
@@ -188,7 +166,8 @@ def members(detectors: Sequence[Detector] | None) -> list[Detector]:
         ValueError: If there are fewer than two, or if one must look at the image again.
     """
     if detectors is None:
-        return [Energy(), GeMOS("gaussian-mixture:components=4", layers=("stage1", "stage2"))]
+        early = GeMOS("gaussian-mixture:components=1", layers=("stage1", "stage2"))
+        return [GEN(), VRA(), PNML(), early]
     if isinstance(detectors, str) or len(detectors) < 2:
         raise ValueError(f"fusion needs at least two detectors, as energy+knn; got {detectors!r}")
     for detector in detectors:

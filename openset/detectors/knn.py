@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from openset.activations import Activations
 from openset.densities.base import in_chunks
 from openset.detectors.base import Detector
-from openset.detectors.rows import Rows, choose_layers
-from openset.sampling import reservoir
+from openset.detectors.rows import Rows, choose_layers, sampled
 from openset.spec import Count
 
 CHUNK = 2**24
@@ -57,8 +56,7 @@ class KNN(Detector):
 
     def fit(self, batches: Iterable[Activations]) -> Self:
         self.found_layers = choose_layers(batches, self.layers)
-        rows = ((x, labels.clamp_max(0)) for x, labels in Rows(batches, self.found_layers))
-        (kept,), _ = reservoir(rows, 1, self.max_rows, self.seed)
+        kept = sampled(Rows(batches, self.found_layers), self.max_rows, self.seed)
         if len(kept) < self.k:
             raise ValueError(
                 f"k={self.k} neighbours need as many training rows; got {len(kept)}: "

@@ -70,9 +70,13 @@ class Mahalanobis(Detector):
     def score(self, rows: Activations) -> Tensor:
         return self.distances(rows).min(1).values
 
+    def read(self, rows: Activations) -> Tensor:
+        """The features `[M, D]` whose distances count."""
+        return rows.stacked(self.layers_read)
+
     def distances(self, rows: Activations) -> Tensor:
         """Squared distances `[M, K]` to the mean of every class that had rows."""
-        x = rows.stacked(self.layers_read)
+        x = self.read(rows)
         x = (x - self.centre.to(x.dtype)) @ self.whitening.to(x.dtype)
         return squared_distances(x, self.mean.to(x.dtype))
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Self
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from openset.activations import Activations
 from openset.detectors.base import Detector
-from openset.detectors.rows import Rows, head_of
-from openset.sampling import reservoir
+from openset.detectors.rows import Rows, head_energy, quantiles, sampled
 from openset.spec import Count
 
 
@@ -48,15 +45,10 @@ class ReAct(Detector):
         self.quantile, self.max_rows, self.seed = quantile, max_rows, seed
 
     def fit(self, batches: Iterable[Activations]) -> Self:
-        rows = ((x, labels.clamp_max(0)) for x, labels in Rows(batches, self.layers))
-        (kept,), _ = reservoir(rows, 1, self.max_rows, self.seed)
-        # torch.quantile takes at most 16 million values.
-        limit = np.quantile(kept.cpu().numpy(), self.quantile)
-        self.keep(limit=torch.tensor(limit, dtype=torch.float32, device=kept.device))
+        kept = sampled(Rows(batches, self.layers), self.max_rows, self.seed)
+        self.keep(limit=quantiles(kept, [self.quantile])[0])
         return self
 
     def score(self, rows: Activations) -> Tensor:
         x = rows.stacked(self.layers)
-        weight, bias = head_of(rows, self)
-        clipped = x.minimum(self.limit.to(x.dtype))
-        return -(clipped @ weight.to(x.dtype).T + bias.to(x.dtype)).logsumexp(1)
+        return head_energy(x.minimum(self.limit.to(x.dtype)), rows, self)

@@ -42,6 +42,6 @@ class RelativeMahalanobis(Mahalanobis):
         self.keep(whole_mean=mean.float(), whole_whitening=whitening.float())
 
     def score(self, rows: Activations) -> Tensor:
-        x = rows.stacked(self.layers_read)
+        x = self.read(rows)
         x = (x - self.whole_mean.to(x.dtype)) @ self.whole_whitening.to(x.dtype)
         return super().score(rows) - x.square().sum(1)

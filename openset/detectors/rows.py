@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from openset.activations import Activations
 from openset.detectors.arrays import Absent
 from openset.detectors.base import Detector
+from openset.errors import LackingError
 from openset.extractors.extract import finite
+from openset.moments import Moments
+from openset.sampling import reservoir
 from openset.spec import as_names
 
 
@@ -30,10 +34,7 @@ class Rows:
         *,
         correct: bool = False,
     ):
-        if iter(batches) is batches:
-            raise ValueError(
-                "fit got a generator, which can be read only once; pass a list, a Store or a loader"
-            )
+        check_again(batches)
         self.batches, self.layers, self.correct = batches, layers, correct
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -76,8 +77,17 @@ def check_labels(labels: Tensor, classes: int) -> None:
         )
 
 
+def check_again(batches: Iterable[Activations]) -> None:
+    """Raises for what can be read only once."""
+    if iter(batches) is batches:
+        raise ValueError(
+            "fit got a generator, which can be read only once; pass a list, a Store or a loader"
+        )
+
+
 def peek(batches: Iterable[Activations]) -> Activations:
-    """The first batch."""
+    """The first batch, of what can be read again."""
+    check_again(batches)
     for batch in batches:
         return batch
     raise ValueError("no activations: the data set or the loader gave no batch")
@@ -86,11 +96,34 @@ def peek(batches: Iterable[Activations]) -> Activations:
 def head_of(rows: Activations, detector: Detector) -> tuple[Tensor, Tensor]:
     """Weight `[K, D]` and bias `[K]` of the layer from the penultimate features to the logits."""
     if rows.head is None:
-        raise ValueError(
+        raise LackingError(
             f"{detector.name} applies the network's last linear layer again, and none was found "
             "that gives the logits; name it: Tap(network, head=…)"
         )
     return rows.head
+
+
+def head_energy(x: Tensor, rows: Activations, detector: Detector) -> Tensor:
+    """−log Σ exp(logit) `[M]` where the features before the network's last layer are `[M, D]`."""
+    weight, bias = head_of(rows, detector)
+    return -(x @ weight.to(x.dtype).T + bias.to(x.dtype)).logsumexp(1)
+
+
+def mean_of(rows: Rows) -> Tensor:
+    """The mean `[D]` of all rows, in one pass."""
+    return Moments.of(((x, labels.clamp_max(0)) for x, labels in rows), 1, "diag").mean[0].float()
+
+
+def sampled(rows: Iterable[tuple[Tensor, Tensor]], most: int, seed: int) -> Tensor:
+    """A seeded sample of at most `most` of all rows, `[m, D]`."""
+    (kept,), _ = reservoir(((x, labels.clamp_max(0)) for x, labels in rows), 1, most, seed)
+    return kept
+
+
+def quantiles(values: Tensor, shares: Sequence[float]) -> Tensor:
+    """The values `[len(shares)]` below which these shares of all lie, of any number of values."""
+    found = np.quantile(values.cpu().numpy(), shares)  # torch.quantile takes at most 16 million.
+    return torch.tensor(found, dtype=torch.float32, device=values.device)
 
 
 def choose_layers(batches: Iterable[Activations], layers: Sequence[str] | None) -> tuple[str, ...]:

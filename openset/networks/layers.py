@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from openset.errors import unknown_name
+from openset.errors import LackingError, unknown_name
 from openset.networks.anatomy import anatomy_of, last_linear
 from openset.networks.trial import is_linear
 from openset.networks.watch import bare
@@ -89,18 +89,19 @@ def resolve(network: nn.Module, layer: str) -> str:
     inside = layer
     while inside not in paths and inside.startswith(("_orig_mod.", "module.")):
         inside = inside.partition(".")[2]  # The path in a wrapper that was taken off.
-    if inside in paths and inside:
-        return inside
+    for path in (inside, f"network.{inside}"):  # Of the network behind a `normalize`, too.
+        if path in paths and inside:
+            return path
     stages = find_stages(network)
     aliases = {f"stage{i}": path for i, path in enumerate(stages, start=1)}
     if layer in aliases:
         return aliases[layer]
     if not stages and layer.removeprefix("stage").isdigit():
-        raise ValueError(
+        raise LackingError(
             f"the network has no {layer}: its resolution never falls, and it has no row of like "
             "blocks; name the layers to read by their paths, as in network.named_modules()"
         )
-    raise ValueError(unknown_name("layer", layer, {*filter(None, paths), *aliases}))
+    raise LackingError(unknown_name("layer", layer, {*filter(None, paths), *aliases}))
 
 
 def is_channels_last(network: nn.Module) -> bool:

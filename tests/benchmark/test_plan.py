@@ -73,3 +73,12 @@ def test_dry_run_trains_nothing(tiny, tmp_path, capsys):
     call("benchmark", tiny, "--quick", "--dry-run", "--out", tmp_path / "out")
     assert "8 epochs" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_networks_are_chosen_by_their_names(tiny, tmp_path):
+    known = protocol.load(str(tiny), "quick")
+    both = replace(known, methods=[known.methods[0], replace(known.methods[0], network="resnet18")])
+    steps = Plan(both, tmp_path, seeds=1, networks=["resnet18"]).steps
+    assert {step.trial.method.network for step in steps} == {"resnet18"}
+    with pytest.raises(ValueError, match="unknown network of this protocol 'resnet8'"):
+        Plan(both, tmp_path, networks=["resnet8"])

@@ -12,7 +12,9 @@ from openset.data.augment import (
     crop_flip,
     rotate_crop,
     scale_crop_flip,
+    square_flip,
 )
+from openset.data.pixmix import mixed, pictures
 
 
 def generator(seed=0) -> torch.Generator:
@@ -103,6 +105,23 @@ def test_labels_move_with_their_pixels(name):
     assert (moved.amax(1)[~inside] <= 0.96).all()
 
 
+def test_square_flip_cuts_whole_squares_and_mirrors_half():
+    """Of wide and of high images; a label names the pixel that it came from."""
+    for height, width in ((20, 30), (30, 20)):
+        image, label = coordinates(height=height, width=width)
+        cut, its_label = square_flip(image, label, torch.Generator().manual_seed(0))
+        assert cut.shape == (200, 2, 20, 20)
+        row, column = its_label // width, its_label % width
+        assert (row.diff(dim=1) == 1).all()
+        steps = column.diff(dim=2)
+        assert (steps == steps[:, :1, :1]).all()
+        assert 0.4 < (steps[:, 0, 0] == -1).float().mean() < 0.6
+        assert set(row[:, 0, 0].tolist()) == {*range(height - 19)}
+        assert set(column.amin((1, 2)).tolist()) == {*range(width - 19)}
+        found = torch.stack([cut[:, 0] * height - 0.5, cut[:, 1] * width - 0.5])
+        torch.testing.assert_close(found, torch.stack([row, column]).float(), atol=1e-3, rtol=0)
+
+
 def test_scale_crop_flip_scales_mirrors_and_moves():
     image, label = coordinates()
     moved, its_label = scale_crop_flip(image, label, torch.Generator().manual_seed(0))
@@ -117,3 +136,21 @@ def test_scale_crop_flip_scales_mirrors_and_moves():
     torch.testing.assert_close(
         scale_crop_flip(image, label, torch.Generator().manual_seed(0))[0], moved
     )
+
+
+def test_pictures_of_pixmix_have_structure_on_all_scales():
+    clouds = pictures(torch.zeros(200, 1, 32, 32), generator())
+    assert (clouds.amin((1, 2, 3)) == 0).all()
+    assert (clouds.amax((1, 2, 3)) == 1).all()
+    power = torch.fft.rfft2(clouds).abs().square().mean((0, 1))
+    falls = [power[0, k].log2() - power[0, 2 * k].log2() for k in (1, 2, 4)]
+    assert all(2 <= fall <= 4 for fall in falls)  # Amplitudes like 1/f to 1/f².
+
+
+def test_pixmix_leaves_some_images_and_keeps_what_they_show():
+    images = torch.rand(400, 3, 8, 8, generator=generator())
+    changed = mixed(images, generator())
+    same = (changed == images).flatten(1).all(1).float().mean()
+    assert 0.05 < same < 0.15  # Neither solarised (1/2) nor mixed (1/5).
+    pairs = torch.stack([images.flatten(1), changed.flatten(1)], 1)
+    assert torch.stack([pair.corrcoef()[0, 1] for pair in pairs]).nanmean() > 0.3

@@ -5,6 +5,7 @@ import torch
 from sklearn.mixture import GaussianMixture as Reference
 
 from openset.densities import GaussianMixture, gaussian_mixture
+from openset.densities.gaussian_mixture import SHARES
 from openset.densities.mixtures import Mixtures, Piece
 
 
@@ -199,3 +200,34 @@ def test_hopeless_components_have_no_share():
         share, joint.softmax(-1) * piece.mask[..., None], rtol=1e-9, atol=1e-12
     )
     torch.testing.assert_close(likelihood, (joint.logsumexp(-1) * piece.mask).sum(1))
+
+
+@pytest.mark.parametrize("rows", [60, 2000])
+def test_auto_takes_the_share_under_which_held_out_rows_are_likeliest(rows):
+    """Few rows of many features want more of it than many rows do."""
+    torch.manual_seed(0)
+    mixing = torch.randn(20, 20)
+    x, labels = torch.randn(2 * rows, 20) @ mixing, torch.arange(2 * rows) % 2
+    density = GaussianMixture(1, shrinkage="auto").fit_classes([(x, labels)], 2)
+    held = torch.cat([torch.arange(c, 2 * rows, 2)[::5] for c in (0, 1)])
+    learned = torch.ones(2 * rows, dtype=torch.bool)
+    learned[held] = False
+
+    def surprise(share):
+        other = GaussianMixture(1, shrinkage=share)
+        other.fit_classes([(x[learned], labels[learned])], 2)
+        return float(other(x[held], labels[held]).sum())
+
+    shares = {share: surprise(share) for share in SHARES}
+    # The trial standardises by all rows, this by those that are left.
+    assert shares[round(float(density.share), 6)] <= min(shares.values()) + 0.05 * len(held)
+    assert (float(density.share) > 0.001) == (rows == 60)
+    again = GaussianMixture(1, shrinkage="auto")
+    again.load_state_dict(density.state_dict())
+    torch.testing.assert_close(again(x, labels), density(x, labels))
+    assert again.settings()["shrinkage"] == "auto"
+
+
+def test_a_share_that_is_no_share_is_refused():
+    with pytest.raises(ValueError, match="a share in 0…1, or 'auto'; got 'some'"):
+        GaussianMixture(shrinkage="some")

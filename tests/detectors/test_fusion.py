@@ -1,9 +1,22 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from openset.activations import Activations
-from openset.detectors import Energy, Fusion, GeMOS, Mahalanobis, MaxSoftmax, Temperature, build
+from openset.activations import Activations, concatenate
+from openset.detectors import (
+    KNN,
+    MLOD,
+    Energy,
+    Fusion,
+    GeMOS,
+    Mahalanobis,
+    MaSF,
+    MaxSoftmax,
+    Temperature,
+    build,
+)
+from openset.detectors.combinations import COMBINATIONS
 from openset.detectors.fusion import LEAST, by_mistakes
 from openset.model.saved import restore
 
@@ -95,7 +108,45 @@ def test_other_combinations(weights):
         np.testing.assert_allclose(fusion.score(rows), score, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("combine", ["fisher", "harmonic", "tippett", "guard"])
+def test_combinations_of_others_are_those_of_scipy():
+    rows = batch(100, 1)
+    rows = rows[torch.from_numpy(p_values(fitted(), rows).max(0) < 1)]  # At 1 scipy is infinite.
+    p = p_values(fitted(), rows).T
+    combined = [stats.combine_pvalues(each, "stouffer")[0] for each in p]
+    np.testing.assert_allclose(
+        fitted(combine="stouffer").score(rows), combined, rtol=1e-3, atol=1e-3
+    )
+    simes = [stats.false_discovery_control(each).min() for each in p]  # Benjamini–Hochberg's least.
+    np.testing.assert_allclose(
+        fitted(combine="simes").score(rows), -np.log(simes), rtol=1e-3, atol=1e-5
+    )
+    cauchy = np.arcsinh(stats.cauchy.isf(p).mean(1))
+    np.testing.assert_allclose(fitted(combine="cauchy").score(rows), cauchy, rtol=1e-2, atol=1e-2)
+    arithmetic, least = -np.log(p.mean(1)), -np.log(p.max(1))
+    np.testing.assert_allclose(
+        fitted(combine="arithmetic").score(rows), arithmetic, rtol=1e-3, atol=1e-5
+    )
+    np.testing.assert_allclose(fitted(combine="least").score(rows), least, rtol=1e-3, atol=1e-5)
+
+
+def test_joint_ranks_count_known_images_that_surprise_every_member_as_much():
+    fusion, rows = fitted(combine="joint"), batch(60, 7)
+    known = fusion.surprise(concatenate([batch(100, 1), batch(99, 2)]))
+    found = fusion.surprise(rows)
+    counts = torch.tensor([int((known >= each).all(1).sum()) for each in found])
+    expected = -((1 + counts) / 200).log() + 1e-3 * found.mean(1)
+    torch.testing.assert_close(fusion.score(rows), expected)
+
+
+def test_weights_of_simes_are_those_of_benjamini_and_hochberg():
+    surprise = torch.tensor([[3.0, 1.0, 2.0]])
+    weights = torch.tensor([0.5, 0.3, 0.2])
+    p = (-surprise[0]).exp()
+    expected = min(p[0] / 0.5, p[2] / 0.7, p[1] / 1.0)
+    torch.testing.assert_close(COMBINATIONS["simes"](surprise, weights), -expected.log()[None])
+
+
+@pytest.mark.parametrize("combine", sorted({"joint", *COMBINATIONS} - {"arithmetic", "least"}))
 def test_far_rows_rank_among_themselves(combine):
     fusion, rows = fitted(combine=combine), batch(1)
     far = [
@@ -110,14 +161,29 @@ def test_names_and_layers_come_from_the_command_line():
     fusion = build("fusion:energy+knn+gemos,weights=2+1+1,combine=harmonic")
     assert [d.name for d in fusion.detectors] == ["energy", "knn", "gemos"]
     assert fusion.layers is None
-    assert build("fusion").layers == ("stage1", "stage2")
+    assert build("fusion").layers == ("penultimate", "stage1", "stage2")
     assert build("fusion:energy+mahalanobis+msp").layers == ("penultimate",)
 
 
 def test_default_members():
-    first, second = Fusion().detectors
-    assert first.spec() == build("energy").spec()
-    assert second.spec() == build("gemos:layers=stage1+stage2,components=4").spec()
+    names = ("gen", "vra", "pnml", "gemos:layers=stage1+stage2,components=1")
+    assert [d.spec() for d in Fusion().detectors] == [build(name).spec() for name in names]
+
+
+def test_default_members_of_a_network_without_a_linear_last_layer():
+    rows = batch()
+    rows.features["stage2"] = rows.features["stage1"].square()
+    fusion = Fusion().fit([rows]).adjust([rows])
+    assert [d.name for d in fusion.detectors] == ["gen", "gemos"]
+    again = restore(fusion.spec())
+    again.load_state_dict(fusion.state_dict())
+    assert torch.equal(again.score(rows), fusion.score(rows))
+
+
+def test_members_have_settings_in_brackets():
+    fusion = build("fusion:energy+(knn:k=7,layers=stage1+stage2),weights=2+1")
+    assert fusion.weights == (2, 1)
+    assert fusion.detectors[1].spec() == build("knn:k=7,layers=stage1+stage2").spec()
 
 
 @pytest.mark.parametrize(
@@ -183,3 +249,35 @@ def test_a_fusion_without_held_out_scores_says_so():
 def test_settings_that_cannot_be_are_refused(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         Fusion(**settings)
+
+
+def test_mlod_is_fishers_mean_over_the_neighbours_of_each_layer():
+    train, held_out, rows = batch(), batch(120, 1), batch(30, 2)
+    mlod = MLOD(k=3).fit([train]).adjust([held_out])
+    members = [KNN(3, (layer,)) for layer in ("stage1", "logits")]
+    expected = Fusion(members).fit([train]).adjust([held_out]).score(rows)
+    torch.testing.assert_close(mlod.score(rows), expected)
+
+
+def test_masf_is_simes_within_and_fisher_over_the_layers():
+    train, held_out, rows = batch(400), batch(199, 1), batch(30, 2)
+    rows = rows[:7]
+
+    def layer(x, known):
+        """Simes' p of a row's channels, each two-sided among the training rows."""
+        n, channels = known.shape
+        above = [(1 + (known[:, j] >= x[j]).sum()) / (n + 1) for j in range(channels)]
+        below = [(1 + (known[:, j] <= x[j]).sum()) / (n + 1) for j in range(channels)]
+        p = np.sort(2 * np.minimum(above, below))
+        return float(np.min(p * channels / np.arange(1, channels + 1)))
+
+    masf = MaSF().fit([train]).adjust([held_out])
+    expected = np.zeros(len(held_out))
+    for name in ("stage1", "logits"):
+        known = train.values(name).numpy()
+        p = np.array([layer(x, known) for x in held_out.values(name).numpy()])
+        expected += [-np.log((1 + (p <= one).sum()) / 200) / 2 for one in p]
+    found = masf.score(held_out).numpy()
+    # Between known values −log p is interpolated, and knots are left out.
+    assert stats.spearmanr(found, expected)[0] > 0.99
+    assert masf.score(rows).shape == (7,)
