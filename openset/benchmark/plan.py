@@ -48,8 +48,8 @@ class Plan:
         networks: Sequence[str] = (),
         skip_missing: bool = False,
     ):
-        if seeds is not None and seeds < 1:
-            raise ValueError(f"seeds is {seeds}; give at least 1")
+        if seeds is not None and not 1 <= seeds <= 1000:
+            raise ValueError(f"seeds is {seeds}; give at least 1 and at most 1000")
         methods = chosen(on_networks(protocol, networks), only)
         self.protocol = replace(protocol, methods=methods)
         self.work, self.skip_missing = work, skip_missing

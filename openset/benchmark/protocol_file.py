@@ -65,7 +65,7 @@ class TierTable(MethodTable, total=False):
     channels: int
     valid: Share
     accept: Share
-    seeds: Annotated[int, Range(least=1)]
+    seeds: Annotated[int, Range(least=1, most=1000)]  # Each is a step of the plan.
     metrics: list[str]
     notes: list[str]
     others: Figures

@@ -11,7 +11,7 @@ from torch import Tensor
 from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.rows import Rows, head_energy, quantiles, sampled
-from openset.spec import Count
+from openset.spec import Amount, Count
 
 
 class VRA(Detector):
@@ -44,7 +44,7 @@ class VRA(Detector):
         self,
         lower: float = 0.6,
         upper: float = 0.95,
-        shift: float = 0.0,
+        shift: Amount = 0.0,
         max_rows: Count = 10_000,
         seed: int = 0,
     ):

@@ -298,9 +298,17 @@ def png(size: int, value: int) -> bytes:
     return buffer.getvalue()
 
 
+IMPORTED = (
+    *("jinja2", "lightning_fabric", "matplotlib.figure", "pyarrow.parquet", "scipy.stats"),
+    *("sklearn.covariance", "sklearn.datasets", "sklearn.manifold", "sklearn.metrics"),
+    *("torch._dynamo", "openset.commands.app", "openset.reporting.page"),
+)
+"""Modules that most forks would take their seconds to import."""
+
+
 def prepare_imports() -> None:
     """Imports here what the cases would import each for itself."""
-    for name in ("matplotlib.figure", "pyarrow.parquet", "scipy.stats", "sklearn.datasets"):
+    for name in IMPORTED:
         import_module(name)
     import datasets
 

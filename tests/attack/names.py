@@ -46,7 +46,7 @@ def cases(material: Material, count: int) -> Iterator[Case]:
         attempt = partial(one_broken_at_the_end, model, form)
         yield Case("names: one broken of 1,200", form, attempt, refusable=False, seconds=60)
     yield Case("names: train --skip-bad", "one broken of 40", trains_all_the_same, seconds=60)
-    for name in ("predict", "list"):
+    for name in ("list", "predict"):
         attempt = partial(into_head, material, name)
         yield Case("names: into head -1", name, attempt, refusable=False, seconds=120)
 

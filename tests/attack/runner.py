@@ -239,17 +239,27 @@ def _live(cases: list[Case], folder: Path, teller: Connection) -> None:
 
 
 def _try(case: Case, place: Path, ran: list[str]) -> dict[str, Any]:
-    Path("/proc/self/clear_refs").write_text("5")  # The peak of memory counts from here.
-    memory, began = _statm(1), time.process_time()
+    measure_memory()
+    began = time.process_time()
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     outcome, detail = judge(case)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = time.process_time() - began + after.ru_utime - spent.ru_utime
     if (place / MARKER).exists():
         ran.append("it left its mark")
-    growth = _peak() - memory
+    growth = _peak() - _before[0]
     told = {"outcome": outcome, "detail": detail[-600:], "ran": ran[:1]}
     return {**told, "growth": growth, "seconds": seconds}
+
+
+_before = [0]
+"""Bytes of memory before what is measured."""
+
+
+def measure_memory() -> None:
+    """Lets the growth of memory count from here, past what a case itself takes to prepare."""
+    Path("/proc/self/clear_refs").write_text("5")
+    _before[0] = _statm(1)
 
 
 def _overhear(ran: list[str], event: str, given: tuple) -> None:

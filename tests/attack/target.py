@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import mutate
 from .cases import SLACK, Case, command
+from .runner import measure_memory
 
 Change = Callable[[Path], bool]
 """Changes the file at a path, and says whether another answer may be true then."""
@@ -56,6 +57,7 @@ class Target:
     def _attempt(self, change: Change, expected: str) -> str | None:
         shutil.copytree(self.origin, ".", dirs_exist_ok=True)
         may_differ = change(Path(self.file))
+        measure_memory()
         answer = self.read()
         if answer == expected or (may_differ and finite(answer)):
             return None

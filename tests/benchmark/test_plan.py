@@ -63,7 +63,7 @@ def test_a_plan_writes_nothing(tiny, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
-@pytest.mark.parametrize("seeds", [0, -1])
+@pytest.mark.parametrize("seeds", [0, -1, 1001])
 def test_too_few_seeds_are_refused(tiny, tmp_path, seeds):
     with pytest.raises(ValueError, match="at least 1"):
         Plan(protocol.load(str(tiny)), tmp_path, seeds=seeds)

@@ -104,6 +104,7 @@ def test_methods_share_what_stands_above(tmp_path):
         ('"energy"]', "3]", "detectors", "expected a list of text"),
         ('metrics = ["auroc"]', 'metrics = ["auorc"]', "metrics", "auroc"),
         ("seeds = 2", "seeds = 0", "seeds", "at least 1"),
+        ("seeds = 2", "seeds = 49921552967", "seeds", "at most 1000"),
         ("seeds = 2", "seeds = true", "seeds", "expected a whole number"),
         ("seeds = 2", "size = [1, 2, 3]", "size", "2 times a whole number"),
         ("seeds = 2", "accept = nan", "accept", "expected a number"),
