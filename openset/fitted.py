@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+
+from openset.spec import check_bounds
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -29,6 +33,8 @@ class Fitted(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            setattr(cls, "__init__", within_bounds(cls.__dict__["__init__"]))  # noqa: B010
         if "name" not in cls.__dict__:
             cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
 
@@ -94,6 +100,17 @@ class Fitted(nn.Module):
                 device = None if own is None else own.device
                 self.keep(**{name: torch.empty_like(state_dict[key], device=device)})
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def within_bounds(made: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that refuses numbers beyond the bounds of their annotations."""
+
+    @functools.wraps(made)
+    def construct(self: Fitted, *given: Any, **named: Any) -> None:
+        check_bounds(f"{self.kind} {self.name}".strip(), made, (self, *given), named)
+        made(self, *given, **named)
+
+    return construct
 
 
 def _plain(value: Any) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import io
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,10 +17,6 @@ UNKNOWN_COLOUR = (255, 0, 255)
 
 
 VOID_COLOUR = (0, 0, 0)
-
-
-TILE = 160
-"""Width in pixels of each picture in the report."""
 
 
 def palette(classes: int) -> np.ndarray:
@@ -71,36 +65,6 @@ def limits(score: Tensor) -> tuple[float, float]:
     """Scores at which a map's colours begin and end: all but its lowest and highest hundredth."""
     ends = np.quantile(score.double().flatten().cpu().numpy(), [0.01, 0.99])
     return float(ends[0]), float(ends[1])
-
-
-def strip(image: Tensor, answer: Tensor, score: Tensor, truth: Tensor, classes: int) -> Image.Image:
-    """Image, answer over it, score and truth side by side, each `TILE` wide."""
-    height, width = image.shape[-2:]
-    size = (TILE, round(TILE * height / width))
-    low, high = limits(score)
-    tiles = [
-        image_picture(image).resize(size, Image.Resampling.BICUBIC),
-        overlay(image, answer, classes).resize(size, Image.Resampling.BICUBIC),
-        score_picture(score, low, high).resize(size, Image.Resampling.BICUBIC),
-        label_picture(truth, classes).resize(size, Image.Resampling.NEAREST).convert("RGB"),
-    ]
-    joined = Image.new("RGB", (len(tiles) * (TILE + 4) - 4, size[1]), "white")
-    for i, tile in enumerate(tiles):
-        joined.paste(tile, (i * (TILE + 4), 0))
-    return joined
-
-
-def stack_of(strips: Sequence[Image.Image]) -> bytes:
-    """Strips below each other, as a PNG of 256 colours."""
-    width, height = max(s.width for s in strips), sum(s.height + 4 for s in strips) - 4
-    page = Image.new("RGB", (width, height), "white")
-    top = 0
-    for each in strips:
-        page.paste(each, (0, top))
-        top += each.height + 4
-    file = io.BytesIO()
-    page.quantize(256).save(file, "png", optimize=True)
-    return file.getvalue()
 
 
 def enlarged(score: Tensor, size: tuple[int, int]) -> Tensor:

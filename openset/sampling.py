@@ -1,4 +1,4 @@
-"""A seeded sample of each class's rows, for the densities that need rows at hand."""
+"""What is drawn at random from a seed: a sample of each class's rows, masks of dropout."""
 
 from __future__ import annotations
 
@@ -80,3 +80,10 @@ def some_of_each(groups: Tensor, most: int, generator: torch.Generator) -> Tenso
     first = torch.searchsorted(ordered, ordered)
     rank = torch.arange(len(ordered)) - first
     return order[(rank < most) & (ordered >= 0)]
+
+
+def dropout_masks(samples: int, features: int, rate: float, seed: int = 0) -> Tensor:
+    """Factors `[samples, features]`: 0 for a share of the features, 1 / (1 − share) for others."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.rand(samples, features, generator=generator) >= rate
+    return kept.float() / (1 - rate)

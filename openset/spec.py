@@ -207,6 +207,25 @@ def _innermost(place: str, hint: Any, value: Any) -> tuple[str, Any, Any]:
     return place, hint, value
 
 
+def check_bounds(what: str, factory: Any, given: Sequence[Any], named: Mapping[str, Any]) -> None:
+    """Raises for a number beyond the bounds of its annotation, in a call from Python.
+
+    Kinds are left to Python there: an array's number will do where a number is expected.
+    """
+    hints = hints_of(factory)
+    own = inspect.signature(factory).parameters
+    for key, value in {**dict(zip(own, given, strict=False)), **named}.items():
+        if isinstance(value, int | float) and not _in_bounds(hints.get(key), value):
+            raise ValueError(f"{key} of {what} is {value!r}; expected {shown(hints[key])}")
+
+
+def _in_bounds(hint: Any, value: float) -> bool:
+    if get_origin(hint) is Annotated:
+        return all(value in bound for bound in get_args(hint)[1:] if isinstance(bound, Range))
+    inner = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    return all(_in_bounds(one, value) for one in inner)
+
+
 def hints_of(factory: Any) -> dict[str, Any]:
     """The annotations of a factory's settings by name; empty if they cannot be read."""
     constructed = isinstance(factory, type) and not is_typeddict(factory)
@@ -310,7 +329,7 @@ def look_up(
         return table[name]
     module, colon, _ = name.partition(":")
     if colon:
-        check_trust(name, trust)
+        check_trust(name, trust, kind)
         if _findable(module):
             return import_factory(name)
     raise ValueError(unknown_name(kind, module, table))
@@ -352,12 +371,12 @@ def import_factory(path: str) -> Callable[..., Any]:
         ) from error
 
 
-def check_trust(path: str, trust: Trust) -> None:
+def check_trust(path: str, trust: Trust, kind: str = "") -> None:
     """Refuses to import `package.module:Name` for a file, unless its package is trusted."""
     module = path.partition(":")[0]
     if trust is not None and not any(f"{module}.".startswith(f"{package}.") for package in trust):
         raise ValueError(
             f"{path} is code outside openset, which runs when it is imported; "
             f"if you trust it, pass trust=[{module.partition('.')[0]!r}], "
-            f"or --trust {module.partition('.')[0]}"
+            f"or --trust {module.partition('.')[0]}{f' or --network {path}' * (kind == 'network')}"
         )

@@ -17,12 +17,14 @@ FOLDER = Path(__file__).parent
 SCRIPTS = {
     "evaluation.py": ["data"],
     "memory.py": ["data"],
+    "checkpointing.py": [],
     "mixture.py": [],
     "mixture.py --many": [],
     "densities.py": [],
     "epoch.py": [],
     "pixels.py": [],
     "latency.py": [],
+    "report.py": ["playwright"],
     "decision.py": [],
     "peers.py": ["data", "pytorch_ood"],
 }

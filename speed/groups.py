@@ -33,7 +33,7 @@ def classes_of(run: Run, unknown: str | None):
         classes = list(range(len(source.classes)))
         return image_set(source, source.splits["test"], run.adapter, classes), None
     source = open_source(DataName.parse(unknown))
-    split = source.find("test", "validation", "train")
+    split = source.splits[str(source.find("test", "valid", "train"))]
     strange = image_set(source, split, run.adapter, list(range(len(source.classes))))
     return data.test, strange
 

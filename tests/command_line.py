@@ -11,6 +11,7 @@ def call(*arguments):
 
 def fails(capsys, *arguments):
     """The sentence on the screen, after checking the exit code and that no traceback came."""
+    capsys.readouterr()  # What earlier commands said.
     with pytest.raises(SystemExit) as stop:
         call(*arguments)
     assert stop.value.code == 2

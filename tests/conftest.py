@@ -21,7 +21,7 @@ def _on_the_cpu(request):
     """What names no device runs on the CPU, beside its data and bit for bit the same each time."""
     with pytest.MonkeyPatch.context() as patch:
         if request.module.__name__ != "test_cuda":
-            patch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
+            patch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: None)
         yield
 
 

@@ -25,14 +25,26 @@ SMALL = {
 
 NAMES = sorted(name for name in DETECTORS if name != "pytorch-ood" or find_spec("pytorch_ood"))
 BY_LOGITS = ("ash", "dice", "nac", "nci", "nnguide", "react", "scale", "she", "vra", "weiper")
-NOT_FAR = (*BY_LOGITS, "binc", "fdbd", "mahalanobis-plus-plus", "pnml")
-"""The first read far features as sure logits, where high is known, as that of `binc` holds them;
-the others look at directions alone."""
+NOT_FAR = (
+    *BY_LOGITS,
+    *("fdbd", "mahalanobis-plus-plus", "pnml", "subspaces"),
+    *("binc", "ova", "ovnni", "generalized-odin", "learned-confidence"),
+    *("mc-dropout", "deep-ensemble"),
+)
+"""Some read far features as sure logits or clip them, some see directions alone, some read logits,
+where high is known, and some read how far opinions differ."""
 HEADS = {
     "binc": networks.binary_heads,
     "vib": networks.bottleneck,
     "viby-1": lambda network: networks.bottleneck(network, priors=None),
     "viby-2": lambda network: networks.bottleneck(network, priors=None),
+    "crosr": networks.ladder_codes,
+    "deep-ensemble": networks.ensemble,
+    "generalized-odin": networks.decomposed,
+    "learned-confidence": networks.confident,
+    "ova": networks.one_vs_all,
+    "ovnni": networks.one_vs_all,
+    "subspaces": networks.subspaces,
 }
 """Changes to the network for detectors that read more than a plain classifier has."""
 
@@ -189,6 +201,15 @@ def test_the_layers_that_were_found_are_learned(detector):
     again.load_state_dict(detector.state_dict())
     assert json.dumps(again.layers_read) == json.dumps(detector.layers_read)
     assert json.dumps(again.layers) == json.dumps(detector.layers)
+
+
+def test_a_setting_that_names_other_layers_than_were_found_is_refused(detector):
+    chose = [part for part in detector.modules() if getattr(part, "found_layers", None)]
+    for part in chose:
+        other = restore(part.spec())
+        other.layers = part.found_layers[:-1]
+        with pytest.raises(ValueError, match=f"fitted on the layers .*{part.found_layers[-1]}"):
+            other.load_state_dict(part.state_dict())
 
 
 def test_says_whether_it_looks_again(name, fitted):

@@ -1,6 +1,7 @@
 """From label maps to an answer for each pixel: data, fit, threshold, evaluation, pictures, maps."""
 
 import json
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -8,19 +9,24 @@ import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score, jaccard_score
 from torch import nn
+from torch.nn import functional as F
 
 from openset import OpenSet, Tap, data
 from openset.activations import UNKNOWN, VOID
 from openset.commands.app import main
-from openset.detectors import build
+from openset.detectors import MaxSoftmax, build
 from openset.evaluation.evaluate import evaluate
+from openset.evaluation.metrics import fpr_at_95_tpr
 from openset.evaluation.results import Results
 from openset.extractors.pixel_rows import pixel_rows
 from openset.model.fit import fit
+from openset.model.tune import tune, tune_on_known
 from openset.networks import from_spec, ladder_small
+from openset.objectives import CrossEntropy
 from openset.reporting import report
 from openset.runs.run import Run
 from openset.sampling import some_of_each
+from openset.training.loop import accuracy
 
 SIZE = (32, 48)
 SHADES = (20, 90, 160, 230)
@@ -105,6 +111,16 @@ def test_images_with_the_left_out_class_leave_where_enough_remain(tmp_path):
     assert "8 of 12" in relabelled.notes[-1]
 
 
+def test_training_images_that_are_held_out_are_said(tmp_path, scenes):
+    """Of street scenes without a validation split; there is none of Cityscapes beside its test."""
+    write_scenes(tmp_path / "streets", counts=[("train", 10), ("test", 2)])
+    found = data.load(str(tmp_path / "streets"))
+    (note,) = (note for note in found.notes if "held out" in note)
+    assert note.startswith(f"{len(found.valid)} of the 10 training images of ")
+    assert len(found.valid) == 1
+    assert not any("held out" in note for note in scenes.notes)
+
+
 def test_a_sample_of_pixels_is_balanced_bounded_and_true(scenes):
     tap = Tap(Shades(), layers=["stage1"])
     (rows,) = pixel_rows(tap, scenes.train, most=40)
@@ -167,8 +183,9 @@ def test_every_kind_of_detector_finds_the_strange_pixels(scenes, tmp_path):
     assert found["msp", "miou"] == pytest.approx(expected)
     results.save(tmp_path / "results")
     page = report(Results.load(tmp_path / "results"), tmp_path / "report.html").read_text()
-    assert "image, answer, score, truth" in page
-    assert "data:image/png" in page
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert data["unit"] == "pixels"
+    assert [len(case["maps"]["left-out"]) for case in data["cases"]] == [2] * len(NAMES)
 
 
 def test_a_model_answers_for_each_pixel(scenes):
@@ -201,9 +218,55 @@ def test_sets_that_cannot_be_measured_are_refused(scenes, tmp_path):
     only_known = data.load_images(str(tmp_path / "known"), scenes.adapter)
     with pytest.raises(ValueError, match="both kinds"):
         evaluate(Tap(Shades()), [build("msp")], scenes.test, {"other": only_known})
-    coarse = nn.Sequential(Shades(), nn.AvgPool2d(2))
-    with pytest.raises(ValueError, match="enlarge its logits"):
-        evaluate(Tap(coarse), [build("msp")], scenes.test, {"left-out": scenes.unknown})
+
+
+def test_logits_on_a_coarser_grid_are_enlarged_wherever_they_are_used(scenes, tmp_path):
+    """In training, in the log's accuracy, in the fit and in the figures: bilinearly, as logits."""
+    coarse = nn.Sequential(OrderedDict(fine=Shades(), less=nn.AvgPool2d(4)))
+
+    class Enlarged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.coarse = coarse
+
+        def forward(self, image):
+            logits = self.coarse(image)
+            return F.interpolate(logits, image.shape[2:], mode="bilinear", align_corners=False)
+
+    image, label = scenes.train.images[:2].float() / 255, scenes.train.labels[:2]
+    losses = [dict(CrossEntropy(net).step(image, label))["network"] for net in (coarse, Enlarged())]
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
+    assert accuracy(coarse, scenes.test) == accuracy(Enlarged(), scenes.test) > 0.7
+    tables = []
+    for network in (coarse, Enlarged()):
+        layers = ["fine.wide" if network is coarse else "coarse.fine.wide"]
+        assert Tap(network, layers)(image).features[layers[0]].shape == (2, 3, *SIZE)
+        models = fit(network, {"msp": build("msp")}, scenes.train, scenes.valid)
+        found = evaluate(models, known=scenes.test, unknown={"left-out": scenes.unknown})
+        tables.append({row.metric: row.value for row in found.rows})
+    assert tables[0] == pytest.approx(tables[1])
+
+
+def test_tuning_picks_what_the_pixels_tell(scenes):
+    """The figures are those of the pixels' scores by kind; few pixels of each image are enough."""
+    tap, grid = Tap(Shades()), {"temperature": (1.0, 30.0, 900.0)}
+    sets = {"left-out": scenes.unknown}
+    tuned = tune(MaxSoftmax(), grid, known=scenes.valid, unknown=sets, tap=tap, seed=1)
+    image, truth = scenes.valid.images.float() / 255, scenes.valid.labels
+    others, kinds = scenes.unknown.images.float() / 255, scenes.unknown.labels
+    for figure in tuned.figures:
+        detector = MaxSoftmax(temperature=figure["temperature"])
+        known = detector(tap(image))[truth >= 0]
+        unknown = detector(tap(others))[kinds == UNKNOWN]
+        expected = fpr_at_95_tpr(known, unknown)
+        assert figure["fpr_at_95_tpr"] == pytest.approx(expected, abs=0.02)
+    alone = tune_on_known(MaxSoftmax(), grid, known=scenes.valid, tap=tap)
+    logits = tap(image).logits.movedim(1, -1)[truth >= 0]
+    for figure in alone.figures:
+        nll = F.cross_entropy(logits / figure["temperature"], truth[truth >= 0]).item()
+        assert figure["nll"] == pytest.approx(nll, rel=0.02)
+    with pytest.raises(ValueError, match="hold no unknown"):
+        tune(MaxSoftmax(), grid, known=scenes.valid, unknown={"known": scenes.train}, tap=tap)
 
 
 def test_from_training_to_maps_on_the_command_line(tmp_path, capsys):
@@ -220,6 +283,8 @@ def test_from_training_to_maps_on_the_command_line(tmp_path, capsys):
     results = Results.load(tmp_path / "found")
     assert {row.metric for row in results.rows} >= {"miou", "ap", "auroc", "ap_per_image"}
     assert len({row.unknown for row in results.rows}) == 2
+    main(["tune", run, "--detector", "msp", "--grid", "temperature=1+10", "--limit", "4"])
+    assert any(model.startswith("msp:temperature=") for model in Run.load(run).models)
     picture = tmp_path / "street.png"
     Image.fromarray(scene(np.random.default_rng(1))[0]).resize((96, 64)).save(picture)
     maps = tmp_path / "maps"

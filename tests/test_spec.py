@@ -2,10 +2,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 
-from openset.densities import DENSITIES
-from openset.detectors import DETECTORS
+from openset.densities import DENSITIES, GaussianMixture, OneClassSVM
+from openset.detectors import DETECTORS, GEN, KNN, Mahalanobis
 from openset.errors import unknown_name
 from openset.spec import Range, allows, build, call, hints_of, parse
 
@@ -93,3 +94,27 @@ def test_no_setting_that_counts_or_measures_is_below_nothing(table):
                     call(name, factory, {key: -1}, given={"autoencoder": None})
                 tried += 1
     assert tried > 15
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    {
+        "top": lambda: GEN(top=-1),
+        "max_rows": lambda: KNN(5, max_rows=0),
+        "components": lambda: GaussianMixture(0),
+        "added": lambda: build("detector", DETECTORS, "more-classes:added=1000000000"),
+        "reduce": lambda: GaussianMixture(reduce=0),
+        "gamma": lambda: OneClassSVM(gamma=-1.0),
+        "shrinkage": lambda: Mahalanobis().set_params(shrinkage=-0.1),
+    }.items(),
+)
+def test_bounds_hold_for_calls_from_python_too(name, make):
+    with pytest.raises(
+        ValueError, match=rf"^{name} of \w+ [\w-]+ is .*; expected a .*number at (least|most)"
+    ):
+        make()
+
+
+def test_an_array_s_number_will_do_in_python():
+    assert GEN(top=np.int64(3)).top == 3
+    assert Mahalanobis(shrinkage=np.float32(0.5)).shrinkage == 0.5

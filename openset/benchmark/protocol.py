@@ -42,9 +42,9 @@ class Method:
         tune: By detector, the unknown sets that its settings are chosen on, none of them among
             those of the test; an empty list leaves the choice to known data.
         published: The published figures of these detectors.
-        companions: Networks that are trained on the same images, by name. A detector that takes a
-            setting of that name gets it, as `VMDLS` its autoencoder; weights that are such a name
-            are the companion's.
+        companions: Networks that are trained on the same images, by name. A detector or objective
+            that takes a setting of that name gets it, as `VMDLS` its autoencoder and
+            `flow-outliers` its flow; weights that are such a name are the companion's.
     """
 
     network: str

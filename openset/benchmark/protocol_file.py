@@ -16,8 +16,8 @@ from openset.errors import unknown_name
 from openset.evaluation import metrics
 from openset.files import check_small
 from openset.model.tune import refuse_leak
-from openset.networks import AUTOENCODERS, DENSE, LIBRARIES, NETWORKS
-from openset.objectives import OBJECTIVES
+from openset.networks import NAMED
+from openset.objectives import OBJECTIVES, exposed_to
 from openset.spec import Range, Trust, check_kinds, hints_of, look_up, parse
 from openset.training.settings import Settings
 
@@ -199,7 +199,7 @@ class _Checker:
             self.attempt((*keys, "peers"), detectors.build, name, trust=self.trust)
         for name in table.get("metrics", []):
             self.attempt((*keys, "metrics"), metrics.find, name)
-        known = {"network": NETWORKS | DENSE | LIBRARIES | AUTOENCODERS, "objective": OBJECTIVES}
+        known = {"network": NAMED, "objective": OBJECTIVES}
         for key in known.keys() & table.keys():
             name = parse(table[key])[0]
             self.attempt((*keys, key), look_up, key, known[key], name, self.trust)
@@ -215,6 +215,9 @@ class _Checker:
             place = (*keys, "methods", i) if "methods" in table else keys
             self.check_method(place, merged(table, changes))
             self.check_tuning(place, merged(table, changes))
+            exposed = parse(changes.get("objective", table.get("objective", "")))[2].get("data")
+            shown = [str(exposed)] if exposed else []
+            self.attempt((*place, "objective"), refuse_leak, shown, _sets(table["unknown"]))
         if LEFT_OUT in _sets(table["unknown"]) and not table.get("splits"):
             self.refuse((*keys, "unknown"), f"{LEFT_OUT} needs splits: lists of known classes")
 
@@ -231,12 +234,14 @@ class _Checker:
             self.attempt((*place, "training"), settings, whole.get("training", {}))
 
     def check_tuning(self, keys: Keys, table: dict[str, Any]) -> None:
-        """Raises for tuning of a detector that is not there, or on unknown data of the test."""
+        """Raises for tuning of a detector that is not there, or that sees what is tested."""
         for detector, sets in table.get("tune", {}).items():
             place = (*keys, "tune", detector)
             if detector not in table["detectors"]:
                 self.refuse(place, unknown_name("detector here", detector, table["detectors"]))
             self.attempt(place, refuse_leak, sets, _sets(table["unknown"]))
+        shown = exposed_to(table.get("objective", ""))
+        self.attempt((*keys, "objective"), refuse_leak, shown, _sets(table["unknown"]))
 
     def check_figures(self, table: dict[str, Any]) -> None:
         """Raises for published figures of what the protocol does not have."""

@@ -16,7 +16,7 @@ from openset.benchmark.provenance import notes
 from openset.benchmark.step import Step
 from openset.benchmark.time_left import TimeLeft
 from openset.benchmark.work import PARTIAL, activations, at_work, part_of, write_beside
-from openset.errors import Paused
+from openset.errors import Paused, one_line
 from openset.evaluation.evaluate import evaluate
 from openset.evaluation.metrics import METRICS
 from openset.evaluation.results import FILES, Results
@@ -24,7 +24,7 @@ from openset.files import parse_json, refuse_foreign
 from openset.model.fit import fit
 from openset.model.tune import tune_model
 from openset.networks.device import choose_device
-from openset.runs.run import Run, build_detector
+from openset.runs.run import Run
 from openset.runs.train import train_run
 from openset.scoring.threshold import SEEN
 from openset.training.checkpoints import read_pictures
@@ -89,8 +89,8 @@ def benchmark(
     out = Path(out)
     work = Path(cache or out / "work")
     refuse_foreign(out, (*FILES, "work", PARTIAL + "*"))
-    how = {"seeds": seeds, "only": only, "networks": networks, "skip_missing": skip_missing}
-    plan = Plan(protocol, work, **how)
+    which = {"seeds": seeds, "only": only, "networks": networks}
+    plan = Plan(protocol, work, **which, skip_missing=skip_missing)
     runner = Runner(plan, choose_device(device), say)
     results = Results()
     for results in runner.run(end):
@@ -119,6 +119,7 @@ class Runner:
     def __init__(self, plan: Plan, device: torch.device, say: Say = print):
         self.plan, self.work, self.device, self.say = plan, plan.work, device, say
         self.seconds = {"training": 0.0, "evaluation": 0.0}
+        self.failures: list[Exception] = []
 
     def run(self, end: float | None = None) -> Iterator[Results]:
         """Does what is missing, but for what other processes are at, and waits for those.
@@ -131,13 +132,14 @@ class Runner:
 
         Raises:
             Paused: If the time is up.
+            Exception: The first that stopped a network, when all others are done.
         """
         todo, left = dict(enumerate(self.plan.steps)), self.plan.time_left()
         try:
             while todo:
                 for i, step in list(todo.items()):
                     missing = bool(step.missing())
-                    if missing and not self._do(i, step, left, end):
+                    if missing and not self._attempt(i, step, left, end):
                         continue
                     left.drop(("train", i), ("evaluate", i))
                     del todo[i]
@@ -148,6 +150,19 @@ class Runner:
             yield self._results()
             raise
         yield self._results()
+        if self.failures:
+            raise self.failures[0]
+
+    def _attempt(self, i: int, step: Step, left: TimeLeft, end: float | None) -> bool:
+        """Does a step; an error in it is raised at the end, so that it costs no other network."""
+        try:
+            return self._do(i, step, left, end)
+        except Paused:
+            raise
+        except Exception as error:
+            self.say(f"{i + 1}/{len(self.plan.steps)} {step.trial}: failed, {one_line(error)}")
+            self.failures.append(error)
+            return True
 
     def _do(self, i: int, step: Step, left: TimeLeft, end: float | None) -> bool:
         """Trains and evaluates what is missing of a step; False if another process is at it."""
@@ -196,9 +211,8 @@ class Runner:
                 left = _minutes_to(end)
                 say("training")
                 try:
-                    train_run(
-                        step.recipe, step.folder, resume=True, max_minutes=left, device=self.device
-                    )
+                    how = {"resume": True, "max_minutes": left, "device": self.device}
+                    train_run(step.recipe, step.folder, **how, beside=step.beside)
                 except Paused as pause:
                     raise Paused(f"{step.trial}: {pause.progress}", AGAIN) from None
         return step.load_run()
@@ -218,7 +232,7 @@ class Runner:
             name: Run.load(s.folder).load_network(protocol.trust or ())
             for name, s in step.companions.items()
         }
-        detectors = {name: build_detector(name, **beside) for name in missing}
+        detectors = {name: run.build_detector(name, **beside) for name in missing}
         with activations(self.work, step.name) as store:
             models = fit(
                 network,

@@ -52,7 +52,7 @@ class Step:
     @cached_property
     def objective(self) -> Objective:
         """The training method around a new network, whose weights mean nothing yet."""
-        return self.trial.recipe.build_objective(self.data, ready=False)
+        return self.trial.recipe.build_objective(self.data, ready=False, **self.networks())
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -66,7 +66,14 @@ class Step:
         data = self.data
         images = fingerprints({"train": data.train, "valid": data.valid, "test": data.test})
         code = training_code(self.objective, self.trial.recipe)
-        return key_of(self.facts, images, self._start(), code)
+        beside = {name: self.companions[name].key for name in self.beside}
+        return key_of(self.facts, images, self._start(), code, *([beside] if beside else []))
+
+    @property
+    def beside(self) -> dict[str, Path]:
+        """The folders of the companions that the training starts from, as a flow."""
+        taken = self.objective.settings().keys() & self.companions.keys()
+        return {name: self.companions[name].folder for name in sorted(taken)}
 
     def _start(self) -> str | None:
         """A fingerprint of the weights that the training starts from."""

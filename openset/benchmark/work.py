@@ -75,13 +75,13 @@ def part_of(results: Results, detector: str) -> Results:
     part = Results([row for row in results.rows if row.detector == detector])
     for case in (case for case in results.scored if case.detector == detector):
         part.scored[case] = results.scored[case]
-        if case in results.thresholds:
-            part.thresholds[case] = results.thresholds[case]
-        if case in results.pictures:
-            part.pictures[case] = results.pictures[case]
+        for name in ("thresholds", "held_out", "maps"):
+            if case in (found := getattr(results, name)):
+                getattr(part, name)[case] = found[case]
         part.classes[case.run] = results.classes[case.run]
         kept = results.images.get(case.run, {})
         for name, indices in part.wanted_images(case.run).items():
             there = {i: kept[name][i] for i in indices if i in kept.get(name, {})}
-            part.keep_images(case.run, name, there)
+            told = results.details.get(case.run, {}).get(name, {})
+            part.keep_images(case.run, name, there, {i: told[i] for i in there if i in told})
     return part

@@ -41,6 +41,7 @@ COMMANDS = {
     "discover": "discover:discover",
     "add-class": "add_class:add_class",
     "show": "show:show",
+    "shares": "shares:shares",
     "export": "export:export",
     "evaluate": "evaluate:evaluate",
     "benchmark": "benchmark:benchmark",

@@ -54,8 +54,8 @@ def benchmark(
     known = protocols.load(protocol, "quick" if quick else tier or "paper", trust or ())
     if dry_run:
         work = cache or out / "work"
-        how = {"seeds": seeds, "only": only, "networks": network, "skip_missing": skip_missing}
-        show(Plan(known, work, **how).table())
+        which = {"seeds": seeds, "only": only, "networks": network}
+        show(Plan(known, work, **which, skip_missing=skip_missing).table())
         return
     results = run_benchmark(
         known,

@@ -17,7 +17,7 @@ def discover(
     *,
     out: Path,
     detector: str | None = None,
-    least: int = 20,
+    least: int | None = None,
     device: Device = None,
     trust: Trust = None,
     network: Network = None,
@@ -32,7 +32,7 @@ def discover(
         out: Folder for `groups.html`, which shows the most typical images of each group, and
             `groups.csv`.
         detector: The detector of a run whose model answers.
-        least: Images of a group, at least.
+        least: Images of a group, at least; by default a hundredth of those rejected, or 10.
     """
     from openset.life.discover import discover as find
     from openset.life.discover import write_groups

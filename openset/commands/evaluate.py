@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openset.commands.options import Device, Places, Trust
+from openset.commands.options import Device, Network, Places, Trust
 from openset.commands.screen import show_results
 
 
@@ -18,7 +18,9 @@ def evaluate(
     metric: Places = [],  # noqa: B006
     device: Device = None,
     trust: Trust = None,
+    network: Network = None,
     allow_leak: bool = False,
+    explain: bool = False,
 ) -> None:
     """Measure detectors on the known test images and on unknown ones.
 
@@ -31,6 +33,8 @@ def evaluate(
         accept: Share of known images to accept, for detectors that are fitted now; 0.95 by default.
         metric: Metrics that `openset list metrics` names; by default the usual ones, which choose
             nothing on unknown data.
+        explain: Show in the report, with each image, the training images that look most like it to
+            the network, and which layer made its score; takes a pass over those images.
         allow_leak: Allow unknown data on which a detector was tuned; its figures flatter it.
     """
     from openset.evaluation.results import FILES
@@ -46,8 +50,10 @@ def evaluate(
             accept=accept,
             metrics=metric or None,
             trust=trust or (),
+            network=network,
             device=device,
             allow_leak=allow_leak,
+            explain=explain,
             command=command(),
         )
         write_results(results, partial)

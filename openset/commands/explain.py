@@ -37,7 +37,8 @@ def explain(
 
     loaded = load_model(model, detector, trust or (), network)
     loaded.tap.to(choose_device(device))
-    data = Run.load(model).load_data() if (model / "run.json").exists() else None
+    run = Run.load(model) if (model / "run.json").exists() else None
+    data = None if run is None or run.recipe.data is None else run.load_data()
     known, train = (None, None) if data is None else (data.valid, data.train)
     told = tell(loaded, image, known, train)
     show(told.table())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openset.commands.options import Device, Places, Trust
+from openset.commands.options import Device, Network, Places, Trust
 from openset.commands.screen import say
 
 
@@ -17,6 +17,7 @@ def fit(
     held_out: str | None = None,
     device: Device = None,
     trust: Trust = None,
+    network: Network = None,
 ) -> None:
     """Fit detectors to a trained network and set their thresholds from known data alone.
 
@@ -36,18 +37,20 @@ def fit(
     from openset.runs.run import Run
 
     known = Run.load(run)
-    network = known.load_network(trust or ()).to(choose_device(device))
-    data = known.load_data()
+    its_network = known.load_network(trust or (), network).to(choose_device(device))
     names = list(detector)
     if AUTO in names:
-        found = rehearse_run(known, CANDIDATES, data, network, held_out=held_out)
+        found = rehearse_run(known, CANDIDATES, known.load_data(), its_network, held_out=held_out)
         say(found.recommendation())
         names = [found.best if name == AUTO else name for name in names]
     how = {"accept": accept, "per_class": per_class, "held_out": held_out}
-    models = known.fit(names, data, network, **how)
-    for name, model in models.items():
-        assert model.threshold is not None
-        say(f"{name}: {model.threshold.guarantee()}")
-        if model.threshold.doubt:
-            say("name images that it has not seen: --held-out DATA")
+    for name, model in known.fit(names, None, its_network, **how).items():
+        if model.threshold is None:
+            say(
+                f"{name}: no threshold, as no known images are held out; name some: --held-out DATA"
+            )
+        else:
+            say(f"{name}: {model.threshold.guarantee()}")
+            if model.threshold.doubt:
+                say("name images that it has not seen: --held-out DATA")
         say(f"model: {known.model_folder(name)}")

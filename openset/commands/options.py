@@ -13,6 +13,15 @@ Device = Annotated[
 ]
 
 
+def sides(size: str | None) -> int | tuple[int, int] | None:
+    """Reads `224` as one side, and `360x640` as height and width."""
+    parts = [] if size is None else size.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"size is {size!r}; give such as 224, or 360x640 for height and width")
+    numbers = [int(part) for part in parts]
+    return None if not numbers else numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
 Resize = Annotated[
     Literal["stretch", "shorter", "pad"],
     Parameter(
@@ -40,8 +49,8 @@ Trust = Annotated[
 Network = Annotated[
     str | None,
     Parameter(
-        help="Function or class that builds the model's network, such as `eff:make`, if openset "
-        "did not build it; the model's weights are loaded into it."
+        help="Function or class that builds the network, such as `eff:make`, which you trust by "
+        "naming it; needed for a network of your own."
     ),
 ]
 

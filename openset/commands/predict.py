@@ -17,6 +17,7 @@ def predict(
     *,
     detector: str | None = None,
     out: Path | None = None,
+    report: Path | None = None,
     accept: float | None = None,
     threshold: float | None = None,
     fdr: float | None = None,
@@ -39,6 +40,8 @@ def predict(
         detector: The detector of a run whose model answers.
         out: File to write (.csv, .jsonl or .parquet); by default CSV goes to the screen. For a
             model that labels pixels, the folder for its maps.
+        report: Page to write (.html) that shows what was called unknown, and what another threshold
+            would say.
         accept: Accept another share of known images than the model was calibrated for; it follows
             from the held-out scores that the model keeps.
         threshold: Call an image unknown above this score, which carries no guarantee.
@@ -59,8 +62,9 @@ def predict(
     loaded = load_model(model, detector, trust or (), network)
     loaded.tap.to(choose_device(device))
     said = predict_files(
-        loaded, images, out, accept=accept, threshold=threshold, fdr=fdr, storey=storey,
-        skip_bad=skip_bad, probabilities=probabilities, batch_size=batch_size, workers=workers,
+        loaded, images, out, report=report, accept=accept, threshold=threshold, fdr=fdr,
+        storey=storey, skip_bad=skip_bad, probabilities=probabilities, batch_size=batch_size,
+        workers=workers,
     )  # fmt: skip
     for line in said:
         say(line)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openset.commands.options import Trust
+from openset.commands.options import Network, Trust
 from openset.commands.screen import say
 
 
-def show(model: Path, image: Path, *, out: Path, trust: Trust = None) -> None:
+def show(
+    model: Path, image: Path, *, out: Path, trust: Trust = None, network: Network = None
+) -> None:
     """Save an image as the network sees it: resized, cropped and with its colour channels.
 
     Args:
@@ -25,7 +27,8 @@ def show(model: Path, image: Path, *, out: Path, trust: Trust = None) -> None:
     if out.suffix.lower() not in endings:
         raise ValueError(f"cannot write {out.name}; end the name in .png")
     run = (model / "run.json").exists()
-    adapter = Run.load(model).adapter if run else load_model(model, None, trust or ()).adapter
+    holder = Run.load(model) if run else load_model(model, None, trust or (), network)
+    adapter = holder.adapter
     if adapter is None:
         raise ValueError(
             f"{model} does not say how an image becomes its input; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openset.commands.options import Device, Interpolation, Resize, Training
+from openset.commands.options import Device, Interpolation, Resize, Training, sides
 from openset.commands.screen import say
 from openset.training.settings import Settings
 
@@ -17,7 +17,7 @@ def train(
     objective: str = "cross-entropy",
     known_classes: str | None = None,
     unknown_classes: str | None = None,
-    size: int | None = None,
+    size: str | None = None,
     channels: int | None = None,
     resize: Resize = "stretch",
     interpolation: Interpolation = "bilinear",
@@ -38,7 +38,7 @@ def train(
         objective: Name of the training method; see `openset list objectives`.
         known_classes: Classes to know, such as `0-5` or `cat,dog`; the others stay unknown.
         unknown_classes: Instead: classes to leave out, such as `Pedestrian,Bicyclist`.
-        size: Height and width of every image; as stored by default.
+        size: Side of every image, or height and width as `360x640`; as stored by default.
         channels: 1 or 3; as stored by default.
         resize: Treatment of images of another aspect ratio than `--size`.
         interpolation: Filter for resizing.
@@ -59,7 +59,7 @@ def train(
     recipe = Recipe(
         data=data,
         known_classes=known_classes,
-        size=size,
+        size=sides(size),
         channels=channels,
         resize=resize,
         interpolation=interpolation,

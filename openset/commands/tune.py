@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openset.commands.options import Device, Places, Trust
+from openset.commands.options import Device, Network, Places, Trust
 from openset.commands.screen import say, show
 
 
@@ -21,6 +21,7 @@ def tune(
     seed: int = 0,
     device: Device = None,
     trust: Trust = None,
+    network: Network = None,
 ) -> None:
     """Choose a detector's settings, such as ODIN's temperature and ε, on validation data.
 
@@ -52,6 +53,7 @@ def tune(
         limit=limit,
         seed=seed,
         trust=trust or (),
+        network=network,
         device=device,
     )
     show(tuned.table())

@@ -110,10 +110,11 @@ class Adapter:
         by 1 of 255, in bicubic by a few.
 
         Args:
-            thing: A timm network, or its configuration (`resolve_data_config`, `pretrained_cfg`);
-                torchvision's weights or `weights.transforms()`; a `Compose` of torchvision's
-                transforms, old or v2, as used to evaluate; a Hugging Face image processor, its
-                configuration, or the path of its `preprocessor_config.json` or folder.
+            thing: A network of `networks.build("timm:…")` or of timm itself, or its configuration
+                (`resolve_data_config`, `pretrained_cfg`); torchvision's weights or
+                `weights.transforms()`; a `Compose` of torchvision's transforms, old or v2, as used
+                to evaluate; a Hugging Face image processor, its configuration, or the path of its
+                `preprocessor_config.json` or folder.
             changes: Settings in place of those found, such as `size` where nothing is resized.
 
         Raises:

@@ -125,12 +125,37 @@ def scale_crop_flip(
     return cropped, nearest[:, 0].round().to(labels.dtype) + VOID
 
 
+def square_flip(
+    images: Tensor, labels: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A random square of each image, of its shorter side, half of them mirrored; labels alike.
+
+    Nothing is scaled and nothing comes from outside: the 512×512 crops of Grcić et al. 2021 from
+    images whose shorter side is 512.
+
+    Example:
+        >>> images, labels = torch.rand(2, 3, 8, 12), torch.zeros(2, 8, 12, dtype=torch.long)
+        >>> [x.shape for x in square_flip(images, labels, torch.Generator().manual_seed(0))]
+        [torch.Size([2, 3, 8, 8]), torch.Size([2, 8, 8])]
+    """
+    n, _, height, width = images.shape
+    side = min(height, width)
+    down, right, mirror = _uniform(3, n, images, generator)
+    steps = torch.arange(side, device=images.device)
+    rows = (down * (height - side + 1)).long()[:, None] + steps
+    columns = (right * (width - side + 1)).long()[:, None] + steps
+    columns = torch.where(mirror[:, None] < 0.5, columns.flip(1), columns)
+    place = torch.arange(n, device=images.device)[:, None, None], rows[:, :, None], columns[:, None]
+    return images.movedim(1, -1)[place].movedim(-1, 1), labels[place]
+
+
 LabelledAugmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 LABELLED_AUGMENTATIONS: dict[str, LabelledAugmentation] = {
     "flip": flip_labelled,
     "scale-crop-flip": scale_crop_flip,
+    "square-flip": square_flip,
 }
 """Functions that change images `[N, C, H, W]` and label maps `[N, H, W]` alike, by name."""
 

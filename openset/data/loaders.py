@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from openset.data.batch import as_batch, as_labels, collate, image_and_label
 from openset.data.images import Batches, ImageSet
 from openset.data.pixels import adapter_of
+from openset.data.readable import Readable
 from openset.data.sources import from_tables
 from openset.data.tables import given_tables
 from openset.errors import one_line
@@ -35,7 +36,7 @@ def batches(source: Any, batch_size: int = 256) -> Iterable[tuple[Tensor, Tensor
     """
     if isinstance(source, ImageSet):
         return source.batches(batch_size)
-    if isinstance(source, Batches | _Checked):
+    if isinstance(source, Batches | Readable | _Checked):
         return source
     if type(source).__module__.startswith("datasets."):
         return of_table(source).batches(batch_size)

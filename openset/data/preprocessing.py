@@ -24,6 +24,9 @@ def described(thing: Any) -> dict[str, Any]:
     Raises:
         ValueError: Naming what an adapter cannot express.
     """
+    own = getattr(thing, "adapter_settings", None)  # A network that openset made by a name.
+    if own is not None:
+        return own
     thing = _configuration(thing)
     if not isinstance(thing, Mapping):
         return of_preset(thing) if hasattr(thing, "resize_size") else of_transforms(thing)
@@ -35,6 +38,18 @@ def described(thing: Any) -> dict[str, Any]:
         f"a configuration with the keys {', '.join(map(str, [*thing][:6]))} describes no "
         "preprocessing; give timm's (input_size, …) or Hugging Face's (do_resize, image_mean, …)"
     )
+
+
+def told_by(network: Any) -> dict[str, Any]:
+    """Settings of an adapter that a network carries about itself, as timm's do; empty for others.
+
+    Raises:
+        ValueError: As `described` does.
+    """
+    config = getattr(network, "pretrained_cfg", None)
+    if getattr(network, "adapter_settings", None) is not None or config:
+        return dict(described(network))
+    return {}
 
 
 def _configuration(given: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,17 +38,25 @@ INVERTED = {
 """Sets whose polarity is known; True where they are dark on light and are turned by default."""
 
 
+PART = re.compile(r"(.*)\[(?:(\d+)%:|:(\d+)%)\]")
+"""The end of `test[:50%]` and of `test[50%:]`."""
+
+
 @dataclass(frozen=True)
 class DataName:
     """A data string taken apart: `NAME[:SPLIT][,key=value…]`.
 
+    Of a split, `test[:30%]` takes that share of each class, drawn by `seed`, and `test[30%:]` the
+    other images.
+
     Args:
         name: `digits`, a noise, a hub id, a folder or a file.
         split: The split to score; None for the default.
+        percent: Part of the split in percent: 30 for `[:30%]`, −30 for `[30%:]`; None for all.
         invert: Turn x into 255 − x; None for what is known of the set.
         limit: Use at most so many images of each split, drawn by `seed`.
-        seed: Seed of `limit` and `noise` (0 by default), and of a set of noise (the run's by
-            default).
+        seed: Seed of a part, `limit` and `noise` (0 by default), and of a set of noise (the run's
+            by default).
         config: The configuration of a hub set that has several.
         noise: Add uniform noise in 0…`noise` to each pixel in 0…1.
         bits: Bits per pixel that images stored in 16 bits use; None for what their pixels say.
@@ -60,6 +69,7 @@ class DataName:
 
     name: str
     split: str | None = None
+    percent: int | None = None
     invert: bool | None = None
     limit: int | None = None
     seed: int | None = None
@@ -79,6 +89,11 @@ class DataName:
             raise ValueError(f"bits is {self.bits!r}; give one of {', '.join(map(str, DEPTHS))}")
         if self.noise is not None and self.name in NOISES:
             raise ValueError(f"{self.name} is noise already; leave out noise={self.noise:g}")
+        part = self.percent is None or 0 < abs(self.percent) < 100
+        if not part or (self.percent is not None and self.split is None):
+            raise ValueError(
+                f"{self} names no part of a split; give such as {self.name}:test[:50%]"
+            )
 
     @classmethod
     def parse(cls, text: str) -> DataName:
@@ -86,16 +101,20 @@ class DataName:
         if Path(text).exists():
             return cls(text)
         head, _, rest = text.partition(",")
+        found = PART.fullmatch(head)
+        head, percent = (found[1], int(found[3] or -int(found[2]))) if found else (head, None)
         name, _, split = head.rpartition(":") if ":" in Path(head).name else (head, "", "")
         _, bare, keyed = parse(f":{rest}")
         allowed = ("invert", "limit", "seed", "config", "noise", "bits", "without")
         for key in [*map(str, bare), *keyed]:
             if key not in allowed or key in bare:
                 raise ValueError(unknown_name(f"setting of data {name}", key, allowed))
-        return cls(name, split or None, **keyed)
+        return cls(name, split or None, percent, **keyed)
 
     def __str__(self) -> str:
         split = f":{self.split}" if self.split else ""
+        if self.percent is not None:
+            split += f"[:{self.percent}%]" if self.percent > 0 else f"[{-self.percent}%:]"
         return self.name + split + (f",noise={self.noise:g}" if self.noise else "")
 
 
@@ -112,6 +131,9 @@ def open_source(spec: DataName) -> Source:
         left_out = torch.tensor(choose_classes([str(word) for word in words], source.classes))
         for name, split in source.splits.items():
             source.splits[name] = split.without(left_out)
+    if spec.percent is not None and (name := source.find(str(spec.split))):
+        others, part = source.splits[name].divided(abs(spec.percent) / 100, spec.seed or 0)
+        source.splits[name] = part if spec.percent > 0 else others
     if spec.limit is not None:
         for name, split in source.splits.items():
             source.splits[name] = split.limited(spec.limit, spec.seed or 0)
@@ -204,4 +226,19 @@ def same_images(one: str, other: str) -> bool:
 
 def same_name(name: str) -> str:
     """A data string without its sampling options: `isun:test,limit=9` and `isun` are the same."""
-    return str(located(DataName.parse(name))).removesuffix(":test")
+    return str(replace(located(DataName.parse(name)), percent=None)).removesuffix(":test")
+
+
+def other_part(text: str) -> str:
+    """The data string of the images that a part of a split leaves.
+
+    Example:
+        >>> other_part("imagenette:test[:30%],seed=1")
+        'imagenette:test[30%:],seed=1'
+    """
+    return re.sub(r"\[(?:(\d+)%:|:(\d+)%)\]", _turned, text)
+
+
+def _turned(found: re.Match[str]) -> str:
+    before, until = found.groups()
+    return f"[{until}%:]" if until else f"[:{before}%]"

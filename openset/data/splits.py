@@ -303,7 +303,13 @@ def arrange(source: Source, valid: float, seed: int, notes: list[str]) -> dict[s
         parts["train"], parts["test"] = parts["train"].divided(0.2, seed)
         notes.append(f"{source.name} has no test split: 20 % of each class is, with seed {seed}.")
     if "valid" not in parts:
+        whole = len(parts["train"].rows)
         parts["train"], parts["valid"] = parts["train"].divided(valid, seed)
+        if source.masks is not None:
+            notes.append(
+                f"{len(parts['valid'].rows)} of the {whole} training images of {source.name} are "
+                f"held out for the threshold, with seed {seed}, and not trained on."
+            )
     return parts
 
 

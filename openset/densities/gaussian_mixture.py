@@ -33,6 +33,13 @@ HELD = {"full": 2.0, "tied": 2.0, "diag": 2.0**-8}
 """GiB of rows held at once, by the kind of covariance."""
 
 
+WORK = 15
+"""Copies of the covariances worked on at once that a fit takes beside those it keeps; measured."""
+
+MUCH = 2.0
+"""GiB beyond which a fit says what its covariances will take."""
+
+
 class GaussianMixture(Density):
     """Says how unlikely features are under a mixture of Gaussians, in nats.
 
@@ -51,6 +58,9 @@ class GaussianMixture(Density):
 
     Rows that fit into `memory` are held and each class runs on its own; otherwise each EM pass
     reads the batches again, and only the start is computed from a seeded sample.
+
+    Full covariances take memory with the square of the features: 4 bytes × K × D² for each class to
+    keep, and 15 times that of the classes worked on to fit, of which a warning tells beyond 2 GiB.
 
     Args:
         components: Gaussians per class K.
@@ -147,6 +157,7 @@ class GaussianMixture(Density):
         classes, (k, dim) = len(rows), (self.components, rows[0].shape[1])
         shape = {"full": (k, dim, dim), "diag": (k, dim), "tied": (1, dim, dim)}[self.covariance]
         empty = rows[0].new_empty
+        self._warn_large(classes, dim, stream)
         mixtures = Mixtures(empty(classes, k), empty(classes, k, dim), empty(classes, *shape))
         best = torch.full((classes,), -torch.inf, dtype=torch.float64)
         for seed in range(self.seed, self.seed + self.seeds):
@@ -201,6 +212,20 @@ class GaussianMixture(Density):
         better = (likelihood.cpu() > best[names]).nonzero().flatten()
         best[names[better]] = likelihood.cpu()[better]
         mixtures[names[better]] = fitted[better]
+
+    def _warn_large(self, classes: int, dim: int, stream: _Stream | None) -> None:
+        """Says what memory the covariances will take, if it is much."""
+        each = dim**2 * {"full": self.components, "tied": 1, "diag": 0}[self.covariance]
+        at_once = classes if stream else min(classes, max(1, CHUNK // max(each, 1)))
+        kept = 4 * each * classes / 2**30
+        needed = kept + WORK * 4 * each * at_once / 2**30
+        if needed > MUCH:
+            warnings.warn(
+                f"{self.covariance} covariances of {dim:,} features × {self.components} components "
+                f"× {classes} classes take about {needed:.1f} GiB to fit and {kept:.1f} GiB to "
+                "keep; reduce=64 or covariance=diag takes a small part of that",
+                stacklevel=4,
+            )
 
     def _warn_singular(self) -> None:
         """Without shrinkage, says where only the jitter keeps a covariance from collapsing."""

@@ -21,6 +21,7 @@ from openset.extractors.base import Extractor
 from openset.extractors.extract import finite
 from openset.extractors.tap import Tap
 from openset.fitted import Fitted
+from openset.spec import as_names
 
 FOUND = "found_layers"
 """The entry of a saved state that holds the names of the layers a fit chose, as JSON text."""
@@ -54,6 +55,9 @@ class Detector(Fitted):
     objectives: ClassVar[Sequence[str]] = ()
     """The training methods whose networks it is for; any will do if none is named."""
 
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """The values of its settings that `openset tune` tries where they are not the usual ones."""
+
     added: int = 0
     """Classes that it knows beyond those of the network."""
 
@@ -64,6 +68,11 @@ class Detector(Fitted):
         super().__init_subclass__(**kwargs)
         for name in vars(cls).keys() & {"fit", "adjust"}:
             setattr(cls, name, taking_arrays(vars(cls)[name]))
+
+    @property
+    def learns(self) -> bool:
+        """Whether `fit` learns something, so that it must come before `score`."""
+        return type(self).fit is not Detector.fit
 
     @taking_arrays
     def fit(self, batches: Iterable[Activations]) -> Self:
@@ -163,6 +172,12 @@ class Detector(Fitted):
         # Not a buffer, as an exported graph cannot read names from a tensor.
         found = state_dict.pop(prefix + FOUND, None)
         self.found_layers = None if found is None else tuple(json.loads(bytes(found.tolist())))
+        named = None if self.layers is None else as_names(self.layers)
+        if named is not None and not set(self.found_layers or ()) <= set(named):
+            raise ValueError(
+                f"{self.name} was fitted on the layers {', '.join(self.found_layers or ())}; "
+                f"its setting names {', '.join(named) or 'none'}"
+            )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -65,9 +65,10 @@ class GeMOS(Detector):
             self.ranks = TailRank()
 
     def fit(self, batches: Iterable[Activations]) -> Self:
+        rows = Rows(batches, (), correct=True)
         # The last stage and the penultimate may be one tensor; their covariance has no inverse.
-        self.found_layers = distinct(peek(batches), choose_layers(batches, self.layers))
-        rows = Rows(batches, self.found_layers, correct=True)
+        found = distinct(peek(batches), choose_layers(batches, self.layers))
+        self.found_layers = rows.layers = found
         self.density.fit_classes(rows, rows.classes)
         return self
 

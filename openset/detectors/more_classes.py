@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,10 @@ from openset.detectors.vmdls import VMDLSb
 from openset.extractors.base import Extractor
 from openset.extractors.tap import Tap
 from openset.fitted import Fitted
+from openset.spec import Range
+
+MOST = 10_000
+"""The most classes that can be added, lest a file of a few bytes ask for any number."""
 
 
 class AddedClass(Fitted):
@@ -159,7 +163,9 @@ class MoreClasses(Detector):
         1
     """
 
-    def __init__(self, detector: Detector | None = None, added: int = 0):
+    def __init__(
+        self, detector: Detector | None = None, added: Annotated[int, Range(least=0, most=MOST)] = 0
+    ):
         super().__init__()
         self.detector = Mahalanobis() if detector is None else detector
         self.tuned_on, self.held_out = self.detector.tuned_on, self.detector.held_out

@@ -15,9 +15,12 @@ from openset.densities.base import need_rows
 from openset.detectors.base import Detector
 from openset.detectors.mahalanobis import squared_distances
 from openset.detectors.rows import Rows, choose_layers
+from openset.detectors.tails import pareto, within
 from openset.moments import Moments
 
 Distance = Literal["euclidean", "cosine", "euclidean-cosine"]
+
+Law = Literal["weibull", "pareto"]
 
 
 TRANSLATION = 10_000.0
@@ -41,6 +44,8 @@ class OpenMax(Detector):
         layers: Layers that distances are taken of; the logits, as in the paper.
         distance: "euclidean", "cosine", or "euclidean-cosine", the published code's sum of a 200th
             of the Euclidean distance and the cosine distance.
+        law: What is fitted to the largest distances: "weibull" as in the paper, or "pareto", the
+            generalised Pareto distribution of their excess over the smallest of them.
 
     Example:
         >>> logits = torch.eye(2).repeat(50, 1) * 9 + torch.randn(100, 2)
@@ -63,14 +68,18 @@ class OpenMax(Detector):
         alpha: int = 10,
         layers: Sequence[str] = ("logits",),
         distance: Distance = "euclidean",
+        law: Law = "weibull",
     ):
         super().__init__()
         if distance not in get_args(Distance):
             raise ValueError(f"distance must be one of {get_args(Distance)}; got {distance!r}")
+        if law not in get_args(Law):
+            raise ValueError(f"law must be one of {get_args(Law)}; got {law!r}")
         if tail < 2 or alpha < 1:
             raise ValueError(f"tail must be at least 2 and alpha 1; got {tail} and {alpha}")
         self.tail, self.alpha, self.layers = tail, alpha, layers
         self.distance: Distance = distance
+        self.law: Law = law
 
     def fit(self, batches: Iterable[Activations]) -> Self:
         self.found_layers = choose_layers(batches, self.layers)
@@ -92,7 +101,8 @@ class OpenMax(Detector):
         return largest
 
     def _fit_tails(self, tails: list[Tensor]) -> None:
-        fits = [fit_high(tail, c) for c, tail in enumerate(tails)]
+        fit = fit_high if self.law == "weibull" else fit_excess
+        fits = [fit(tail, c) for c, tail in enumerate(tails)]
         columns = torch.tensor(fits, dtype=torch.float32, device=self.mean.device).unbind(1)
         self.keep(**dict(zip(("shape", "offset", "location", "unit"), columns, strict=True)))
 
@@ -105,8 +115,11 @@ class OpenMax(Detector):
         return cosine if self.distance == "cosine" else euclidean(x, mean) / 200 + cosine
 
     def outlying(self, x: Tensor) -> Tensor:
-        """The Weibull probability that each class's own rows lie nearer its mean, `[M, K]`."""
-        z = (self.distances(x) - self.location) / self.unit / TRANSLATION
+        """The probability that each class's own rows lie nearer its mean, `[M, K]`."""
+        z = (self.distances(x) - self.location) / self.unit
+        if self.law == "pareto":
+            return within(z, self.shape, torch.ones_like(self.shape))
+        z = z / TRANSLATION
         log_hazard = self.shape * z.clamp_min(-0.999999).log1p() + self.offset
         return -torch.expm1(-log_hazard.exp())
 
@@ -135,6 +148,27 @@ def euclidean(x: Tensor, centres: Tensor) -> Tensor:
     return torch.cdist(x, centres, compute_mode="donot_use_mm_for_euclid_dist")
 
 
+def fit_excess(tail: Tensor, c: int) -> tuple[float, float, float, float]:
+    """A generalised Pareto fit of the largest distances of class `c`, as `fit_high` gives its own.
+
+    Returns:
+        Shape ξ, 0, location (the smallest of the tail) and unit (the scale σ).
+    """
+    x = tail.double().sort().values
+    shape, scale = pareto((x - x[0])[1:])
+    check_spread(x, float(scale), c)
+    return float(shape), 0.0, float(x[0]), float(scale)
+
+
+def check_spread(tail: Tensor | np.ndarray, spread: float, c: int) -> None:
+    """Raises where the largest distances of class `c` are all the same."""
+    if spread <= 1e-9 * abs(float(tail[0])):
+        raise ValueError(
+            f"the {len(tail)} largest distances of class {c} are all {float(tail[0]):g}, so no "
+            "tail can be fitted; check its images, or raise the tail"
+        )
+
+
 def fit_high(tail: Tensor, c: int) -> tuple[float, float, float, float]:
     """A Weibull fit of the largest distances of class `c`, translated as libMR does.
 
@@ -148,11 +182,7 @@ def fit_high(tail: Tensor, c: int) -> tuple[float, float, float, float]:
 
     x = tail.double().cpu().numpy()
     location, unit = float(x.min()), float(x.std())
-    if unit <= 1e-9 * abs(location):
-        raise ValueError(
-            f"the {len(x)} largest distances of class {c} are all {location:g}, so no tail can be "
-            "fitted; check its images, or raise the tail"
-        )
+    check_spread(x, unit, c)
     moved = (x - location) / unit + TRANSLATION
     # The moments of the logarithm start the search where it ends.
     shape = np.pi / np.sqrt(6) / np.log(moved).std()

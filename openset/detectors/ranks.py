@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from openset.detectors.tails import pareto
 from openset.fitted import Fitted, NotFittedError
 
 
@@ -54,7 +55,7 @@ class TailRank(Fitted):
         # Padded knots lie beyond every score, so a search never reaches them.
         score = [pad(score, (0, most - len(score)), value=torch.inf) for score, _ in tables]
         value = [pad(value, (0, most - len(value)), value=float(value[-1])) for _, value in tables]
-        shape, scale = zip(*(pareto(scores.double()) for scores in groups), strict=True)
+        shape, scale = zip(*(beyond(scores.double()) for scores in groups), strict=True)
         self.keep(score=torch.stack(score).float(), value=torch.stack(value).float())
         self.keep(shape=torch.stack(shape).float(), scale=torch.stack(scale).float())
         return self
@@ -106,20 +107,17 @@ def search(knots: Tensor, s: Tensor) -> Tensor:
     return torch.searchsorted(knots, s.contiguous())
 
 
-def pareto(scores: Tensor) -> tuple[Tensor, Tensor]:
+def beyond(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Shape and scale of the generalised Pareto distribution beyond the largest of scores `[n]`.
 
-    The shape is held in 0.001…0.9: a negative one would end at a largest possible score. The scale
-    goes on from the threshold of the fit to the largest score, as the distribution's own does.
+    The scale goes on from the threshold of the fit to the largest score, as the distribution's own
+    does.
     """
     n = len(scores)
     top = scores.topk(min(n, ceil(n / 10) + 1)).values.flip(0)
     excess = (top - top[0])[1:]
-    # Hosking & Wallis: a₀ = E[x], a₁ = E[x (1 − F(x))].
-    rest = 1 - (torch.arange(1, len(excess) + 1).to(excess) - 0.35) / len(excess)
-    mean, weighted = excess.mean(), (excess * rest).mean()
-    shape = (2 - mean / (mean - 2 * weighted)).nan_to_num(0.0).clamp(1e-3, 0.9)
-    scale = mean * (1 - shape) + shape * excess[-1]
+    shape, scale = pareto(excess)
+    scale = scale + shape * excess[-1]
     # Where the whole top is one value, the spread of all scores stands in for its scale.
     spread = (scores.max() - scores.min()) / torch.tensor(float(n)).log().to(scores)
     fallback = torch.where(spread > 0, spread, torch.ones_like(spread))

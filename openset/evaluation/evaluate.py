@@ -12,6 +12,7 @@ from torch import nn
 from openset.data import ImageSet
 from openset.data.loaders import images_at_once, per_pixel
 from openset.detectors import Detector
+from openset.evaluation.examples import Examples
 from openset.evaluation.pixels import Pixels, PixelSample
 from openset.evaluation.results import Results
 from openset.evaluation.rows import Case
@@ -83,6 +84,8 @@ def evaluate(
     run: Case | None = None,
     paper: Mapping[str, Mapping[tuple[str, str], float]] | None = None,
     batch_size: int = 256,
+    training: ImageSet | None = None,
+    held_out: ImageSet | None = None,
 ) -> Results:
     """Measures how well each detector tells known test data from unknown.
 
@@ -105,6 +108,10 @@ def evaluate(
         run: What the results say of the run: protocol, seed, network, objective.
         paper: By detector, published figures by (unknown set, metric).
         batch_size: Images per pass.
+        training: The images that the network was trained on; with each image of the report stand
+            then those of them that look most like it to the network.
+        held_out: Held-out known images; the report then says which layer made a score, of detectors
+            whose score is a sum over layers.
 
     Returns:
         One long table, with the scores and the most wrongly judged images.
@@ -130,12 +137,15 @@ def evaluate(
             seen[name],
             {other: its[name] for other, its in others.items()},
             each.threshold,
+            held_out=each.held_out,
             classes=each.classes,
             metrics=metrics,
             paper=(paper or {}).get(name),
         )
     if not per_pixel(known):
-        keep_examples(results, run, {run.known: known, **sets})
+        names = next((each.classes for each in candidates.values()), None)
+        look_again = Examples(list(shared_taps(candidates)), names, training, held_out)
+        look_again.keep(results, run, {run.known: known, **sets})
     return results
 
 
@@ -183,7 +193,7 @@ def look(
     seen: dict[str, Seen] = {}
     if per_pixel(images):
         sample, batch_size = PixelSample.of(images), images_at_once(images, batch_size)
-        seen |= {n: Pixels(name, each.threshold, sample) for n, each in candidates.items()}
+        seen |= {n: Pixels(name, sample) for n in candidates}
     else:
         seen |= {n: Images() for n in candidates}
     for tap, detectors in shared_taps(candidates):
@@ -230,15 +240,6 @@ def same_set(one: Any, other: Any) -> bool:
         and torch.equal(one.indices, other.indices)
         and torch.equal(one.values, other.values)
     )
-
-
-def keep_examples(results: Results, run: Case, sources: Mapping[str, Any]) -> None:
-    """Keeps the images that the report shows, from sources that can be read by index."""
-    for data, indices in results.wanted_images(run).items():
-        source = sources[data]
-        if isinstance(source, torch.utils.data.Dataset):
-            items: Any = source
-            results.keep_images(run, data, {i: torch.as_tensor(items[i][0]) for i in indices})
 
 
 def name_of(images: Any, otherwise: str) -> str:

@@ -16,6 +16,7 @@ from openset.evaluation.definitions import (
     aupr_known,
     aupr_unknown,
     auroc,
+    detection_accuracy,
     detection_error,
     f1_cv_unknown,
     fpr_at_95_tpr,
@@ -150,6 +151,12 @@ METRICS: dict[str, Metric] = {
     "tnr_at_95_tpr": _ranked(tnr_at_95_tpr, "TNR95 (known positive)", Ranking.tnr_at_95_tpr),
     "detection_error": _ranked(
         detection_error, "Detection error", Ranking.detection_error, up=False
+    ),
+    "detection_accuracy": _ranked(
+        detection_accuracy,
+        "Detection accuracy (best threshold)",
+        Ranking.detection_accuracy,
+        by_name=True,
     ),
     "macro_f1": Metric(macro_f1, "Macro-F1", lambda pair: pair.macro_f1(pair.threshold)),
     "oscr": Metric(oscr, "OSCR", lambda pair: oscr(pair.known, pair.unknown)),

@@ -1,4 +1,4 @@
-"""Label maps as one detector sees them: pixels pooled and per image, and a picture of a few."""
+"""Label maps as one detector sees them: pixels pooled and per image, and the maps of a few."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from openset.activations import UNKNOWN
 from openset.evaluation.definitions import confusion, mean_iou
+from openset.evaluation.maps import Maps
 from openset.evaluation.metrics import METRICS, PIXEL, STANDARD
 from openset.evaluation.pooled import BINS, HELD, PooledScores, grouped, packed
 from openset.evaluation.ranking import Ranking
 from openset.evaluation.seen import Seen
-from openset.pictures import stack_of, strip
 from openset.sampling import some_of_each
 from openset.scoring.answers import Answer
 from openset.scoring.scored import Scored, joined
@@ -28,7 +27,7 @@ SHOWN = 1_000
 """Pixels of each kind and set that are kept for histograms and curves."""
 
 
-PICTURED = 1
+PICTURED = 2
 """Images of each set that are shown for each detector."""
 
 
@@ -74,7 +73,6 @@ class Pixels(Seen):
 
     Args:
         name: Name of the set in errors.
-        threshold: Threshold of the answers in the picture.
         sample: Choice of the pixels that are kept for the report; detectors share one.
         held: Pixels up to which pooled figures are exact.
         bins: Bins used beyond.
@@ -93,20 +91,19 @@ class Pixels(Seen):
     def __init__(
         self,
         name: str = "the data",
-        threshold: ThresholdRecord | None = None,
         sample: PixelSample | None = None,
         *,
         held: int = HELD,
         bins: int = BINS,
     ):
-        self.name, self.threshold = name, threshold
+        self.name = name
         self.sample = sample or PixelSample()
         self.pooled = PooledScores(held, bins)
         self.confusion = np.zeros((0, 0), dtype=np.int64)
         self.per_image: dict[str, list[float]] = {name: [] for name in _single_figures()}
         self.figures = {}
         self.kept: list[Scored] = []
-        self.strips: list[Image.Image] = []
+        self._maps: list[Maps] = []
 
     def add(self, answer: Answer) -> None:
         scored = answer.scored
@@ -119,7 +116,7 @@ class Pixels(Seen):
                 for name, found in self.per_image.items():
                     found.append(_figure(name, ranking))
         self.kept.append(scored.rows()[self.sample.positions(scored.label)])
-        self._draw(answer)
+        self._keep_maps(answer)
 
     def _count(self, scored: Scored, classes: int) -> None:
         highest = int(scored.label.max())
@@ -131,16 +128,13 @@ class Pixels(Seen):
         counts = confusion(scored.label.numpy(), scored.predicted.numpy(), classes)
         self.confusion = self.confusion + counts if self.confusion.size else counts
 
-    def _draw(self, answer: Answer) -> None:
-        """Draws the first images that hold enough unknown pixels."""
+    def _keep_maps(self, answer: Answer) -> None:
+        """Keeps the first images that hold enough unknown pixels."""
         for i, image in enumerate(answer.image):
             its = answer.scored[i]
             share = float((its.label == UNKNOWN).double().mean())
-            if len(self.strips) >= PICTURED or share < LEAST_UNKNOWN:
-                continue
-            threshold = (self.threshold or {}).get("value")
-            shown = its.predicted if threshold is None else its.answers(threshold)
-            self.strips.append(strip(image, shown, its.score, its.label, answer.classes))
+            if len(self._maps) < PICTURED and share >= LEAST_UNKNOWN:
+                self._maps.append(Maps.small(image, its))
 
     def close(self) -> None:
         if not self.kept:
@@ -177,8 +171,8 @@ class Pixels(Seen):
         return kept[(kept.label == UNKNOWN) == unknown]
 
     @property
-    def picture(self) -> bytes | None:
-        return stack_of(self.strips) if self.strips else None
+    def maps(self) -> list[Maps]:
+        return self._maps
 
 
 def _single_figures() -> list[str]:

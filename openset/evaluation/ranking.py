@@ -87,6 +87,11 @@ class Ranking:
         """The mean of both shares of errors where 95 % of known are accepted."""
         return sum(self._mirrored()._errors()) / 2
 
+    def detection_accuracy(self) -> float:
+        """The largest mean of the shares of known accepted and of unknown rejected."""
+        unknown, known = self.curve()
+        return float((known + 1 - unknown).max() / 2)
+
     def fpr_at_95_tpr_unknown(self) -> float:
         """The share of known rejected where 95 % of unknown are."""
         return self._errors()[1]

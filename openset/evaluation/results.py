@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.table import Table
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn import functional as F
 
+from openset.evaluation.gallery import (
+    SHOWN,
+    Details,
+    interesting,
+    joined_details,
+    thumbnail,
+    worst,
+)
+from openset.evaluation.maps import Maps
 from openset.evaluation.metrics import METRICS
 from openset.evaluation.rows import COLUMNS, Case, Row, read_csv, write_csv
 from openset.evaluation.seen import Seen
+from openset.evaluation.shelf import Album, Shelf, held_out_of
 from openset.evaluation.stamp import stamp
 from openset.evaluation.summary import Cell, Summary, mean_over_seeds
 from openset.files import (
@@ -29,6 +36,7 @@ from openset.files import (
     save_tensors,
     sealed_json,
 )
+from openset.scoring.held_out import HeldOut
 from openset.scoring.scored import Scored
 from openset.scoring.threshold import ThresholdRecord
 from openset.text import few
@@ -43,16 +51,12 @@ FILES = ("results.csv", "results.json", "scores.safetensors", "figure-*.png", "r
 """Patterns of the files in a folder of results, which `Results.save` replaces, and no other."""
 
 
-EXAMPLES = 8
-"""Images shown per detector and data set: the most wrongly accepted or rejected."""
-
-
 USUAL = ("accuracy", "auroc", "fpr_at_95_tpr", "macro_f1")
 """Metrics that tables show unless others are named."""
 
 
-THUMBNAIL = 96
-"""Longest side in pixels of the images that are kept."""
+PER_CASE = ("scored", "thresholds", "held_out", "classes", "maps", "figures", "notes")
+"""What of several runs' results is joined by its key."""
 
 
 @dataclass(repr=False)
@@ -63,9 +67,11 @@ class Results:
         rows: One figure each, as `results.csv` holds them.
         scored: Per case and data set, the scores of its images; `case.known` names the known data.
         thresholds: Per case, its `ThresholdRecord`.
+        held_out: Per case, the held-out scores that its threshold rests on, for p-values.
         classes: Per run (`case.run`), the names of the known classes.
         images: Per run and data set, a few images `[C, H, W]` in uint8 by their index.
-        pictures: Per case and unknown set, a picture of a few images with their answers, as PNG.
+        details: Per run, data set and index, what is known of those images.
+        maps: Per case and unknown set, a few images whose pixels were scored.
         figures: Further pictures by title, as PNG.
         notes: More on what was run, shown at the top of the report; starts with date and versions.
         shown: The metrics that tables show, in this order; empty for the usual ones.
@@ -86,9 +92,11 @@ class Results:
     rows: list[Row] = field(default_factory=list)
     scored: dict[Case, dict[str, Scored]] = field(default_factory=dict)
     thresholds: dict[Case, ThresholdRecord] = field(default_factory=dict)
+    held_out: dict[Case, HeldOut] = field(default_factory=dict)
     classes: dict[Case, list[str]] = field(default_factory=dict)
     images: dict[Case, dict[str, dict[int, Tensor]]] = field(default_factory=dict)
-    pictures: dict[Case, dict[str, bytes]] = field(default_factory=dict)
+    details: dict[Case, dict[str, dict[int, Details]]] = field(default_factory=dict)
+    maps: dict[Case, dict[str, list[Maps]]] = field(default_factory=dict)
     figures: dict[str, bytes] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=stamp)
     shown: list[str] = field(default_factory=list)
@@ -122,6 +130,7 @@ class Results:
         unknown: Mapping[str, Seen],
         threshold: ThresholdRecord | None = None,
         *,
+        held_out: HeldOut | None = None,
         classes: Sequence[str] | None = None,
         metrics: Sequence[str] | None = None,
         paper: Mapping[tuple[str, str], float] | None = None,
@@ -133,6 +142,7 @@ class Results:
             known: The known test data, as the detector saw it.
             unknown: The unknown sets by name.
             threshold: The threshold, with how it came about.
+            held_out: The held-out scores that it rests on.
             classes: Names of the known classes.
             metrics: Metrics to measure; None for all that are usual.
             paper: Published figures by (unknown set, metric); the set is "" for the accuracy.
@@ -148,34 +158,44 @@ class Results:
             row = Row(**asdict(case), unknown=name, metric=metric, value=value)
             self.rows.append(replace(row, paper=(paper or {}).get((name, metric))))
         self.scored[case] = {case.known: scores, **kept}
-        if pictures := {name: its.picture for name, its in unknown.items() if its.picture}:
-            self.pictures[case] = pictures
+        if maps := {name: its.maps for name, its in unknown.items() if its.maps}:
+            self.maps[case] = maps
         if threshold is not None:
             self.thresholds[case] = threshold
+        if held_out is not None and held_out.fitted:
+            self.held_out[case] = held_out
         if classes is not None:
             self.classes[case.run] = list(classes)
 
-    def examples(self, case: Case, data: str, count: int = EXAMPLES) -> list[int]:
-        """Indices of the images that a detector gets most wrong, worst first.
-
-        The highest scores of the known data, the lowest of an unknown set.
-        """
-        score = self.scored[case][data].score
-        order = score.argsort(descending=data == case.known, stable=True)
-        return order[:count].tolist()
+    def examples(self, case: Case, data: str, count: int = 8) -> list[int]:
+        """Indices of the images that a detector gets most wrong, worst first; see `worst`."""
+        return worst(self.scored[case][data], known=data == case.known)[:count]
 
     def wanted_images(self, run: Case) -> dict[str, list[int]]:
         """The indices of the images that the report shows, per data set of a run."""
-        wanted: dict[str, set[int]] = {}
+        seen: dict[str, list[Any]] = {}
         for case in (case for case in self.scored if case.run == run.run):
-            for data in self.scored[case]:
-                wanted.setdefault(data, set()).update(self.examples(case, data))
-        return {data: sorted(indices) for data, indices in wanted.items()}
+            threshold = self.thresholds.get(case, {}).get("value")
+            for data, scored in self.scored[case].items():
+                seen.setdefault(data, []).append((scored, threshold))
+        share = SHOWN // max(len(seen), 1)
+        return {
+            data: interesting(each, share, known=data == run.known) for data, each in seen.items()
+        }
 
-    def keep_images(self, run: Case, data: str, images: Mapping[int, Tensor]) -> None:
+    def keep_images(
+        self,
+        run: Case,
+        data: str,
+        images: Mapping[int, Tensor],
+        details: Mapping[int, Details] | None = None,
+    ) -> None:
         """Keeps images `[C, H, W]` (uint8, or floats in 0…1) by index, as thumbnails."""
         kept = self.images.setdefault(run.run, {}).setdefault(data, {})
         kept.update({index: thumbnail(image) for index, image in images.items()})
+        told = self.details.setdefault(run.run, {}).setdefault(data, {})
+        for index, its in (details or {}).items():
+            told[index] = joined_details(told.get(index, {}), its)
 
     def mean_over_seeds(self) -> dict[Row, Cell]:
         """Each figure's mean and deviation over the seeds; see `summary.mean_over_seeds`."""
@@ -210,14 +230,14 @@ class Results:
                 key = replace(row, value=0.0, paper=None)
                 if repr(seen.setdefault(key, row)) != repr(row):
                     raise ValueError(f"two values for one figure: {seen[key]} and {row}")
-            for name in ("scored", "thresholds", "classes", "pictures", "figures", "notes"):
+            for name in PER_CASE:
                 getattr(merged, name).update(getattr(part, name))
             merged.shown = part.shown or merged.shown
             merged.shown_known = part.shown_known or merged.shown_known
             merged.seconds += part.seconds
             for run, sets in part.images.items():
                 for data, images in sets.items():
-                    merged.keep_images(run, data, images)
+                    merged.keep_images(run, data, images, part.details.get(run, {}).get(data))
         merged.rows = list(seen.values())
         return merged
 
@@ -235,9 +255,9 @@ class Results:
     def write(self, folder: Path) -> None:
         """Writes the files of `save` into an existing folder."""
         write_csv(self.rows, folder / "results.csv")
-        shelf, album = _Shelf(), _Album(folder)
+        shelf, album = Shelf(), Album(folder)
         figures = {album.put(png): title for title, png in self.figures.items()}
-        cases = [self._case_record(case, shelf, album) for case in self.scored]
+        cases = [self._case_record(case, shelf) for case in self.scored]
         runs = [self._run_record(run, shelf) for run in {**self.classes, **self.images}]
         save_tensors(shelf.tensors, folder / "scores.safetensors")
         record = {
@@ -247,22 +267,29 @@ class Results:
         record["table"] = digest_of(folder / "results.csv")
         (folder / "results.json").write_text(sealed_json(record), encoding="utf-8")
 
-    def _case_record(self, case: Case, shelf: _Shelf, album: _Album) -> dict[str, Any]:
-        """A case for results.json, with the keys of its tensors and the files of its pictures."""
-        keys = {
-            data: {name: shelf.put(x) for name, x in scored.tensors().items()}
-            for data, scored in self.scored[case].items()
+    def _case_record(self, case: Case, shelf: Shelf) -> dict[str, Any]:
+        """A case for results.json, with the keys of its tensors."""
+        held_out = self.held_out.get(case)
+        return {
+            "case": asdict(case),
+            "threshold": self.thresholds.get(case),
+            "held_out": None if held_out is None else shelf.put_all(held_out.state_dict()),
+            "scored": {
+                data: shelf.put_all(scored.tensors()) for data, scored in self.scored[case].items()
+            },
+            "maps": {
+                data: [shelf.put_all(vars(each)) for each in maps]
+                for data, maps in self.maps.get(case, {}).items()
+            },
         }
-        pictures = {data: album.put(png) for data, png in self.pictures.get(case, {}).items()}
-        record = {"case": asdict(case), "threshold": self.thresholds.get(case), "scored": keys}
-        return record | {"pictures": pictures}
 
-    def _run_record(self, run: Case, shelf: _Shelf) -> dict[str, Any]:
+    def _run_record(self, run: Case, shelf: Shelf) -> dict[str, Any]:
         keys = {
             data: {index: shelf.put(image) for index, image in kept.items()}
             for data, kept in self.images.get(run, {}).items()
         }
-        return {"run": asdict(run), "classes": self.classes.get(run), "images": keys}
+        record = {"run": asdict(run), "classes": self.classes.get(run), "images": keys}
+        return record | {"details": self.details.get(run, {})}
 
     @classmethod
     def load(cls, folder: str | Path) -> Results:
@@ -305,28 +332,31 @@ class Results:
         return results, record
 
     def _fill(self, record: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> None:
-        def picture(file: str) -> bytes:
-            return (folder / Path(file).name).read_bytes()
+        def taken(keys: Mapping[str, str]) -> dict[str, Tensor]:
+            return {name: tensors[key] for name, key in keys.items()}
 
         for file, title in record["figures"].items():
-            self.figures[title] = picture(file)
+            self.figures[title] = (folder / Path(file).name).read_bytes()
         for entry in record["cases"]:
-            case = Case(**entry["case"])
-            self.scored[case] = {
-                data: Scored(**{name: tensors[key] for name, key in keys.items()})
-                for data, keys in entry["scored"].items()
-            }
+            case, scored = Case(**entry["case"]), entry["scored"]
+            self.scored[case] = {data: Scored(**taken(keys)) for data, keys in scored.items()}
             if entry["threshold"] is not None:
                 self.thresholds[case] = entry["threshold"]
-            if files := entry.get("pictures"):
-                self.pictures[case] = {data: picture(file) for data, file in files.items()}
+            if keys := entry.get("held_out"):
+                self.held_out[case] = held_out_of(taken(keys))
+            if maps := entry.get("maps"):
+                self.maps[case] = {
+                    data: [Maps(**taken(keys)) for keys in each] for data, each in maps.items()
+                }
         for entry in record["runs"]:
             run = Case(**entry["run"])
             if entry["classes"] is not None:
                 self.classes[run] = entry["classes"]
             for data, keys in entry["images"].items():
                 kept = {int(index): tensors[key] for index, key in keys.items()}
+                told = entry.get("details", {}).get(data, {})
                 self.images.setdefault(run, {})[data] = kept
+                self.details.setdefault(run, {})[data] = {int(i): its for i, its in told.items()}
 
 
 @contextmanager
@@ -356,45 +386,3 @@ def _check(
     highest = max((int(x.max()) for x in labels if len(x)), default=-1)
     if classes is not None and highest >= len(classes):
         raise ValueError(f"class {highest} has no name: {len(classes)} classes were named")
-
-
-class _Shelf:
-    """Tensors under numbered keys; equal ones, such as labels of several records, lie once."""
-
-    def __init__(self):
-        self.tensors: dict[str, Tensor] = {}
-        self._keys: dict[tuple[Any, ...], str] = {}
-
-    def put(self, x: Tensor) -> str:
-        """Returns the key under which a tensor is saved."""
-        # A copy, because safetensors refuses tensors that are views of one memory.
-        x = x.detach().cpu().clone(memory_format=torch.contiguous_format)
-        digest = sha256(x.flatten().view(torch.uint8).numpy().data).digest()
-        key = self._keys.setdefault((digest, x.dtype, x.shape), str(len(self._keys)))
-        self.tensors[key] = x
-        return key
-
-
-class _Album:
-    """Pictures as numbered files of a folder."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.count = folder, 0
-
-    def put(self, png: bytes) -> str:
-        """Writes a picture and returns the name of its file."""
-        self.count += 1
-        file = self.folder / f"figure-{self.count}.png"
-        file.write_bytes(png)
-        return file.name
-
-
-def thumbnail(image: Tensor) -> Tensor:
-    """An image `[C, H, W]` as uint8, at most `THUMBNAIL` pixels a side."""
-    if image.is_floating_point():
-        image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
-    shrink = THUMBNAIL / max(image.shape[1:])
-    if shrink < 1:
-        size = [max(1, round(side * shrink)) for side in image.shape[1:]]
-        image = F.interpolate(image[None].float(), size, mode="area")[0].round().to(torch.uint8)
-    return image.cpu().contiguous()

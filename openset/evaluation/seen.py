@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from openset.evaluation.maps import Maps
 from openset.evaluation.metrics import STANDARD, measure
 from openset.scoring.answers import Answer
 from openset.scoring.scored import Scored, joined
@@ -42,9 +43,9 @@ class Seen(ABC):
         """Returns the scores that the results keep of one kind of samples, `[N]`."""
 
     @property
-    def picture(self) -> bytes | None:
-        """A picture of a few images with their answers, as PNG, if this kind of set has one."""
-        return None
+    def maps(self) -> list[Maps]:
+        """A few images with their pixels' scores, if this kind of set has such."""
+        return []
 
 
 class Images(Seen):

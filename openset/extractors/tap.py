@@ -16,7 +16,7 @@ from openset.extractors.base import Extractor
 from openset.networks.anatomy import equal
 from openset.networks.device import dtype_of
 from openset.networks.layers import find_head, resolve
-from openset.networks.outputs import logits_of
+from openset.networks.outputs import enlarged, logits_of
 from openset.networks.trial import copied, seen_modules, widths
 from openset.networks.watch import Listener, bare, evaluating, listening, run
 from openset.spec import as_names
@@ -27,7 +27,8 @@ class Tap(Extractor):
 
     Layers are named by their path in the network, or as `"stage1"`, `"stage2"`, … in order
     (`find_stages`). Feature maps are averaged over space and token sequences over tokens, unless
-    the network labels pixels: then they keep a grid, the logits'. Recorded is what a layer gave,
+    the network labels pixels: then they are brought to the image's grid, as are logits on a coarser
+    one, bilinearly. Recorded is what a layer gave,
     whatever the network does with it later; of a layer that runs several times, or that gives a
     list, all outputs side by side. The input of the head is recorded as `"penultimate"`, always for
     whole images; for pixels only if it is named, because there it takes much memory.
@@ -103,15 +104,16 @@ class Tap(Extractor):
         seen: dict[str, list[Tensor]] = {layer: [] for layer in self.paths}
         ends: list[_End] = []
         with evaluating(self.network), listening(self._listeners(seen, ends)):
-            logits = logits_of(run(self.network, image))
+            given = logits_of(run(self.network, image))
+        logits = enlarged(given, image)
         self._labels_pixels = logits.dim() == 4
         features = {layer: _side_by_side(layer, parts, logits) for layer, parts in seen.items()}
         if not ends:
             return Activations(logits, features)
-        end = next((end for end in ends if end.output is logits), ends[-1])
+        end = next((end for end in ends if end.output is given), ends[-1])
         if self._keeps_penultimate:
             features["penultimate"] = reduce(end.input, logits)
-        return Activations(logits, features, head=self._weights(end, logits))
+        return Activations(logits, features, head=self._weights(end, given))
 
     def _checked(self, image: Tensor) -> Tensor:
         """The images, in the precision of the network's parameters."""
@@ -168,12 +170,15 @@ class Tap(Extractor):
         return pooled(x) if self._labels_pixels is False else copied(x)
 
     def _weights(self, end: _End, logits: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The head's weight and bias, if it is linear and gives the logits themselves."""
+        """The head's weight and bias, if it is linear and gives the logits, at any size."""
         head = self.network.get_submodule(self.head)
         if not _maps_rows(head):
             return None
         if self._head_is_linear is None and not torch.compiler.is_exporting() and len(logits):
-            self._head_is_linear = equal(end.values, logits)
+            # Enlarging a map bilinearly and mapping its channels linearly may change places.
+            self._head_is_linear = any(
+                equal(values, logits) for values in (end.values, reduce(end.values, logits))
+            )
         if not (end.output is logits if self._head_is_linear is None else self._head_is_linear):
             return None
         weight = head.weight.detach().flatten(1)

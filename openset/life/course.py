@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from openset.files import complete_file
 from openset.life.monitor import Monitor, interval
+from openset.text import printable
 
 ENDINGS = (".svg", ".png", ".pdf")
 
@@ -40,9 +42,9 @@ def draw(monitor: Monitor, path: Path) -> None:
         raise ValueError(f"cannot write {path.name}; end the name in {', '.join(ENDINGS)}")
     from matplotlib.figure import Figure  # Slow to import.
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    money, share = figure.subplots(2, sharex=True)
     state = monitor.state
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    money, share, classes = figure.subplots(3, sharex=True)
     ends = np.minimum(state.block * (1 + np.arange(len(state.course))), state.count)
     money.plot([0, *ends], [0, *(b["winnings"] / np.log(10) for b in state.course)], "C0")
     money.axhline(-np.log10(state.alarm), color="C3", linestyle="--", label="alarm")
@@ -50,16 +52,37 @@ def draw(monitor: Monitor, path: Path) -> None:
         money.axvline(state.first, color="C3", linewidth=1)
     money.set_ylabel("log10 of the winnings")
     money.legend(loc="upper left")
-    counts = [np.sum([*block["classes"].values()], axis=0) for block in state.course]
-    middles = (np.concatenate([[0], ends[:-1]]) + ends) / 2
-    share.plot(middles, [unknown / images for images, unknown in counts], "C0.-")
-    if counts:
-        low, high = zip(*(interval(int(u), int(n)) for n, u in counts), strict=True)
-        share.fill_between(middles, low, high, color="C0", alpha=0.2, label="95 % interval")
-    if monitor.model.threshold is not None:
-        usual = 1 - monitor.model.threshold.accept
-        share.axhline(usual, color="C2", linestyle="--", label="of known images")
-    share.set(xlabel="images", ylabel="share of unknown", ylim=(0, None))
-    share.legend(loc="upper left")
+    _draw_share(share, monitor, ends)
+    _draw_classes(classes, monitor)
     with complete_file(path) as partial:
         figure.savefig(partial, format=path.suffix[1:])
+
+
+def _draw_share(axes: Any, monitor: Monitor, ends: np.ndarray) -> None:
+    """The share of unknown images in each block, with its interval."""
+    counts = [np.sum([*block["classes"].values()], axis=0) for block in monitor.state.course]
+    middles = (np.concatenate([[0], ends[:-1]]) + ends) / 2
+    axes.plot(middles, [unknown / images for images, unknown in counts], "C0.-")
+    if counts:
+        low, high = zip(*(interval(int(u), int(n)) for n, u in counts), strict=True)
+        axes.fill_between(middles, low, high, color="C0", alpha=0.2, label="95 % interval")
+    if monitor.model.threshold is not None:
+        usual = 1 - monitor.model.threshold.accept
+        axes.axhline(usual, color="C2", linestyle="--", label="of known images")
+    axes.set(ylabel="share of unknown", ylim=(0, None))
+    axes.legend(loc="upper left")
+
+
+def _draw_classes(axes: Any, monitor: Monitor) -> None:
+    """The share of unknown images in each block by nearest class, dark where it is high."""
+    names, state = list(monitor.shares()), monitor.state
+    found = np.full((len(names), len(state.course)), np.nan)
+    for i, block in enumerate(state.course):
+        for name, (images, unknown) in block["classes"].items():
+            found[names.index(name), i] = unknown / images
+    if found.size:
+        place = (0, state.block * len(state.course), len(names), 0)
+        how: dict[str, Any] = {"vmin": 0, "vmax": 1, "cmap": "Blues", "interpolation": "nearest"}
+        axes.imshow(found, aspect="auto", extent=place, **how)
+    axes.set_yticks(np.arange(len(names)) + 0.5, [printable(name) for name in names])
+    axes.set(xlabel="images", ylabel="nearest class", xlim=(0, max(1, state.count)))

@@ -29,6 +29,9 @@ COLUMNS = ("group", "rank", "path", "nearest")
 DIRECTIONS = 32
 """Principal directions of the features in which groups are looked for."""
 
+LEAST = 10
+"""Images that a group has at least, where nothing else is said and few are rejected."""
+
 SHOWN = 12
 """Images of a group that the page shows."""
 
@@ -82,7 +85,9 @@ class Discovery:
         ]
 
 
-def discover(model: OpenSet, images: Any, least: int = 20, batch_size: int = 256) -> Discovery:
+def discover(
+    model: OpenSet, images: Any, least: int | None = None, batch_size: int = 256
+) -> Discovery:
     """Groups the images that a model rejects by how alike they are to its network.
 
     By the leaves of HDBSCAN (Campello et al., 2013, https://doi.org/10.1007/978-3-642-37456-2_14),
@@ -97,7 +102,7 @@ def discover(model: OpenSet, images: Any, least: int = 20, batch_size: int = 256
     Args:
         model: A calibrated model of whole images.
         images: Pictures in any form that `OpenSet.predict` takes.
-        least: Images of a group, at least.
+        least: Images of a group, at least; None for a hundredth of those rejected, or `LEAST`.
         batch_size: Images per pass.
 
     Raises:
@@ -109,14 +114,15 @@ def discover(model: OpenSet, images: Any, least: int = 20, batch_size: int = 256
         >>> network = openset.networks.cnn(classes=6, channels=1)
         >>> _ = openset.train(openset.objectives.CrossEntropy(network), data.train, epochs=2)
         >>> model = openset.wrap(network, data.train, data.valid, "mahalanobis")
-        >>> found = discover(model, data.unknown)
+        >>> found = discover(model.with_accept(0.7), data.unknown, least=5)
         >>> found.images, found.rejected == sum(map(len, found.groups)) + len(found.alone)
-        (180, True)
+        (238, True)
     """
-    if least < 2:
+    if least is not None and least < 2:
         raise ValueError(f"least is {least}; a group has at least 2 images")
     found = opened(model, images, batch_size)
     x, nearest, positions, count = rejected(model, found)
+    least = max(LEAST, len(x) // 100) if least is None else least
     if len(x) < least:
         raise ValueError(
             f"{len(x)} of {count} images are unknown, fewer than the {least} that a group needs; "

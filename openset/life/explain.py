@@ -13,10 +13,10 @@ from torch import Tensor
 from openset.activations import Activations, concatenate
 from openset.data import ImageSet
 from openset.detectors import KNN, Detector, Fusion
+from openset.detectors.by_layer import by_layer, splits
 from openset.detectors.more_classes import MoreClasses
 from openset.extractors.extract import stream
 from openset.files import complete_file
-from openset.life.layers import by_layer, splits
 from openset.life.pages import address_of, picture_of, write_page
 from openset.model.open_set import OpenSet
 from openset.model.predict import Answer, answers, opened, refuse_skipped

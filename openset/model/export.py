@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from openset.activations import UNKNOWN
+from openset.errors import one_line
 from openset.files import complete_file
 from openset.model.open_set import OpenSet
 from openset.networks.device import device_of
@@ -148,15 +149,22 @@ def _program(graph: Deployed, image: Tensor, threshold: Tensor) -> Any:
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.onnx.export(
-            graph,
-            (image, threshold),
-            input_names=["image", "threshold"],
-            output_names=graph.outputs,
-            dynamic_shapes=shapes,
-            dynamo=True,
-            verbose=False,
-        )
+        try:
+            return torch.onnx.export(
+                graph,
+                (image, threshold),
+                input_names=["image", "threshold"],
+                output_names=graph.outputs,
+                dynamic_shapes=shapes,
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            cause = error.__cause__ or error
+            raise ValueError(
+                f"torch cannot make one graph of this network ({one_line(cause)[:200]}); export it "
+                "as it was before torch.jit or quantisation, without branches that hang on pixels"
+            ) from error
 
 
 def facts(model: OpenSet) -> dict[str, str]:

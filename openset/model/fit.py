@@ -76,7 +76,7 @@ def fit(
     models = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(store or temporary)
-        learning = [d for d in detectors.values() if type(d).fit is not Detector.fit]
+        learning = [d for d in detectors.values() if d.learns]
         seen_train: Any = None
         if learning or training:
             seen_train = activations(tap, train, folder / "train", batch_size, fitting=True)

@@ -280,7 +280,7 @@ def answered(
         rare, paths, none if shown is None else shown.tolist(),
         shares.tolist() if probabilities else none, strict=True,
     )  # fmt: skip
-    names = model.names(range(shares.shape[1]))
+    names = model.names(range(shares.shape[1])) if probabilities else []
     for name, share, value, threshold, p_value, path, confidence, each in told:
         yield Answer(
             label=name if value <= threshold else "unknown",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,7 @@ def predict_files(
     places: Sequence[str | Path],
     out: Path | None = None,
     *,
+    report: Path | None = None,
     accept: float | None = None,
     threshold: float | None = None,
     fdr: float | None = None,
@@ -56,17 +57,43 @@ def predict_files(
         if pixels:
             count = write_maps(model, found, out, values)
         else:
-            told = answers(model, found, values, probabilities=probabilities)
+            given = answers(model, found, values, probabilities=probabilities)
             if fdr is not None:
-                told = together(model, list(told), fdr, storey=storey)
-                said += kept_promise(model, told, fdr)
-            records = (answer.record() for answer in told)
-            count = print_csv(records) if out is None else write(records, out)
+                given = together(model, list(given), fdr, storey=storey)
+                said += kept_promise(model, given, fdr)
+            by_hand = threshold is not None or fdr is not None
+            with reported(model, found, given, report, by_hand) as passing:
+                records = (answer.record() for answer in passing)
+                count = print_csv(records) if out is None else write(records, out)
+    if pixels and report is not None:
+        from openset.model.predict_report import report_pixels  # Drawing takes long to import.
+
+        report_pixels(model, found.images, report, values)
     if found.skipped and not skip_bad:
         raise ValueError(_unread(found, count, out))
-    said = [f"{count} images: {out}"] * (out is not None) + said
+    written = {f"{count} images": out, "report": report}
+    said = [f"{what}: {where}" for what, where in written.items() if where is not None] + said
     said += [f"skipped: {reason}" for reason in found.skipped]
     return said + [f"{len(found.skipped)} files skipped"] * bool(found.skipped)
+
+
+@contextmanager
+def reported(
+    model: OpenSet,
+    found: Readable,
+    given: Iterable[Answer],
+    report: Path | None,
+    by_hand: bool,
+) -> Iterator[Iterable[Answer]]:
+    """The same answers; the report, if one is asked for, is written when all have passed."""
+    if report is None:
+        yield given
+        return
+    from openset.model.predict_report import Told  # Drawing takes long to import.
+
+    told = Told(model, found.images)
+    yield told.passing(given)
+    told.report(report, by_hand=by_hand)
 
 
 def open_files(
@@ -90,7 +117,12 @@ def promised(model: OpenSet, accept: float | None, values: Tensor | None) -> lis
             f"The threshold was set by hand and accepts {share:.1%} of the {n} held-out known "
             "images; nothing else is promised of it."
         ]
-    if accept is None or model.threshold is None:
+    if model.threshold is None:
+        return [
+            "The model has no threshold, so it calls nothing unknown: give --threshold, or fit it "
+            "again with --held-out."
+        ]
+    if accept is None:
         return []
     more = (
         ""

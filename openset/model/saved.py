@@ -31,6 +31,7 @@ from openset.files import (
 from openset.fitted import Fitted
 from openset.model.card import CARD, card
 from openset.networks.allowance import Allowance
+from openset.networks.base import normalises
 from openset.networks.device import device_of, dtype_of
 from openset.scoring.threshold import Threshold
 from openset.spec import Trust, call, hints_of, look_up
@@ -159,6 +160,7 @@ def load(
             allowance.check_sizes(told.network or {})
             if network is None:
                 network = networks.from_spec(told.network or {}, trust or ())
+            network = _behind_normalize(network, tensors)
             detector = restore(told.detector, trust or ())
             if not isinstance(detector, Detector):
                 raise ValueError(f"its detector is a {type(detector).__name__}")
@@ -180,6 +182,14 @@ def load(
     except ValueError as error:
         raise ValueError(f"{file} cannot be loaded: {error}") from error
     return model
+
+
+def _behind_normalize(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network as `wrap` had put it behind a `Normalize`, if the saved one lies behind it."""
+    mean, std = (tensors.get(f"tap.network.normalize.{name}") for name in ("mean", "std"))
+    if mean is None or std is None or normalises(network):
+        return network
+    return networks.normalised(network, mean.flatten().tolist(), std.flatten().tolist())
 
 
 def _tap(told: dict[str, Any], network: nn.Module) -> Tap:

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset, Subset
 
-from openset.activations import Activations, concatenate
-from openset.data import ImageSet, batches
+from openset.activations import concatenate
+from openset.data import ImageSet
 from openset.data.sources import same_name
 from openset.detectors import Detector
 from openset.detectors.rows import known as known_rows
 from openset.errors import unknown_name
 from openset.evaluation.metrics import fpr_at_95_tpr
-from openset.extractors.extract import finite, named
-from openset.extractors.perturb import Perturb
 from openset.extractors.tap import Tap
 from openset.model.open_set import OpenSet
-from openset.networks.device import device_of
+from openset.model.validation import Validation, some_pixels
 from openset.spec import check_kinds
 
 Grid = Mapping[str, Sequence[Any]]
@@ -73,48 +69,6 @@ class Tuned:
                 table.add_row(*(f"{figure[name]:.6g}" if name in figure else "" for name in names))
             table.add_section()
         return table
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Reads validation data: images through a tap, or activations as they are given."""
-
-    tap: Tap | None
-    batch_size: int
-    limit: int | None
-    seed: int
-
-    def read(self, data: Any) -> Iterator[tuple[Tensor | None, Activations]]:
-        """Images with their plain activations, on the CPU; None for images if there are none."""
-        if self.tap is None:
-            yield from ((None, batch) for batch in data)
-            return
-        device = device_of(self.tap)
-        for i, (image, label) in enumerate(batches(self._limited(data), self.batch_size)):
-            with torch.no_grad(), named(i):
-                image = image.to(device)
-                seen = self.tap(image).to("cpu")
-                finite(seen.logits, "the network's logits")
-            seen.labels = label
-            yield image, seen
-
-    def _limited(self, data: Any) -> Any:
-        """A seeded sample of the images, in their order."""
-        if self.limit is None:
-            return data
-        if not isinstance(data, Dataset):
-            raise ValueError(f"limit needs an ImageSet or a Dataset; got {type(data).__name__}")
-        count = len(cast(Any, data))
-        generator = torch.Generator().manual_seed(self.seed)
-        chosen = torch.randperm(count, generator=generator)[: self.limit].sort().values.tolist()
-        return data.subset(chosen) if isinstance(data, ImageSet) else Subset(data, chosen)
-
-    def scores(self, candidates: Sequence[Detector], data: Any) -> list[Tensor]:
-        """The scores `[N]` of each candidate."""
-        found = [_look(candidates, self.tap, image, seen) for image, seen in self.read(data)]
-        if not found:
-            raise ValueError("no images: the data set or the loader gave no batch")
-        return [torch.cat(column) for column in zip(*found, strict=True)]
 
 
 def tune(
@@ -168,14 +122,14 @@ def tune(
     sets = unknown if isinstance(unknown, Mapping) else {_name(unknown): unknown}
     if not allow_leak:
         refuse_leak(sets, tested_on)
-    source = _Source(tap, batch_size, limit, seed)
+    source = Validation(tap, batch_size, limit, seed)
     values = _values(detector, grid)
     points = [
         dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())
     ]
     candidates = [_changed(detector, point) for point in points]
     low = source.scores(candidates, known)
-    others = [source.scores(candidates, images) for images in sets.values()]
+    others = [source.scores(candidates, images, unknown=True) for images in sets.values()]
     high = [torch.cat(each) for each in zip(*others, strict=True)]
     rates = [fpr_at_95_tpr(k, u) for k, u in zip(low, high, strict=True)]
     return _best(detector, points, "fpr_at_95_tpr", rates, (_name(known, "known"), *sets))
@@ -281,7 +235,7 @@ def tune_on_known(
             raise ValueError(
                 f"known data alone can tune {' and '.join(GRID)}, not {name}; use tune with unknown"
             )
-    source, names = _Source(tap, batch_size, limit, seed), (_name(known, "known"),)
+    source, names = Validation(tap, batch_size, limit, seed), (_name(known, "known"),)
     tuned = Tuned(detector, {}, [], names)
     if "temperature" in values:
         points = [{"temperature": value} for value in values["temperature"]]
@@ -302,7 +256,8 @@ def _values(detector: Detector, grid: Grid | None) -> Grid:
     """The grid, or the part of `GRID` that the detector has settings for."""
     own = detector.settings()
     if grid is None:
-        grid = {name: values for name, values in GRID.items() if name in own}
+        usual = {**GRID, **detector.grid}
+        grid = {name: values for name, values in usual.items() if name in own}
     for name, values in grid.items():
         if name not in own:
             raise ValueError(unknown_name(f"setting of {detector.name}", name, own))
@@ -335,45 +290,22 @@ def _best(
     best = points[values.index(MEASURES[measure](values))]
     figures = [{**point, measure: value} for point, value in zip(points, values, strict=True)]
     chosen = copy.deepcopy(_changed(detector, best))
-    chosen.tuned_on = names
-    return Tuned(chosen, best, figures, names)
+    chosen.tuned_on = tuple(dict.fromkeys((*detector.tuned_on, *names)))
+    return Tuned(chosen, best, figures, chosen.tuned_on)
 
 
-def _losses(temperatures: Sequence[float], source: _Source, known: Any) -> list[float]:
+def _losses(temperatures: Sequence[float], source: Validation, known: Any) -> list[float]:
     """The mean negative log-likelihood of known labels at each temperature, in nats."""
-    rows = [known_rows(replace(seen, features={}, extra={})) for _, seen in source.read(known)]
+    generator = torch.Generator().manual_seed(source.seed)
+    rows = []
+    for _, seen in source.read(known):
+        seen = replace(seen, features={}, extra={})
+        few = seen.rows()[some_pixels(seen, False, generator)] if seen.grid else seen
+        rows.append(known_rows(few))
     together = concatenate(rows)
     assert together.labels is not None
     logits = together.logits.double()
     return [F.cross_entropy(logits / t, together.labels).item() for t in temperatures]
-
-
-@torch.no_grad()
-def _look(
-    candidates: Sequence[Detector], tap: Tap | None, image: Tensor | None, seen: Activations
-) -> list[Tensor]:
-    """Scores one batch by each candidate, with no more forward passes or gradients than needed."""
-    directions: dict[str, Tensor] = {}
-    scores = []
-    for candidate in candidates:
-        view = candidate.view(cast(Tap, tap))
-        if not candidate.looks_again:
-            again = seen
-        elif image is None:
-            raise ValueError(
-                f"{candidate.name} looks at the image again; give images and a tap, "
-                "not activations, or a grid without that look"
-            )
-        elif isinstance(view, Perturb):
-            # The gradient's sign is the same for every length of the step.
-            key = repr({**candidate.settings(), "epsilon": None})
-            if key not in directions:
-                directions[key] = view.direction(image)
-            again = view.extractor(image - view.epsilon * directions[key]).to("cpu")
-        else:
-            again = view(image).to("cpu")
-        scores.append(candidate(again))
-    return scores
 
 
 def _name(data: Any, otherwise: str | None = None) -> str:

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from openset.activations import UNKNOWN
 from openset.data import Adapter, batches
+from openset.data.preprocessing import told_by
 from openset.detectors import Detector, build
 from openset.model.fit import fit
 from openset.model.open_set import OpenSet
+from openset.networks.base import normalised, normalises
 from openset.networks.device import device_of
 from openset.networks.outputs import logits_of
-from openset.networks.watch import evaluating
+from openset.networks.watch import bare, evaluating
 from openset.spec import as_names
 
 
@@ -29,7 +31,7 @@ def wrap(
     *,
     per_class: bool = False,
     classes: Sequence[str] | None = None,
-    adapter: Adapter | None = None,
+    adapter: Any = None,
     layers: Sequence[str] | None = None,
     head: str | None = None,
     device: str | torch.device | None = None,
@@ -50,7 +52,10 @@ def wrap(
         per_class: Whether to set one threshold for each predicted class.
         classes: Names of the classes, in the order of the labels; by default those that `train`
             says it has.
-        adapter: Turns an image file into the network's input; by default that of `train`.
+        adapter: Turns an image file into the network's input: an `Adapter`, or what `Adapter.of`
+            takes, such as torchvision's weights; by default that of `train`, or what the network
+            says of itself, as timm's do. Where it names a mean and deviation, as they do, the
+            network is put behind a `Normalize`, unless it holds one.
         layers: The layers that the detector reads; None for those that it reads by default.
         head: Path of the last linear map; None finds it.
         device: Where to compute; None leaves the network where it is.
@@ -78,12 +83,15 @@ def wrap(
     chosen = _with_layers(build(detector) if isinstance(detector, str) else detector, layers)
     names = classes if classes is not None else getattr(train, "classes", None)
     device = device_of(network) if device is None else device
-    check_outputs(network.to(device), train, names)
+    image, label = next(iter(batches(train)))
+    prepared, adapter = as_it_wants(network, adapter, train, image)
+    network = prepared.to(device)
+    check_outputs(network, image, label, names)
     found = {chosen.name: chosen}
     how: dict[str, Any] = {"per_class": per_class, "batch_size": batch_size, "head": head}
     model = fit(network, found, train, held_out, accept=accept, **how)[chosen.name]
     model.classes = None if names is None else [str(name) for name in names]
-    model.adapter = adapter or getattr(train, "adapter", None)
+    model.adapter = adapter
     model.name = detector if isinstance(detector, str) else chosen.name
     return model
 
@@ -100,12 +108,40 @@ def _with_layers(detector: Detector, layers: Sequence[str] | None) -> Detector:
     return detector
 
 
-def check_outputs(network: nn.Module, train: Any, names: Sequence[str] | None) -> None:
+def as_it_wants(
+    network: nn.Module, adapter: Any, train: Any, image: Tensor
+) -> tuple[nn.Module, Adapter | None]:
+    """The network, behind the mean and deviation that it wants, and the adapter of its images.
+
+    Args:
+        network: It may say of itself how its images are prepared.
+        adapter: As for `wrap`; it has the last word.
+        train: Images that may have an adapter.
+        image: Some of them `[N, C, H, W]`.
+    """
+    told: dict[str, Any] = {}
+    if adapter is None:
+        told = told_by(bare(network))
+        adapter = getattr(train, "adapter", None)
+        own = Adapter(**told) if "size" in told else None
+        if adapter is None and own is not None and own.shape == image.shape[1:]:
+            adapter = own
+    elif not isinstance(adapter, Adapter):
+        adapter = Adapter.of(adapter)
+    given = adapter if adapter is not None and adapter.mean is not None else None
+    mean, std = (given.mean, given.std) if given else (told.get("mean"), told.get("std"))
+    if mean is None or normalises(network):
+        return network, adapter
+    return normalised(network, mean, std or [1.0] * len(mean)), adapter
+
+
+def check_outputs(
+    network: nn.Module, image: Tensor, label: Tensor, names: Sequence[str] | None
+) -> None:
     """Raises for labels or names that the network has no output for; warns where none is right.
 
     Judged by the first batch; a network in whose order the classes are not is right by chance.
     """
-    image, label = next(iter(batches(train)))
     with torch.no_grad(), evaluating(network):
         logits = logits_of(network(image.to(device_of(network)))).cpu()
     count = logits.shape[1]

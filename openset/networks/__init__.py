@@ -11,12 +11,20 @@ from torch import nn
 from openset import spec as names
 from openset.networks.allowance import Allowance
 from openset.networks.autoencoder import autoencoder
-from openset.networks.base import Backbone, Normalize, described
+from openset.networks.base import Backbone, Normalize, described, normalised
 from openset.networks.checkpoint import load_weights
 from openset.networks.cnn import cnn, plain_cnn
 from openset.networks.densenet import densenet_121, densenet_bc_100
 from openset.networks.external import described_transformer, smp, timm, torchvision, transformers
-from openset.networks.heads import binary_heads, bottleneck
+from openset.networks.heads.binary import binary_heads
+from openset.networks.heads.bottleneck import bottleneck
+from openset.networks.heads.confident import confident
+from openset.networks.heads.decomposed import decomposed
+from openset.networks.heads.ensemble import ensemble
+from openset.networks.heads.ladder_codes import ladder_codes
+from openset.networks.heads.one_vs_all import one_vs_all
+from openset.networks.heads.reciprocal import reciprocal
+from openset.networks.heads.subspaces import subspaces
 from openset.networks.ladder import ladder_small
 from openset.networks.ladder_densenet import ladder_densenet_121
 from openset.networks.latent import latent
@@ -63,7 +71,15 @@ HEADS: dict[str, Callable[..., Any]] = {
     "latent": latent,
     "binary-heads": binary_heads,
     "bottleneck": bottleneck,
+    "confident": confident,
+    "decomposed": decomposed,
+    "ensemble": ensemble,
+    "ladder-codes": ladder_codes,
+    "one-vs-all": one_vs_all,
+    "reciprocal": reciprocal,
+    "subspaces": subspaces,
     "select": select,
+    "normalised": normalised,
 }
 """Functions `(network, …) -> network` that put other heads on a network, by name."""
 
@@ -90,21 +106,29 @@ __all__ = [
     "bottleneck",
     "build",
     "cnn",
+    "confident",
+    "decomposed",
     "densenet_121",
     "densenet_bc_100",
     "described",
+    "ensemble",
     "from_spec",
+    "ladder_codes",
     "ladder_densenet_121",
     "ladder_small",
     "latent",
     "load_weights",
     "logits_of",
+    "normalised",
+    "one_vs_all",
     "plain_cnn",
     "real_nvp",
+    "reciprocal",
     "resnet18",
     "resnet34",
     "restore",
     "select",
+    "subspaces",
     "vgg",
     "vgg13",
     "wrn_16_2",

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from openset.networks.base import Normalize, described
+from openset.spec import Count
 
 
 class AutoEncoder(nn.Module):
@@ -32,10 +33,10 @@ class AutoEncoder(nn.Module):
 
 @described
 def autoencoder(
-    channels: int = 1,
+    channels: Count = 1,
     size: int = 28,
     latent: int | None = None,
-    width: int = 32,
+    width: Count = 32,
     blocks: int | None = None,
 ) -> AutoEncoder:
     """A convolutional autoencoder that halves the image twice.

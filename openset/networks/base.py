@@ -41,6 +41,30 @@ class Normalize(nn.Module):
         return (image - self.mean) / self.std
 
 
+def normalised(network: nn.Module, mean: Iterable[float], std: Iterable[float]) -> nn.Module:
+    """The network behind a `Normalize`, so that it takes images in 0…1.
+
+    Args:
+        network: A network that wants its images normalised.
+        mean: One value per channel, in 0…1.
+        std: One value per channel.
+    """
+    mean, std = [*mean], [*std]
+    whole = named(normalize=Normalize(mean, std), network=network)
+    if inner := getattr(network, "spec", None):
+        told = {"name": "normalised", "network": inner, "mean": mean, "std": std}
+        whole.spec = told  # pyright: ignore[reportArgumentType]
+    return whole
+
+
+def normalises(network: nn.Module) -> bool:
+    """Whether a network, or one inside it, takes a mean off and divides by a deviation itself."""
+    return any(
+        type(part).__name__ == "Normalize" and hasattr(part, "mean") and hasattr(part, "std")
+        for part in network.modules()
+    )
+
+
 class Backbone(nn.Module):
     """A classifier in named parts: normalize → stem → stage1 … stageN → neck → head.
 
@@ -83,7 +107,8 @@ class Backbone(nn.Module):
 def described(factory: Callable[..., nn.Module], name: str | None = None) -> Callable[..., Any]:
     """Lets a factory note on each network how it was made, in `network.spec`.
 
-    A network among the arguments, as a factory of heads takes, is noted by its own spec.
+    A network among the arguments, as a factory of heads takes, is noted by its own spec; where it
+    has none, nothing is noted.
 
     Args:
         factory: A function or class that makes a network.
@@ -105,8 +130,11 @@ def described(factory: Callable[..., nn.Module], name: str | None = None) -> Cal
         for key, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments.update(arguments.pop(key, {}))
-        spec = {k: v.spec if isinstance(v, nn.Module) else v for k, v in arguments.items()}
-        network.spec = {"name": name, **spec}  # pyright: ignore[reportArgumentType]
+        inner = {
+            k: getattr(v, "spec", None) for k, v in arguments.items() if isinstance(v, nn.Module)
+        }
+        spec = None if None in inner.values() else {"name": name, **arguments, **inner}
+        network.spec = spec  # pyright: ignore[reportArgumentType]
         return network
 
     return build

@@ -51,7 +51,9 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
         ValueError: If the file cannot be read, or does not fit the network; names the keys.
     """
     own = network.state_dict()
-    state = _under_own_keys(_unwrap(_read(Path(path))), own)
+    state = _unwrap(_read(Path(path)))
+    translated = getattr(network, "translated", None)  # Names of another library.
+    state = _under_own_keys(state if translated is None else translated(state), own)
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unexpected:
         raise ValueError(

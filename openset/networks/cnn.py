@@ -8,14 +8,15 @@ from itertools import pairwise
 from torch import nn
 
 from openset.networks.base import Backbone, described, initialised
+from openset.spec import Count
 
 
 @described
 def cnn(
-    classes: int,
-    channels: int = 3,
+    classes: Count,
+    channels: Count = 3,
     widths: Sequence[int] = (32, 64, 128),
-    hidden: int = 256,
+    hidden: Count = 256,
 ) -> Backbone:
     """A small CNN with batch norm, for digits and other easy images of 8 px and more.
 
@@ -47,7 +48,7 @@ def cnn(
 
 
 @described
-def plain_cnn(classes: int, channels: int = 3) -> Backbone:
+def plain_cnn(classes: Count, channels: Count = 3) -> Backbone:
     """The plain CNN with which CROSR and VMDLS are compared on MNIST; no batch norm.
 
     Convolutions 100-100, 100-100 and 100, a max-pool after each group, and 500 features that no

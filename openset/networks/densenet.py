@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from openset.networks.base import Backbone, described, initialised, pooled_neck
 from openset.networks.resnet import Stem, make_stem
+from openset.spec import Count
 
 
 @described
-def densenet_121(classes: int, channels: int = 3, stem: Stem = "small") -> Backbone:
+def densenet_121(classes: Count, channels: Count = 3, stem: Stem = "small") -> Backbone:
     """DenseNet-121, with the stem for images of up to 64 px unless the large one is asked for.
 
     Huang et al. 2017, "Densely Connected Convolutional Networks",
@@ -32,7 +33,7 @@ def densenet_121(classes: int, channels: int = 3, stem: Stem = "small") -> Backb
 
 
 @described
-def densenet_bc_100(classes: int, channels: int = 3) -> Backbone:
+def densenet_bc_100(classes: Count, channels: Count = 3) -> Backbone:
     """DenseNet-BC of depth 100 and growth 12: 0.8 million weights, for images of up to 64 px.
 
     Huang et al. 2017, "Densely Connected Convolutional Networks",

@@ -20,6 +20,7 @@ from openset.errors import unknown_name
 from openset.networks.base import Normalize, described
 from openset.networks.layers import find_stages
 from openset.networks.outputs import logits_of
+from openset.spec import Count
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -44,6 +45,8 @@ class External(nn.Module):
         channels: Channels of the image.
         adapter_settings: How the library itself prepares images for this network, as
             `Adapter(**settings)` takes it; None where it does not say.
+        pretrained: Whether its weights were learned behind this mean and deviation, which then
+            stay whatever images it is trained on further.
     """
 
     stages: tuple[str, ...]
@@ -56,11 +59,12 @@ class External(nn.Module):
         *,
         channels: int = 3,
         adapter_settings: dict[str, Any] | None = None,
+        pretrained: bool = False,
     ):
         super().__init__()
         self.normalize = Normalize(_per_channel(mean, channels), _per_channel(std, channels))
         self.network = network
-        self.adapter_settings = adapter_settings
+        self.adapter_settings, self.pretrained = adapter_settings, pretrained
         self.stages = tuple(f"network.{path}" for path in find_stages(network))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -70,8 +74,8 @@ class External(nn.Module):
 @described
 def timm(
     model: str,
-    classes: int,
-    channels: int = 3,
+    classes: Count,
+    channels: Count = 3,
     pretrained: bool = False,
     image_size: int | None = None,
 ) -> External:
@@ -96,11 +100,13 @@ def timm(
     sides = [image_size] * 2 if image_size else (config.get("input_size") or (3, 224, 224))[1:]
     config["input_size"] = (channels, *sides)
     config |= {key: _per_channel(config[key], channels) for key in ("mean", "std")}
-    return _prepared(network, preprocessing_of(config), channels=channels)
+    return _prepared(network, preprocessing_of(config), channels=channels, pretrained=pretrained)
 
 
 @described
-def torchvision(model: str, classes: int, channels: int = 3, pretrained: bool = False) -> External:
+def torchvision(
+    model: str, classes: Count, channels: Count = 3, pretrained: bool = False
+) -> External:
     """A classifier or a segmentation network of torchvision, for colour images.
 
     Args:
@@ -124,7 +130,7 @@ def torchvision(model: str, classes: int, channels: int = 3, pretrained: bool = 
         preparation = preprocessing_of(models.get_model_weights(model).DEFAULT)
     except ValueError:  # That of segmentation leaves each image a size of its own.
         preparation = {}
-    return _prepared(network, preparation)
+    return _prepared(network, preparation, pretrained=pretrained)
 
 
 def _torchvision_network(models: Any, model: str, classes: int, pretrained: bool) -> nn.Module:
@@ -141,8 +147,8 @@ def _torchvision_network(models: Any, model: str, classes: int, pretrained: bool
 @described
 def smp(
     model: str,
-    classes: int,
-    channels: int = 3,
+    classes: Count,
+    channels: Count = 3,
     encoder: str = "resnet34",
     pretrained: bool = False,
 ) -> External:
@@ -170,7 +176,7 @@ def smp(
             in_channels=channels,
             classes=classes,
         )
-    return External(network, channels=channels)
+    return External(network, channels=channels, pretrained=pretrained)
 
 
 def transformers(
@@ -194,6 +200,7 @@ def transformers(
         if pretrained:
             given = {"config": config, "ignore_mismatched_sizes": True, "use_safetensors": True}
             network.network = _auto(library, config).from_pretrained(model, **given)
+            network.pretrained = True
         _normalize_as(network, library, model, channels)
     return network
 

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint as run_again
 
 from openset.networks.base import Normalize, described
 from openset.networks.resnet import BasicBlock
+from openset.spec import Count
 
 GRIDS = (8, 4, 2, 1)
 """Cells along the shorter side, on each level of the pyramid."""
@@ -194,7 +195,7 @@ def initialised_ladder(network: Ladder) -> Ladder:
 
 @described
 def ladder_small(
-    classes: int, channels: int = 3, width: int = 32, checkpoint: bool = False
+    classes: Count, channels: Count = 3, width: Count = 32, checkpoint: bool = False
 ) -> Ladder:
     """A ladder of residual blocks for two cores: half a billion multiplications at 240×180.
 

@@ -89,8 +89,9 @@ def resolve(network: nn.Module, layer: str) -> str:
     inside = layer
     while inside not in paths and inside.startswith(("_orig_mod.", "module.")):
         inside = inside.partition(".")[2]  # The path in a wrapper that was taken off.
-    if inside in paths and inside:
-        return inside
+    for path in (inside, f"network.{inside}"):  # Of the network behind a `normalize`, too.
+        if path in paths and inside:
+            return path
     stages = find_stages(network)
     aliases = {f"stage{i}": path for i, path in enumerate(stages, start=1)}
     if layer in aliases:

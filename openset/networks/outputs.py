@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
 NAMES = ("logits", "out")
 """Names under which dictionaries and objects of other libraries hold their logits."""
@@ -36,6 +37,21 @@ def logits_of(output: Any) -> Tensor:
             f"the network gave {_described(output)}; expected logits [N, K] or [N, K, H, W]"
         )
     return found
+
+
+def enlarged(logits: Tensor, image: Tensor) -> Tensor:
+    """The logits of pixels, brought to the image's size bilinearly; those of images as they are.
+
+    Many networks give them on a quarter of the image's grid and mean them to be enlarged.
+
+    Args:
+        logits: `[N, K]` or `[N, K, h, w]`.
+        image: `[N, C, H, W]`.
+    """
+    if logits.dim() != 4 or logits.shape[2:] == image.shape[2:]:
+        return logits
+    size = (image.shape[2], image.shape[3])
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
 def first_logits(output: Any) -> Tensor | None:

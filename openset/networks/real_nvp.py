@@ -8,34 +8,36 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from openset.networks.base import described
-
-Pattern = Callable[[Tensor], Tensor]
-"""Function from values `[N, C, H, W]` to a mask of 0 and 1 that fits them."""
+from openset.spec import Count
 
 
 class RealNVP(nn.Module):
     """Gives the density of an image in closed form, and draws new images of any size.
 
-    Affine couplings in a pyramid: on each level a few with checkerboard masks, a squeeze of 2×2
-    pixels into channels, a few with channel masks, and half of the channels leave as latents; the
-    last level has checkerboards only. The density is that of images with 256 grey levels, spread
-    by uniform noise of one level, on a logit scale. It is convolutional throughout, so height and
-    width may be any multiple of `stride`. All arithmetic stays in the type of the parameters,
-    under autocast too, since a log-determinant in half precision is no use.
+    Affine couplings in a pyramid: on each level a squeeze of 2×2 pixels into channels, couplings,
+    and half of the channels leave as latents; on the last level all do. Squeezed, the two halves of
+    the channels are the two colours of a checkerboard, from which the first coupling starts; before
+    each, channels are mixed by a learned matrix (Glow), which colour images need. The density is
+    that of images with 256 grey levels, spread by uniform noise of one level, on a logit scale. It
+    is convolutional throughout, so height and width may be any multiple of `stride`. All arithmetic
+    stays in the type of the parameters, under autocast too, since a log-determinant in half
+    precision is no use.
 
-    Paper: Dinh et al., "Density estimation using Real NVP", 2017, https://arxiv.org/abs/1605.08803
+    Papers: Dinh et al., "Density estimation using Real NVP", 2017, https://arxiv.org/abs/1605.08803;
+    the mixing of channels from Kingma & Dhariwal, "Glow", 2018, https://arxiv.org/abs/1807.03039
 
     Args:
         channels: Channels of the image.
         squeezes: Times that height and width are halved.
-        couplings: Couplings with each kind of mask on each level.
+        couplings: Couplings on each level.
         blocks: Residual blocks in the network of each coupling.
         width: Feature maps in the network of each coupling.
-        alpha: The logit is taken of alpha + (1 − 2 alpha) image, so that 0 and 1 stay finite.
+        alpha: The logit is taken of alpha + (1 − 2 alpha) image, so that 0 and 1 stay finite. The
+            smaller it is, the more room black and white pixels get, of which drawings are made.
         checkpoint: Compute each coupling again in the backward pass instead of storing it.
 
     Example:
@@ -47,28 +49,41 @@ class RealNVP(nn.Module):
     """
 
     spec: dict[str, Any] | None = None
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
         channels: int,
         squeezes: int = 2,
-        couplings: int = 3,
+        couplings: int = 6,
         blocks: int = 3,
         width: int = 32,
-        alpha: float = 0.05,
+        alpha: float = 0.001,
         checkpoint: bool = False,
     ):
         super().__init__()
         self.channels, self.alpha, self.stride = channels, alpha, 2**squeezes
-        shape = (blocks, width, checkpoint)
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("std", torch.ones(channels, 1, 1))
         self.levels = nn.ModuleList(
-            Level(channels * 2**i, couplings, *shape) for i in range(squeezes)
+            Level(4 * channels * 2**i, couplings, blocks, width, checkpoint)
+            for i in range(squeezes)
         )
-        self.last = Couplings(checkerboard, channels * self.stride, couplings + 1, *shape)
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """The same as `encode`."""
         return self.encode(image)
+
+    @torch.no_grad()
+    def centre(self, image: Tensor) -> None:
+        """Takes mean and deviation of each channel on the logit scale from images `[N, C, H, W]`.
+
+        Weights then start near those that they will have; called once, before training.
+        """
+        x = self._logit((255 * image.to(self._dtype) + 0.5) / 256)
+        self.mean.copy_(x.mean((0, 2, 3)).view(-1, 1, 1))
+        self.std.copy_(x.std((0, 2, 3)).clamp_min(0.1).view(-1, 1, 1))
 
     def encode(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """Latents, one tensor per level, and log |det ∂latents/∂image| `[N]`.
@@ -80,14 +95,19 @@ class RealNVP(nn.Module):
         """
         self.latent_shapes(tuple(image.shape[-2:]))
         with torch.autocast(image.device.type, enabled=False):
-            x, log_det = self._logit(image.to(self._dtype))
+            logit = self._logit(image.to(self._dtype))
+            x = (logit - self.mean) / self.std
+            # log of 1 / (p (1 − p)) for p = σ(logit), without its rounding at both ends.
+            slope = F.softplus(logit) + F.softplus(-logit) + math.log(1 - 2 * self.alpha)
+            log_det = (slope - self.std.log()).sum((1, 2, 3))
             latents = []
             for level in self.levels:
-                x, latent, change = level(x)
-                latents.append(latent)
+                x, change = level(squeeze(x))
                 log_det = log_det + change
-            x, change = self.last(x)
-        return [*latents, x], log_det + change
+                if len(latents) < len(self.levels) - 1:
+                    x, latent = x.chunk(2, dim=1)
+                    latents.append(latent)
+        return [*latents, x], log_det
 
     def decode(self, latents: list[Tensor]) -> Tensor:
         """The image `[N, C, H, W]` of the latents that `encode` gave: its exact inverse.
@@ -96,11 +116,12 @@ class RealNVP(nn.Module):
         """
         with torch.autocast(latents[0].device.type, enabled=False):
             *outer, x = [latent.to(self._dtype) for latent in latents]
-            x = self.last.inverse(x)
-            for level, latent in zip(reversed(self.levels), reversed(outer), strict=True):
+            for i, level in reversed([*enumerate(self.levels)]):
                 assert isinstance(level, Level)
-                x = level.inverse(x, latent)
-            return (x.sigmoid() - self.alpha) / (1 - 2 * self.alpha)
+                x = x if i == len(outer) else torch.cat([x, outer[i]], dim=1)
+                x = unsqueeze(level.inverse(x))
+            image = (x * self.std + self.mean).sigmoid()
+            return (image - self.alpha) / (1 - 2 * self.alpha)
 
     def log_prob(self, image: Tensor, noise: Tensor | float | None = None) -> Tensor:
         """Log density of each image, `[N]` in nats, over the unit cube of its pixels.
@@ -128,7 +149,9 @@ class RealNVP(nn.Module):
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
     ) -> Tensor:
-        """Draws `n` images `[n, C, H, W]` in 0…1, through which gradients reach the parameters.
+        """Draws `n` images `[n, C, H, W]` of 256 grey levels in 0…1.
+
+        Gradients reach the parameters as if the values were neither clipped nor rounded.
 
         Args:
             n: Number of images.
@@ -142,7 +165,7 @@ class RealNVP(nn.Module):
             torch.randn(n, *shape, generator=generator, device=source).to(device) * temperature
             for shape in self.latent_shapes(size)
         ]
-        return self.decode(latents).clamp(0, 1)
+        return grey_levels(self.decode(latents))
 
     def latent_shapes(self, size: tuple[int, ...]) -> list[tuple[int, int, int]]:
         """Channels, height and width of each level's latents for images of this size."""
@@ -154,145 +177,144 @@ class RealNVP(nn.Module):
             )
         depths = range(1, len(self.levels) + 1)
         shapes = [(self.channels * 2**i, height // 2**i, width // 2**i) for i in depths]
-        return [*shapes, (self.channels * self.stride, height // self.stride, width // self.stride)]
+        return [*shapes[:-1], (2 * shapes[-1][0], *shapes[-1][1:])]
 
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
-    def _logit(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.alpha + (1 - 2 * self.alpha) * image
-        log_slope = math.log(1 - 2 * self.alpha) - x.log() - (-x).log1p()
-        return x.logit(), log_slope.sum((1, 2, 3))
+    def _logit(self, image: Tensor) -> Tensor:
+        return (self.alpha + (1 - 2 * self.alpha) * image).logit()
 
 
 class Level(nn.Module):
-    """Checkerboard couplings, a squeeze, channel couplings; half of the channels leave."""
+    """Couplings one after the other, before each of which the channels are mixed."""
 
-    def __init__(self, channels: int, couplings: int, *shape: Any):
+    def __init__(self, channels: int, couplings: int, blocks: int, width: int, checkpoint: bool):
         super().__init__()
-        self.fine = Couplings(checkerboard, channels, couplings, *shape)
-        self.coarse = Couplings(half_of_channels, 4 * channels, couplings, *shape)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The channels that stay, those that leave, and the log-determinant `[N]`."""
-        x, fine = self.fine(x)
-        x, coarse = self.coarse(squeeze(x))
-        x, latent = x.chunk(2, dim=1)
-        return x, latent, fine + coarse
-
-    def inverse(self, x: Tensor, latent: Tensor) -> Tensor:
-        x = self.coarse.inverse(torch.cat([x, latent], dim=1))
-        return self.fine.inverse(unsqueeze(x))
-
-
-class Couplings(nn.Module):
-    """Couplings with one kind of mask; each moves what the one before it left."""
-
-    def __init__(self, pattern: Pattern, channels: int, count: int, *shape: Any):
-        super().__init__()
-        self.each = nn.ModuleList(
-            Coupling(pattern, i % 2 == 1, channels, *shape) for i in range(count)
-        )
+        self.checkpoint = checkpoint
+        self.mixing = Mixing(couplings, channels)
+        self.each = nn.ModuleList(Coupling(channels, blocks, width) for _ in range(couplings))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        log_det = x.new_zeros(len(x))
-        for coupling in self.each:
-            x, change = coupling(x)
+        """The coupled values, and the log-determinant `[N]`."""
+        log_det = x.new_zeros(len(x)) + self.mixing.log_scale.sum() * x[0, 0].numel()
+        for coupling, *mixing in zip(self.each, *self.mixing(), strict=True):
+            x, change = self._run(coupling, x, *mixing)
             log_det = log_det + change
         return x, log_det
 
     def inverse(self, y: Tensor) -> Tensor:
-        for coupling in reversed(self.each):
+        steps = [*zip(self.each, *self.mixing.inverse(), strict=True)]
+        for coupling, *mixing in reversed(steps):
             assert isinstance(coupling, Coupling)
-            y = coupling.inverse(y)
+            y = self._run(coupling.inverse, y, *mixing)
         return y
+
+    def _run(self, transform: Callable[..., Any], *inputs: Tensor) -> Any:
+        if self.checkpoint and torch.is_grad_enabled():
+            return checkpoint(transform, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return transform(*inputs)
+
+
+class Mixing(nn.Module):
+    """The matrices that mix the channels before each of K couplings, and what is added.
+
+    Each is lower × upper triangular, whose determinant and inverse cost nothing, after a swap of
+    the halves of the channels: untrained, the couplings move these in turn and values stay as they
+    are. All K are made together, since on a GPU the many small steps would take the most time.
+    """
+
+    def __init__(self, count: int, channels: int):
+        super().__init__()
+        self.swap = channels // 2
+        self.triangles = nn.Parameter(torch.zeros(count, channels, channels))
+        self.log_scale = nn.Parameter(torch.zeros(count, channels))
+        self.shift = nn.Parameter(torch.zeros(count, channels))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Matrices `[K, C, C]` and what is added after them `[K, C]`."""
+        lower, upper = self._triangles()
+        return (lower @ upper).roll(self.swap, 2), self.shift
+
+    def inverse(self) -> tuple[Tensor, Tensor]:
+        """Matrices `[K, C, C]` and what is added after them `[K, C]`, to undo it."""
+        lower, upper = self._triangles()
+        unit = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device).expand_as(lower)
+        first = torch.linalg.solve_triangular(lower, unit, upper=False, unitriangular=True)
+        matrix = torch.linalg.solve_triangular(upper, first, upper=True).roll(self.swap, 1)
+        return matrix, -(matrix @ self.shift[..., None])[..., 0]
+
+    def _triangles(self) -> tuple[Tensor, Tensor]:
+        scale = torch.diag_embed(self.log_scale.exp())
+        unit = torch.diag_embed(torch.ones_like(self.log_scale))
+        return self.triangles.tril(-1) + unit, self.triangles.triu(1) + scale
 
 
 class Coupling(nn.Module):
-    """y = x on one half of the values and y = x · exp(s) + t on the other.
+    """y = x on the first half of the mixed channels and y = x · exp(s) + t on the other.
 
-    A residual network gives s and t from the first half. It has weight norm and no batch norm, so
-    the inverse is exact in training too, and computing it twice (checkpointing) changes nothing.
+    A residual network gives s and t from the first half. It has no batch norm, so the inverse is
+    exact in training too, and computing it twice (checkpointing) changes nothing.
     """
 
-    def __init__(
-        self,
-        pattern: Pattern,
-        flip: bool,
-        channels: int,
-        blocks: int,
-        width: int,
-        checkpoint: bool,
-    ):
+    def __init__(self, channels: int, blocks: int, width: int):
         super().__init__()
-        self.pattern, self.flip, self.checkpoint = pattern, flip, checkpoint
-        last = nn.Conv2d(width, 2 * channels, 1)
+        kept = channels // 2
+        last = nn.Conv2d(width, channels, 1)
         # Zero weights make the flow start as the identity, which trains from the first step.
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
         self.network = nn.Sequential(
-            weight_norm(nn.Conv2d(channels, width, 3, padding=1)),
+            nn.Conv2d(kept, width, 3, padding=1),
             *(Residual(width) for _ in range(blocks)),
             nn.ReLU(),
             last,
         )
-        self.reach = nn.Parameter(torch.ones(channels, 1, 1))
+        self.reach = nn.Parameter(torch.ones(kept, 1, 1))
 
-    def extra_repr(self) -> str:
-        return f"pattern={getattr(self.pattern, '__name__', self.pattern)}, flip={self.flip}"
+    def forward(self, x: Tensor, matrix: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """The coupled values, and the log-determinant `[N]` without that of the matrix."""
+        x, moved = F.conv2d(x, matrix[:, :, None, None], shift).chunk(2, dim=1)
+        log_scale, change = self._affine(x)
+        coupled = torch.cat([x, moved * log_scale.exp() + change], dim=1)
+        return coupled, log_scale.sum((1, 2, 3))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The coupled values, and the log-determinant `[N]`."""
-        return self._run(self._couple, x)
-
-    def inverse(self, y: Tensor) -> Tensor:
-        return self._run(self._uncouple, y)
-
-    def _run(self, transform: Callable[[Tensor], Any], x: Tensor) -> Any:
-        if self.checkpoint and torch.is_grad_enabled():
-            return checkpoint(transform, x, use_reentrant=False, preserve_rng_state=False)
-        return transform(x)
-
-    def _couple(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self._affine(x)
-        return x * log_scale.exp() + shift, log_scale.sum((1, 2, 3))
-
-    def _uncouple(self, y: Tensor) -> Tensor:
-        log_scale, shift = self._affine(y)
-        return (y - shift) * (-log_scale).exp()
+    def inverse(self, y: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+        x, moved = y.chunk(2, dim=1)
+        log_scale, change = self._affine(x)
+        mixed = torch.cat([x, (moved - change) * (-log_scale).exp()], dim=1)
+        return F.conv2d(mixed, matrix[:, :, None, None], shift)
 
     def _affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mask = self.pattern(x)
-        mask = 1 - mask if self.flip else mask
-        log_scale, shift = self.network(x * mask).chunk(2, dim=1)
+        log_scale, change = self.network(x).chunk(2, dim=1)
         # tanh bounds the scale: one coupling cannot blow up what the next ones then undo.
-        return self.reach * log_scale.tanh() * (1 - mask), shift * (1 - mask)
+        return self.reach * log_scale.tanh(), change
 
 
 class Residual(nn.Module):
-    """x plus two 3×3 convolutions of it."""
+    """x plus two 3×3 convolutions of it, which start as nothing."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.first = weight_norm(nn.Conv2d(width, width, 3, padding=1))
-        self.second = weight_norm(nn.Conv2d(width, width, 3, padding=1))
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(self.first(x.relu()).relu())
 
 
-def checkerboard(x: Tensor) -> Tensor:
-    """1 where row + column is even, `[1, 1, H, W]`."""
-    rows = torch.arange(x.shape[2], device=x.device)[:, None]
-    columns = torch.arange(x.shape[3], device=x.device)
-    return ((rows + columns + 1) % 2).to(x.dtype)[None, None]
+def grey_levels(image: Tensor) -> Tensor:
+    """The image on its 256 grey levels in 0…1; gradients pass as if it had been left as it is.
 
-
-def half_of_channels(x: Tensor) -> Tensor:
-    """1 on the first half of the channels, `[1, C, 1, 1]`."""
-    channels = torch.arange(x.shape[1], device=x.device)
-    return (channels < x.shape[1] // 2).to(x.dtype).view(1, -1, 1, 1)
+    Example:
+        >>> grey_levels(torch.tensor([-0.1, 0.0, 0.5, 1.2])) * 255
+        tensor([  0.,   0., 128., 255.])
+    """
+    level = (256 * image.detach()).floor().clamp(0, 255) / 255
+    return level + (image - image.detach())
 
 
 def squeeze(x: Tensor) -> Tensor:
@@ -319,12 +341,13 @@ def _standard_normal(latent: Tensor) -> Tensor:
 
 @described
 def real_nvp(
-    channels: int = 3,
+    channels: Count = 3,
     squeezes: int = 2,
-    couplings: int = 3,
+    couplings: int = 6,
     blocks: int = 3,
-    width: int = 32,
+    width: Count = 32,
+    alpha: float = 0.001,
     checkpoint: bool = False,
 ) -> RealNVP:
     """A `RealNVP` that a saved spec can build again."""
-    return RealNVP(channels, squeezes, couplings, blocks, width, checkpoint=checkpoint)
+    return RealNVP(channels, squeezes, couplings, blocks, width, alpha, checkpoint)

@@ -8,12 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openset.networks.base import Backbone, described, initialised, pooled_neck
+from openset.spec import Count
 
 Stem = Literal["small", "large"]
 
 
 @described
-def resnet18(classes: int, channels: int = 3, stem: Stem = "small", width: int = 64) -> Backbone:
+def resnet18(
+    classes: Count, channels: Count = 3, stem: Stem = "small", width: Count = 64
+) -> Backbone:
     """ResNet-18, with the stem for images of up to 64 px unless the large one is asked for.
 
     He et al. 2016, "Deep Residual Learning for Image Recognition",
@@ -34,7 +37,9 @@ def resnet18(classes: int, channels: int = 3, stem: Stem = "small", width: int =
 
 
 @described
-def resnet34(classes: int, channels: int = 3, stem: Stem = "small", width: int = 64) -> Backbone:
+def resnet34(
+    classes: Count, channels: Count = 3, stem: Stem = "small", width: Count = 64
+) -> Backbone:
     """ResNet-34, with the stem for images of up to 64 px unless the large one is asked for.
 
     He et al. 2016, "Deep Residual Learning for Image Recognition",

@@ -8,17 +8,19 @@ from itertools import pairwise
 from torch import nn
 
 from openset.networks.base import Backbone, described, initialised
+from openset.spec import Count
 
 
 @described
-def vgg(classes: int, channels: int = 3) -> Backbone:
-    """The shortened VGG with batch norm with which CROSR and VMDLS are compared on CIFAR-10.
+def vgg(classes: Count, channels: Count = 3) -> Backbone:
+    """The shortened VGG with batch norm that VMDLS has on CIFAR-10.
 
     Convolutions 64-128, 256-256 and 256-256-256-256, a max-pool after each group, then two
-    layers of 1,024 features.
+    layers of 1,024 features. That of CROSR, beside whose figures it stands, begins with 64-64 and
+    128-128 and has dropout.
 
-    Yoshihashi et al. 2019, "Classification-Reconstruction Learning for Open-Set Recognition",
-    https://arxiv.org/abs/1812.04246
+    Dinari & Freifeld 2022, "Variational- and Metric-based Deep Latent Space for Out-of-Distribution
+    Detection", https://proceedings.mlr.press/v180/dinari22a.html
 
     Args:
         classes: The number of known classes.
@@ -44,7 +46,7 @@ def vgg(classes: int, channels: int = 3) -> Backbone:
 
 @described
 def vgg13(
-    classes: int, channels: int = 3, dropout: float = 0.5, normalize: bool = True
+    classes: Count, channels: Count = 3, dropout: float = 0.5, normalize: bool = True
 ) -> Backbone:
     """VGG-13 without batch norm, as the papers on synthetic outliers train it on CIFAR-10.
 

@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-Listener = Callable[[Any, Any], None]
-"""Called with a module's first input and its output, each time the module runs."""
+Listener = Callable[[Any, Any], Any]
+"""Called with a module's first input and its output, each time the module runs.
+
+What it returns, if it returns something, takes the output's place.
+"""
 
 _lock = Lock()
 """Held while modes and hooks change, for microseconds; never while a network runs."""
@@ -57,7 +60,10 @@ def _modules(network: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def listening(listeners: Iterable[tuple[nn.Module, Listener]]) -> Iterator[None]:
-    """Lets listeners hear of modules that this thread runs meanwhile, and of no other thread's."""
+    """Lets listeners hear of modules that this thread runs meanwhile, and of no other thread's.
+
+    No call hears what another one, opened inside it, hears.
+    """
     call = object()
     hooks = [(module, object(), _only_in(call, listener)) for module, listener in listeners]
     token = _call.set(call)
@@ -81,7 +87,7 @@ class _Hooks(NamedTuple):
 
     own: dict
     flags: dict
-    ours: dict[object, Callable[..., None]]
+    ours: dict[object, Callable[..., Any]]
 
 
 _heard: dict[nn.Module, _Hooks] = {}
@@ -100,12 +106,13 @@ def _hang(module: nn.Module) -> None:
         del _heard[module]
 
 
-def _only_in(call: object, listener: Listener) -> Callable[..., None]:
-    def hook(module: nn.Module, *told: Any) -> None:
+def _only_in(call: object, listener: Listener) -> Callable[..., Any]:
+    def hook(module: nn.Module, *told: Any) -> Any:
         # Of a hook that another thread puts on or takes off just now, torch may leave out kwargs.
         if _call.get() is call:
             args, kwargs, output = told
-            listener(next(iter((*args, *kwargs.values())), None), output)
+            return listener(next(iter((*args, *kwargs.values())), None), output)
+        return None
 
     return hook
 

@@ -6,10 +6,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openset.networks.base import Backbone, described, initialised, pooled_neck
+from openset.spec import Count
 
 
 @described
-def wrn_16_2(classes: int, channels: int = 3, dropout: float = 0.0) -> Backbone:
+def wrn_16_2(classes: Count, channels: Count = 3, dropout: float = 0.0) -> Backbone:
     """Wide ResNet of depth 16 and width 2: 0.7 million weights, small enough for a CPU.
 
     Zagoruyko & Komodakis 2016, "Wide Residual Networks", https://arxiv.org/abs/1605.07146
@@ -24,7 +25,7 @@ def wrn_16_2(classes: int, channels: int = 3, dropout: float = 0.0) -> Backbone:
 
 
 @described
-def wrn_16_4(classes: int, channels: int = 3, dropout: float = 0.0) -> Backbone:
+def wrn_16_4(classes: Count, channels: Count = 3, dropout: float = 0.0) -> Backbone:
     """Wide ResNet of depth 16 and width 4: 2.7 million weights.
 
     Zagoruyko & Komodakis 2016, "Wide Residual Networks", https://arxiv.org/abs/1605.07146
@@ -39,7 +40,7 @@ def wrn_16_4(classes: int, channels: int = 3, dropout: float = 0.0) -> Backbone:
 
 
 @described
-def wrn_28_10(classes: int, channels: int = 3, dropout: float = 0.0) -> Backbone:
+def wrn_28_10(classes: Count, channels: Count = 3, dropout: float = 0.0) -> Backbone:
     """Wide ResNet of depth 28 and width 10: 36.5 million weights, the papers' CIFAR backbone.
 
     Zagoruyko & Komodakis 2016, "Wide Residual Networks", https://arxiv.org/abs/1605.07146

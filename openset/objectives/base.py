@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from openset.fitted import Fitted
-from openset.networks.outputs import logits_of
+from openset.networks.outputs import enlarged, logits_of
 
 
 class Objective(Fitted):
@@ -26,6 +26,9 @@ class Objective(Fitted):
     classifies: ClassVar[bool] = True
     """Whether the network gives class scores; of one that does not, no accuracy is measured."""
 
+    unknown_data: ClassVar[Sequence[str]] = ()
+    """The settings that name unknown data to train on; all models and results say so."""
+
     network: nn.Module
 
     def __init__(self, network: nn.Module):
@@ -37,7 +40,11 @@ class Objective(Fitted):
         return {"network": self.network}
 
     def options(self) -> dict[str, dict[str, Any]]:
-        """Optimiser settings that differ from the run's, by learner: `{"flow": {"lr": 1e-3}}`."""
+        """Optimiser settings that differ from the run's, by learner or by a part of one.
+
+        A part is a module's path in its learner: `{"flow": {"lr": 1e-3}}`,
+        `{"network.similarity": {"weight_decay": 0.0}}`. All else is as its learner has it.
+        """
         return {}
 
     def order(
@@ -51,8 +58,8 @@ class Objective(Fitted):
         raise NotImplementedError
 
     def logits(self, image: Tensor) -> Tensor:
-        """The class scores used for the accuracy that is logged during training."""
-        return logits_of(self.network(image))
+        """The class scores `[N, K, *grid]`; of pixels as many as the image has."""
+        return enlarged(logits_of(self.network(image)), image)
 
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch, counted from 0."""

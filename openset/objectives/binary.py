@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openset.networks.heads import BinaryHeads, binary_heads
+from openset.networks.heads.binary import BinaryHeads, binary_heads
 from openset.objectives.base import Objective
 from openset.objectives.mmce import mmce
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openset.moments import Moments
-from openset.networks.heads import Bottleneck, bottleneck
+from openset.networks.heads.bottleneck import Bottleneck, bottleneck
 from openset.networks.watch import evaluating
 from openset.objectives.base import Objective
 

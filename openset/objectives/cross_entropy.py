@@ -37,12 +37,16 @@ class CrossEntropy(Objective):
         self.label_smoothing = label_smoothing
 
     def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
-        total = F.cross_entropy(
-            self.logits(image),
-            label,
-            ignore_index=VOID,
-            reduction="sum",
-            label_smoothing=self.label_smoothing,
-        )
-        # A batch that is all void has a loss of zero; the built-in mean would be 0 / 0.
-        yield "network", total / (label != VOID).sum().clamp(min=1)
+        yield "network", labelled_cross_entropy(self.logits(image), label, self.label_smoothing)
+
+
+def labelled_cross_entropy(logits: Tensor, label: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy over what is not void; 0 where all is, for which torch's is 0 / 0."""
+    total = F.cross_entropy(
+        logits.float(),
+        label,
+        ignore_index=VOID,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+    return total / (label != VOID).sum().clamp(min=1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from openset.objectives.patches import SIDES
 from openset.objectives.synthetic_outliers import SyntheticOutliers, image_channels, outlier_shape
 
 
@@ -24,6 +25,7 @@ class NoiseOutliers(SyntheticOutliers):
         std: Its standard deviation; values are clipped to 0…1. The default is the noise that
             ODIN's authors test on, so a result on `gaussian-noise` is no test of this objective.
         count: Outliers per batch; None draws one for each image.
+        sides: Smallest and largest side of pasted noise, as shares of the image's shorter side.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 3, 4), nn.Flatten())
@@ -39,8 +41,9 @@ class NoiseOutliers(SyntheticOutliers):
         mean: float = 0.5,
         std: float = 1.0,
         count: int | None = None,
+        sides: Sequence[float] = SIDES,
     ):
-        super().__init__(network, weight, count)
+        super().__init__(network, weight, count, sides)
         self.mean, self.std = mean, std
 
     def draw(self, n: int, size: tuple[int, int], generator: torch.Generator | None) -> Tensor:

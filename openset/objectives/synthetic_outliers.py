@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from openset.activations import UNKNOWN, VOID
 from openset.networks.watch import evaluating
 from openset.objectives.base import Objective
-from openset.objectives.patches import Patches, sides
+from openset.objectives.patches import SIDES, Patches, sides
 
 WHOLE, PASTED = 1.0, 1e-3
 """Weights λ of the outliers for labelled images and for labelled pixels (Grcić et al. 2021)."""
@@ -27,9 +27,9 @@ class SyntheticOutliers(Objective):
     """Trains to classify images, and to hold all classes equally probable on drawn outliers.
 
     The classifier's loss is CE + weight · KL(U ‖ p), with U uniform over the classes. Where pixels
-    are labelled, one outlier is pasted into each image: a square with a side of 1/8…9/32 of the
-    image's, drawn anew for each batch; CE is then that of the other pixels, KL that of the pasted
-    ones, and both are divided by the number of pixels (equation 4 of Grcić et al. 2021).
+    are labelled, one outlier is pasted into each image: a square whose side is drawn anew for each
+    batch; CE is then that of the other pixels, KL that of the pasted ones, and both are divided by
+    the number of pixels (equation 4 of Grcić et al. 2021).
 
     A subclass writes `draw`, and `step` with the losses of whatever draws. A few outliers are kept
     before epochs 1, 2, 4, 8, … and at the end, all from the same random seed, in the buffer
@@ -39,6 +39,7 @@ class SyntheticOutliers(Objective):
         network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]` or `[N, K, H, W]`.
         weight: λ, the weight of the outliers' term; None for 1, and 1e-3 where pixels are labelled.
         count: Outliers per batch of whole images; None draws one for each image.
+        sides: Smallest and largest side of a pasted outlier, as shares of the image's shorter side.
     """
 
     stride: int = 8
@@ -47,9 +48,15 @@ class SyntheticOutliers(Objective):
     image_shape: Tensor
     history: Tensor
 
-    def __init__(self, network: nn.Module, weight: float | None = None, count: int | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        weight: float | None = None,
+        count: int | None = None,
+        sides: Sequence[float] = SIDES,
+    ):
         super().__init__(network)
-        self.weight, self.count = weight, count
+        self.weight, self.count, self.sides = weight, count, sides
 
     def strength(self, place: Patches | None) -> float:
         """The weight λ, or that of the paper for whole images or for pasted outliers."""
@@ -75,7 +82,9 @@ class SyntheticOutliers(Objective):
 
     def place(self, image: Tensor, label: Tensor) -> Patches | None:
         """Draws the square for the outlier in each image; None where whole images are labelled."""
-        return Patches.draw(image, self.stride) if label.dim() > 1 else None
+        if label.dim() == 1:
+            return None
+        return Patches.draw(image, self.stride, label, self.sides)
 
     def classify(
         self, image: Tensor, label: Tensor, outliers: Tensor, place: Patches | None = None
@@ -89,11 +98,6 @@ class SyntheticOutliers(Objective):
         if place is not None:
             logits = self.logits(place.paste(image, outliers))
             return pasted_losses(logits, place.mark(label))
-        if label.dim() > 1:
-            raise ValueError(
-                f"{self.name} draws outliers of the images' size, which cannot be pasted; train "
-                "label maps with flow-outliers or noise-outliers"
-            )
         logits = self.logits(torch.cat([image, outliers.to(image.dtype)]))
         known, unknown = logits[: len(image)], logits[len(image) :]
         return F.cross_entropy(known.float(), label), uniform_divergence(unknown).mean()
@@ -102,7 +106,7 @@ class SyntheticOutliers(Objective):
         if "image_shape" not in self._buffers:
             channels, *size = image.shape[1:]
             if place is not None:
-                size = [sides((size[0], size[1]), self.stride)[-1]] * 2
+                size = [sides((size[0], size[1]), self.stride, self.sides)[-1]] * 2
             self.keep(image_shape=torch.tensor([channels, *size], device=image.device))
 
     def start_epoch(self, epoch: int) -> None:

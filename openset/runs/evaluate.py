@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -14,17 +15,20 @@ from openset.data import Data, ImageSet
 from openset.data.loaders import per_pixel
 from openset.data.sources import same_images
 from openset.evaluation.evaluate import evaluate
-from openset.evaluation.metrics import find
+from openset.evaluation.metrics import METRICS, PIXEL, find
 from openset.evaluation.results import Results
 from openset.evaluation.stamp import machine, minutes
 from openset.model.open_set import OpenSet
 from openset.model.tune import refuse_leak
 from openset.networks.device import choose_device
-from openset.runs.run import Run
+from openset.runs.run import Run, build_detector
 from openset.training.checkpoints import read_pictures
 
 DEFAULT_DETECTORS = ("msp", "energy", "mahalanobis", "gemos")
 """The detectors to evaluate when none is named and none is fitted yet."""
+
+NO_DATA = "The network was imported without data: nothing was fitted, and its accuracy is unknown."
+"""What the report of such a run notes."""
 
 
 def evaluate_run(
@@ -35,7 +39,9 @@ def evaluate_run(
     accept: float | None = None,
     metrics: Sequence[str] | None = None,
     trust: Sequence[str] = (),
+    network: str | None = None,
     allow_leak: bool = False,
+    explain: bool = False,
     command: str = "",
     device: str | torch.device | None = None,
 ) -> Results:
@@ -46,39 +52,78 @@ def evaluate_run(
     for name in metrics or ():
         find(name)
     run = Run.load(folder)
-    network, data = run.load_network(trust).to(choose_device(device)), run.load_data()
-    sets = unknown_sets(unknown, run.recipe.data, data)
-    names = list(detectors or run.models or DEFAULT_DETECTORS)
-    fitted = {n: run.load_model(n, trust, network) for n in names if n in run.models}
-    for model in fitted.values():
+    its_network = run.load_network(trust, network).to(choose_device(device))
+    data = None if run.recipe.data is None else run.load_data()
+    sets = unknown_sets(unknown, run, data)
+    names = list(detectors or run.models or default_detectors(run))
+    fitted = {n: run.load_model(n, trust, its_network) for n in names if n in run.models}
+    for seen in (run.recipe.exposed_to, *(m.detector.tuned_on for m in fitted.values())):
         if not allow_leak:
-            refuse_leak(model.detector.tuned_on, sets)
+            refuse_leak(seen, sets)
     if accept is not None:
         check_share(fitted, accept)
     if missing := [name for name in names if name not in fitted]:
-        fitted |= run.fit(missing, data, network, accept=0.95 if accept is None else accept)
+        share = 0.95 if accept is None else accept
+        fitted |= run.fit(missing, data, its_network, accept=share)
     models = {name: fitted[name] for name in names}
-    results = evaluate(models, known=data.test, unknown=sets, metrics=metrics, run=run.case)
+    known, wanted = (data.test, metrics) if data else (known_pixels(sets), of_both_kinds(metrics))
+    again: dict[str, Any] = {}
+    if explain and data:
+        again = {"training": data.train, "held_out": data.valid}
+    results = evaluate(models, known=known, unknown=sets, metrics=wanted, run=run.case, **again)
     results.shown = list(metrics or ())
     results.notes |= run_notes(run, data, sets)
     results.notes |= {"Command": command} if command else {}
     results.figures |= read_pictures(run.folder)
-    results.figures |= pictures(models, data.test, sets)
+    results.figures |= pictures(models, known, sets)
     results.seconds = perf_counter() - started
     results.notes["Wall time"] = minutes(results.seconds)
     return results
 
 
-def unknown_sets(names: Sequence[str], source: str, data: Data) -> dict[str, ImageSet]:
+def default_detectors(run: Run) -> list[str]:
+    """The usual detectors; of a run without data those that learn nothing."""
+    return [
+        name
+        for name in DEFAULT_DETECTORS
+        if run.recipe.data is not None or not build_detector(name).learns
+    ]
+
+
+def unknown_sets(names: Sequence[str], run: Run, data: Data | None) -> dict[str, ImageSet]:
     """The unknown data that is named, or else the classes that the run left out of its source."""
-    if names:
+    if names and data is None:
+        return {name: images.load_images(name, run.adapter) for name in names}
+    if names and data is not None:
         for name in names:
-            check_strange(name, source, data)
+            check_strange(name, run.recipe.data or "", data)
         count = len(data.test)  # Of noise as many as of the known.
-        return {name: images.load_images(name, data.adapter, count=count) for name in names}
-    if not len(data.unknown):
+        return {name: images.load_images(name, run.adapter, count=count) for name in names}
+    if data is None or not len(data.unknown):
         raise ValueError("this run left no class out; name unknown data: --unknown DATA…")
     return {data.unknown.name: data.unknown}
+
+
+def known_pixels(sets: Mapping[str, ImageSet]) -> ImageSet:
+    """The images of the first set once more, in place of the known ones that a run lacks.
+
+    Where pixels are labelled, each set holds known ones too.
+
+    Raises:
+        ValueError: For whole images.
+    """
+    name, first = next(iter(sets.items()))
+    if not per_pixel(first):
+        raise ValueError(
+            "this run was imported without data, so there are no known images to tell the unknown "
+            "ones from; import it again with --data"
+        )
+    return first.subset(torch.arange(len(first)), f"{name}, known pixels")
+
+
+def of_both_kinds(metrics: Sequence[str] | None) -> list[str]:
+    """Those metrics that need no known class to be told from another, or all the usual ones."""
+    return [name for name in metrics or PIXEL if METRICS[name].needs_unknown]
 
 
 def check_share(models: Mapping[str, OpenSet], accept: float) -> None:
@@ -102,19 +147,23 @@ def check_strange(name: str, source: str, data: Data) -> None:
     )
 
 
-def run_notes(run: Run, data: Data, sets: Mapping[str, ImageSet]) -> dict[str, str]:
+def run_notes(run: Run, data: Data | None, sets: Mapping[str, ImageSet]) -> dict[str, str]:
     """The facts about the run that stand at the top of the report."""
     counts = ", ".join(f"{name} ({len(unknown):,})" for name, unknown in sets.items())
     shares = ", ".join(f"{share:.2%} on {split}" for split, share in run.accuracy.items())
+    known = [run.recipe.data] if run.recipe.data else []
+    count = f"{len(run.classes)} classes: {', '.join(run.classes)}"
     found = {
-        "Known": f"{run.recipe.data}, {len(run.classes)} classes: {', '.join(run.classes)}",
+        "Known": ", ".join([*known, count]),
         "Images": f"{len(data.train):,} to train, {len(data.valid):,} held out for the "
-        f"threshold, {len(data.test):,} to test",
+        f"threshold, {len(data.test):,} to test"
+        if data
+        else "",
         "Unknown": counts,
         "Network": f"{run.case.network}, {run.origin}",
         "Accuracy": shares,
         "Warning": run.warning or "",
-        "Notes": " ".join(data.notes),
+        "Notes": " ".join(data.notes) if data else NO_DATA,
         "Machine": machine(),
     }
     return {name: text for name, text in found.items() if text}

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from openset import networks
-from openset.data import Adapter, Data, batches
+from openset.data import Adapter, Data, batches, load_known
 from openset.data.loaders import per_pixel
+from openset.data.preprocessing import told_by
 from openset.errors import unknown_name
 from openset.files import complete_folder, save_tensors
+from openset.networks.base import normalises
 from openset.networks.checkpoint import OtherOutputs
 from openset.networks.device import choose_device, device_of
 from openset.networks.layers import find_head
@@ -34,10 +37,33 @@ FITTING = 0.5
 """Share of the training images that outputs must get right at least, to be suggested."""
 
 
+@dataclass(frozen=True)
+class Subject:
+    """The things that a network was trained to tell apart, and the way its images come.
+
+    Args:
+        classes: Names of the classes.
+        adapter: Turns an image into the network's input.
+        image: One of its images `[C, H, W]`, to try it on.
+        data: The data that it was trained on, if they are given.
+    """
+
+    classes: list[str]
+    adapter: Adapter
+    image: Tensor
+    data: Data | None = None
+
+    @classmethod
+    def of(cls, data: Data) -> Self:
+        """The subject of a network whose data are given."""
+        return cls(data.classes, data.adapter, data.train[0][0], data)
+
+
 def import_run(
     recipe: Recipe,
     out: str | os.PathLike[str],
     *,
+    classes: str | None = None,
     outputs: str | Sequence[int] | None = None,
     held_out: str | None = None,
     device: str | torch.device | None = None,
@@ -47,8 +73,9 @@ def import_run(
     Args:
         recipe: The network, its weights, and the data that it was trained on or for.
         out: The new folder of the run.
-        outputs: The network's outputs that stand for the data's classes, as `read_outputs` takes
-            them; None where all do, in this order.
+        classes: In place of data, the classes as `read_classes` takes them.
+        outputs: The network's outputs that stand for the classes, as `read_outputs` takes them;
+            None where all do, in this order.
         held_out: Known images that no training has seen, as `Run.load_held_out` takes them.
         device: Where to measure the accuracy, as `choose_device` takes it.
 
@@ -59,31 +86,69 @@ def import_run(
     out = Path(out)
     if out.exists():
         raise ValueError(f"{out} already exists; name another folder, or remove it")
-    network, data = build_network(recipe)
-    chosen = read_outputs(outputs, data.classes)
+    if (recipe.data is None) == (classes is None):
+        raise ValueError("give the data that the network was trained on, or else its classes")
+    built = build_network(recipe) if classes is None else build_alone(recipe, read_classes(classes))
+    network, subject = built
+    chosen = read_outputs(outputs, subject.classes)
     if chosen is not None:
-        network = keep_outputs(network, chosen, data.train[0][0][None], recipe.network)
+        network = keep_outputs(network, chosen, subject.image[None], recipe.network)
     network = network.to(choose_device(device)).eval()
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    check_pixels(network, data, recipe.network)
-    check_classes(network, data, recipe.network)
-    shares = {} if per_pixel(data.test) else {"test": accuracy(network, data.test)}
+    if subject.data is not None:
+        check_pixels(network, subject.data, recipe.network)
+    check_classes(network, subject, recipe.network)
+    run = Run(
+        folder=out,
+        recipe=recipe,
+        classes=subject.classes,
+        adapter=subject.adapter,
+        network=getattr(network, "spec", None) or {},
+        held_out=held_out,
+    )
+    if subject.data is not None:
+        measure(run, network, subject.data)
+    elif held_out is not None:
+        load_known(held_out, run.classes, run.adapter)  # Says now what does not fit.
     with complete_folder(out) as partial:
-        run = Run(
-            folder=partial,
-            recipe=recipe,
-            classes=data.classes,
-            adapter=data.adapter,
-            network=getattr(network, "spec", None) or {},
-            accuracy=shares,
-            warning=misfit(network, data, shares["test"]) if shares else None,
-            held_out=held_out,
-        )
-        if held_out is not None:
-            run.load_held_out(held_out, data)
         save_tensors(network.state_dict(), partial / "network.safetensors")
-        run.save()
-    return replace(run, folder=out)
+        replace(run, folder=partial).save()
+    return run
+
+
+def measure(run: Run, network: nn.Module, data: Data) -> None:
+    """Notes on a run how much of its test images the network gets right, and a warning."""
+    data = run.with_held_out(data)
+    if per_pixel(data.test):
+        return
+    run.accuracy = {"test": accuracy(network, data.test)}
+    run.warning = misfit(network, data, run.accuracy["test"])
+
+
+def read_classes(text: str) -> list[str]:
+    """Reads the names of a network's classes.
+
+    Args:
+        text: How many there are, which calls them 0, 1, …; their names with commas between; or a
+            file of names, one a line or a JSON list, in the order of the outputs.
+
+    Example:
+        >>> read_classes("3"), read_classes("road,sky")
+        (['0', '1', '2'], ['road', 'sky'])
+    """
+    file = Path(text)
+    if text.isdecimal():
+        names = [str(c) for c in range(int(text))]
+    elif file.is_file():
+        names = _listed(file)
+    else:
+        names = [name.strip() for name in text.split(",")]
+    if len(names) < 2 or len(set(names)) < len(names) or not all(names):
+        raise ValueError(
+            f"classes is {text!r}; give how many there are, at least two names with commas "
+            "between, each once, or a file of them, one a line"
+        )
+    return names
 
 
 def read_outputs(outputs: str | Sequence[int] | None, classes: Sequence[str]) -> list[int] | None:
@@ -121,11 +186,9 @@ def _by_name(file: Path, classes: Sequence[str]) -> list[int]:
             f"outputs is {str(file)!r}; give positions such as 0,217,482, or a file of the "
             "network's class names, one a line"
         )
-    text = file.read_text(encoding="utf-8")
-    names = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
     places: dict[str, int] = {}
-    for i, line in enumerate(names):
-        for name in (str(line), *str(line).split(",")):
+    for i, line in enumerate(_listed(file)):
+        for name in (line, *line.split(",")):
             places.setdefault(_plain(name), i)
     for name in classes:
         if _plain(name) not in places:
@@ -133,22 +196,42 @@ def _by_name(file: Path, classes: Sequence[str]) -> list[int]:
     return [places[_plain(name)] for name in classes]
 
 
+def _listed(file: Path) -> list[str]:
+    text = file.read_text(encoding="utf-8")
+    return list(map(str, json.loads(text))) if text.lstrip()[:1] == "[" else text.splitlines()
+
+
 def _plain(name: str) -> str:
     return name.strip().casefold().replace("_", " ")
 
 
-def build_network(recipe: Recipe) -> tuple[nn.Module, Data]:
+def build_network(recipe: Recipe) -> tuple[nn.Module, Subject]:
     """The recipe's network with its weights, and the data as it wants them.
 
     Where the recipe names no size, images are prepared as the network's library prepares them.
     """
-    if recipe.size is not None or recipe.network.partition(":")[0] not in networks.LIBRARIES:
-        data = recipe.load_data()
-        return _filled(recipe, data), data
-    any_size = Adapter((224, 224), recipe.channels or 3)  # Only the classes are asked for.
-    network = _filled(recipe, recipe.load_data(any_size))
-    told = getattr(network, "adapter_settings", None)
-    return network, recipe.load_data(Adapter(**told) if told else None)
+    library = recipe.network.partition(":")[0] in networks.LIBRARIES
+    asked = library and recipe.size is None  # Before, only the classes count.
+    data = recipe.load_data(Adapter((224, 224), recipe.channels or 3) if asked else None)
+    network, told = _filled(recipe, len(data.classes), data.adapter)
+    if recipe.size is None and (asked or told):
+        data = recipe.load_data(told)
+    return network, Subject.of(data)
+
+
+def build_alone(recipe: Recipe, classes: list[str]) -> tuple[nn.Module, Subject]:
+    """The recipe's network with its weights, for images that no data tell of."""
+    size = recipe.size
+    sides = (size, size) if isinstance(size, int) else size
+    adapter = Adapter(sides or (224, 224), recipe.channels or 3)
+    network, told = _filled(recipe, len(classes), adapter)
+    if sides is None and told is None:
+        raise ValueError(
+            f"nothing says how large the images of {recipe.network} are; give --size, such as 224 "
+            "or 360x640 for height and width"
+        )
+    adapter = told if sides is None and told is not None else adapter
+    return network, Subject(classes, adapter, torch.full(adapter.shape, 0.5))
 
 
 def keep_outputs(network: nn.Module, outputs: Sequence[int], image: Tensor, name: str) -> nn.Module:
@@ -166,33 +249,44 @@ def keep_outputs(network: nn.Module, outputs: Sequence[int], image: Tensor, name
     return network
 
 
-def _filled(recipe: Recipe, data: Data) -> nn.Module:
-    """The network with its weights, of as many classes as these are for."""
+def _filled(recipe: Recipe, classes: int, adapter: Adapter) -> tuple[nn.Module, Adapter | None]:
+    """The network with its weights, and the adapter that it asks for, if it says one.
+
+    Where it wants a mean and deviation taken off, it comes behind a `Normalize`.
+    """
 
     def built(classes: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            network = networks.build(recipe.network, **fitting_to(classes, data.adapter))
+            network = networks.build(recipe.network, **fitting_to(classes, adapter))
         return network if recipe.weights is None else networks.load_weights(network, recipe.weights)
 
     try:
-        return built(len(data.classes))
+        network = built(classes)
     except OtherOutputs as other:
-        return built(other.outputs)
+        network = built(other.outputs)
+    told = told_by(network)
+    mean, std = told.pop("mean", None), told.pop("std", None)
+    if mean and std and not normalises(network):
+        network = networks.normalised(network, mean, std)
+    return network, Adapter(**told) if told else None
 
 
-def check_classes(network: nn.Module, data: Data, name: str) -> None:
+def check_classes(network: nn.Module, subject: Subject, name: str) -> None:
     """Raises for a network of another number of classes; says which of its outputs seem theirs."""
     with torch.no_grad(), evaluating(network):
-        count = logits_of(network(data.train[0][0][None].to(device_of(network)))).shape[1]
-    if count == len(data.classes):
+        count = logits_of(network(subject.image[None].to(device_of(network)))).shape[1]
+    classes, data = len(subject.classes), subject.data
+    if count == classes:
         return
-    problem = f"{name} has {count} outputs and {data.name} {len(data.classes)} classes"
-    if count < len(data.classes):
-        raise ValueError(f"{problem}; leave out those that it does not know: --known-classes …")
+    where = f"{data.name} {classes} classes" if data else f"{classes} classes are named"
+    problem = f"{name} has {count} outputs and {where}"
+    if count < classes:
+        left_out = "leave out those that it does not know: --known-classes …"
+        raise ValueError(f"{problem}; {left_out if data else 'name those that it knows'}")
     raise ValueError(
-        f"{problem}; say which outputs these are: --outputs and {len(data.classes)} positions, or "
-        f"a file of the network's class names{suggestion(network, data)}"
+        f"{problem}; say which outputs these are: --outputs and {classes} positions, or "
+        f"a file of the network's class names{suggestion(network, data) if data else ''}"
     )
 
 

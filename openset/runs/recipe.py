@@ -12,7 +12,7 @@ from torch import nn
 from openset import data as images
 from openset import networks
 from openset.data import Adapter, Data, mean_std
-from openset.objectives import OBJECTIVES, Objective
+from openset.objectives import OBJECTIVES, Objective, exposed_to
 from openset.spec import build, check_kinds
 from openset.training.settings import Settings
 
@@ -25,7 +25,7 @@ class Recipe:
     each of its trainings.
 
     Args:
-        data: A data string, as `data.load` takes it.
+        data: A data string, as `data.load` takes it; None for a network that is imported without.
         known_classes: As `data.load` takes them; None for all.
         size: Height and width of every image; None leaves images as they are stored.
         channels: 1 or 3; None leaves images as they are stored.
@@ -39,7 +39,7 @@ class Recipe:
         settings: The training settings; their seed also decides what is held out.
     """
 
-    data: str
+    data: str | None
     known_classes: str | None = None
     size: int | tuple[int, int] | None = None
     channels: int | None = None
@@ -75,6 +75,11 @@ class Recipe:
         }
         return cls(**{**values, **changes})
 
+    @property
+    def exposed_to(self) -> tuple[str, ...]:
+        """Names of the unknown data that the network is trained on, as its objective declares."""
+        return exposed_to(self.objective)
+
     def load_data(self, adapter: Adapter | None = None) -> Data:
         """The data, split and adapted; nothing is decoded yet.
 
@@ -94,24 +99,29 @@ class Recipe:
             skip_bad=self.skip_bad,
         )
 
-    def build_objective(self, data: Data, *, ready: bool = True) -> Objective:
+    def build_objective(self, data: Data, *, ready: bool = True, **beside: Any) -> Objective:
         """The training method around a new network that fits the data.
 
         Args:
             data: As `load_data` gives them.
             ready: Whether the training can begin: the weights to start from are read, or the
                 training images looked at to normalise them. Without, no file is read.
+            beside: Networks or runs that the objective takes if it has a setting of that name and
+                its string does not set it, as `flow-outliers` its `flow`.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = networks.build(self.network, trust=None, **fitting(data))
             if ready:
                 network = self._prepare(network, data)
-            return build("objective", OBJECTIVES, self.objective, trust=None, network=network)
+            given = {**beside, "network": network}
+            return build("objective", OBJECTIVES, self.objective, trust=None, **given)
 
     def _prepare(self, network: nn.Module, data: Data) -> nn.Module:
         if self.weights is not None:
             return networks.load_weights(network, self.weights)
+        if getattr(network, "pretrained", False):
+            return network  # It was trained behind the mean and deviation that it has.
         normalize = getattr(network, "normalize", None)
         if isinstance(normalize, networks.Normalize):
             mean, std = mean_std(data.train)

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,15 +14,18 @@ from torch import nn
 
 from openset import networks
 from openset.data import Adapter, Data, ImageSet, load_known
-from openset.data.sources import same_images
+from openset.data.source import SPLITS
+from openset.data.sources import DataName, other_part, same_images
 from openset.detectors import Detector, build
 from openset.evaluation.rows import Case
 from openset.files import complete_file, read_json, recovered_folders, sealed_json
 from openset.model.fit import fit
 from openset.model.open_set import OpenSet
 from openset.model.saved import DESCRIPTION, read, saved_name
-from openset.runs.recipe import Recipe, fitting_to
+from openset.runs.names import named_network, network_name, plain_name
+from openset.runs.recipe import Recipe
 from openset.scoring.threshold import SEEN
+from openset.scoring.views import tap_for
 from openset.spec import call
 
 OWN = "valid"
@@ -94,8 +96,14 @@ class Run:
         """The data of the run, split and adapted as they were.
 
         Raises:
-            ValueError: If their classes are no longer those that the run was trained on.
+            ValueError: If their classes are no longer those that the run was trained on, and for a
+                network that was imported without data.
         """
+        if self.recipe.data is None:
+            raise ValueError(
+                f"{self.folder} was imported without data, which this needs: import it again with "
+                "--data, the images that the network was trained on"
+            )
         found = self.recipe.load_data(self.adapter)
         if found.classes != self.classes:
             raise ValueError(
@@ -103,14 +111,45 @@ class Run:
                 f"order, but {self.folder} was trained on {', '.join(self.classes[:5])}…; train "
                 "again, or give the data as they were"
             )
-        return replace(found, valid=self.load_held_out(self.held_out or OWN, found))
+        return self.with_held_out(found)
 
-    def load_network(self, trust: Sequence[str] = ()) -> nn.Module:
-        """The trained network."""
+    def with_held_out(self, found: Data) -> Data:
+        """The run's data with the images that `held_out` names in place of those held out.
+
+        Where these are a part of the test images, such as `imagenette:test[:50%]`, the others are
+        left to test on.
+        """
+        name = self.held_out or OWN
+        if name == OWN or not self._test_part(name):
+            return replace(found, valid=self.load_held_out(name, found))
+        rest = other_part(name)
+        held, test = (load_known(each, self.classes, self.adapter) for each in (name, rest))
+        if self.recipe.skip_bad:
+            held, test = held.without_bad(), test.without_bad()
+        notes = [*found.notes, f"The threshold rests on {name}, and the test on {rest}."]
+        return replace(found, valid=held, test=test, notes=notes)
+
+    def _test_part(self, name: str) -> bool:
+        """Whether a data string names a part of the run's own test images."""
+        part = DataName.parse(name)
+        own = part.percent is not None and part.split in SPLITS["test"]
+        return own and same_images(name, self.recipe.data or "")
+
+    def load_network(self, trust: Sequence[str] = (), named: str | None = None) -> nn.Module:
+        """The trained network.
+
+        Args:
+            trust: Packages that may be imported to build it.
+            named: The network as the user names it, as `load_model` takes it.
+        """
         weights = self.folder / "network.safetensors"
-        network = networks.restore(self.network, weights, trust).eval()
+        network, trust = named_network(named, self.network, (self.classes, self.adapter), trust)
+        if network is None:
+            network = networks.restore(self.network, weights, trust)
+        else:
+            networks.load_weights(network, weights)
         # On a CPU, convolutions are more than twice as fast this way, even in float32.
-        return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return network.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @property
     def origin(self) -> str:
@@ -132,17 +171,18 @@ class Run:
         """The run as the rows of the results name it."""
         return Case(
             seed=self.recipe.seed,
-            network=_name(self.network),
+            network=network_name(self.network),
             objective=self.objective["name"] if self.objective else IMPORTED,
-            known=self.recipe.data,
+            known=self.recipe.data or "",
         )
 
-    def facts(self, known: Data) -> dict[str, str]:
+    def facts(self, known: Data | None) -> dict[str, str]:
         """What the card of a model says of the run."""
+        counts = f"{len(known.train):,} to train, {len(known.valid):,} held out" if known else ""
         shares = ", ".join(f"{share:.2%} on {split}" for split, share in self.accuracy.items())
         found = {
-            "Data": self.recipe.data,
-            "Images": f"{len(known.train):,} to train, {len(known.valid):,} held out",
+            "Data": self.recipe.data or "",
+            "Images": counts,
             "Network": f"{self.case.network}, {self.origin}",
             "Accuracy": shares,
             "Warning": self.warning or "",
@@ -177,6 +217,10 @@ class Run:
         self, detector: str, trust: Sequence[str] = (), network: nn.Module | None = None
     ) -> OpenSet:
         """Loads a model by the name it was fitted under, around the run's network if given."""
+        return OpenSet.load(self.found_model(detector), network, trust)
+
+    def found_model(self, detector: str) -> Path:
+        """The folder of a detector's model; raises a ValueError if there is none."""
         folder = self.model_folder(detector)
         if not folder.exists():
             have = ", ".join(self.models) or "none yet"
@@ -184,12 +228,18 @@ class Run:
                 f"no model {detector!r} in {self.folder} (there are: {have}); "
                 f"run: openset fit {self.folder} --detector {detector}"
             )
-        return OpenSet.load(folder, network, trust)
+        return folder
+
+    def build_detector(self, name: str, **given: nn.Module) -> Detector:
+        """A detector as `build_detector` makes it, which names the unknown data of the training."""
+        detector = build_detector(name, **given)
+        detector.tuned_on = self.recipe.exposed_to
+        return detector
 
     def fit(
         self,
         detectors: Iterable[str],
-        known: Data,
+        known: Data | None,
         network: nn.Module,
         *,
         accept: float = 0.95,
@@ -198,25 +248,57 @@ class Run:
     ) -> Mapping[str, OpenSet]:
         """Fits detectors by their names on the run's training images and saves each model.
 
+        Of a run without data, those that learn nothing are saved; without `held_out` they have no
+        threshold.
+
         Args:
             detectors: Names with settings.
-            known: The run's data.
+            known: The run's data; None loads them, if it has any.
             network: The run's network.
             accept: The share of known images to accept.
             per_class: One threshold for each predicted class.
             held_out: Known images that the network has not seen, as `load_held_out` takes them;
                 None takes those that the run held out, of which it may have seen some before.
         """
-        named: dict[str, Detector] = {name: build_detector(name) for name in detectors}
+        named: dict[str, Detector] = {name: self.build_detector(name) for name in detectors}
         for name, detector in named.items():
             self._check_objective(name, detector.objectives)
-        unseen = self.load_held_out(held_out or OWN, known)
-        models = fit(network, named, known.train, unseen, accept=accept, per_class=per_class)
+        if self.recipe.data is None:
+            models = self._unfitted(named, network, held_out, accept, per_class)
+        else:
+            known = known or self.load_data()
+            unseen = self.load_held_out(held_out or OWN, known)
+            models = fit(network, named, known.train, unseen, accept=accept, per_class=per_class)
         for name, model in models.items():
-            model.doubt(None if held_out else self.doubt)
+            if model.threshold is not None:
+                model.doubt(None if held_out else self.doubt)
             model.classes, model.adapter = self.classes, self.adapter
             model.name, model.about = name, self.facts(known)
             model.save(self.model_folder(name))
+        return models
+
+    def _unfitted(
+        self,
+        detectors: Mapping[str, Detector],
+        network: nn.Module,
+        held_out: str | None,
+        accept: float,
+        per_class: bool,
+    ) -> dict[str, OpenSet]:
+        """Models of detectors that learn nothing, with thresholds if known images are held out."""
+        learning = [name for name, detector in detectors.items() if detector.learns]
+        if learning:
+            raise ValueError(
+                f"{', '.join(learning)} must be fitted to training images, and {self.folder} was "
+                "imported without data; import it again with --data, or take a detector that "
+                "learns nothing, such as msp, energy or gen"
+            )
+        models = {n: OpenSet(tap_for(network, [d]), d) for n, d in detectors.items()}
+        place = held_out or self.held_out
+        if place is not None:
+            images = load_known(place, self.classes, self.adapter)
+            for model in models.values():
+                model.calibrate(images, accept, per_class=per_class)
         return models
 
     def load_held_out(self, name: str, known: Data) -> ImageSet:
@@ -226,12 +308,13 @@ class Run:
             name: `OWN` for those that the run held out, or a data string.
             known: The run's data.
         """
-        if name == OWN:
+        if name == OWN or (name == self.held_out and self._test_part(name)):
             return known.valid
-        if same_images(name, self.recipe.data):
+        if same_images(name, self.recipe.data or ""):
             raise ValueError(
                 f"{name} is what this run was trained and is tested on; name other images, or "
-                f"{OWN} for those that it held out, if no training has seen them"
+                f"{OWN} for those that it held out, if no training has seen them; "
+                "`openset import` takes a part of the test images too: --held-out DATA:test[:50%]"
             )
         return load_known(name, self.classes, self.adapter)
 
@@ -243,28 +326,6 @@ class Run:
                 f"{detector} is for a network trained with --objective {' or '.join(objectives)}; "
                 f"{self.folder} was trained with {trained}"
             )
-
-
-def _name(network: Mapping[str, Any]) -> str:
-    """A network's name for people: `timm:resnet18`, and of chosen outputs their network's."""
-    if network["name"] == "select":
-        return _name(network["network"])
-    return ":".join([network["name"], *filter(None, [network.get("model")])])
-
-
-def plain_name(detector: str) -> str:
-    """A detector's name as that of a folder on any system.
-
-    Example:
-        >>> plain_name("gemos:components=1")
-        'gemos@components=1'
-        >>> plain_name("vmdls:autoencoder=runs/a")
-        'vmdls@autoencoder=runs_a-29f013'
-    """
-    readable = re.sub(r"[^\w.=+,@-]|\.$", "_", detector.replace(":", "@"))[:100]
-    if readable == detector.replace(":", "@"):
-        return readable
-    return f"{readable}-{sha256(os.fsencode(detector)).hexdigest()[:6]}"  # Another may look alike.
 
 
 def _with_recipe(told: dict[str, Any]) -> dict[str, Any]:
@@ -307,28 +368,24 @@ def load_model(
         place: Folder or file that `OpenSet.save` or `openset train` wrote.
         detector: The detector of a run's model; not needed if there is only one.
         trust: Packages that may be imported to build the network.
-        network: Name or place of the factory, as `networks.build` takes it, of a network that
-            openset did not build; its weights are loaded into it.
+        network: The network's function or class as the user names it, such as `eff:make`, which
+            is trusted thereby; of a network that openset did not build, the weights are loaded
+            into it.
 
     Raises:
         ValueError: If a run holds no such model, or several and none was named.
     """
-    if not (Path(place) / "run.json").exists():
-        return OpenSet.load(place, _made(network, Path(place)), trust)
-    run = Run.load(place)
-    names = [detector] if detector else run.models
-    if len(names) != 1:
-        have = ", ".join(names) or "none: run openset fit first"
-        raise ValueError(f"{place} is a run; say which of its models: --detector ({have})")
-    return run.load_model(names[0], trust, _made(network, run.model_folder(names[0])))
-
-
-def _made(network: str | None, model: Path) -> nn.Module | None:
-    """The network that a user names for a saved model, of its number of classes; None for none."""
+    if (Path(place) / "run.json").exists():
+        run = Run.load(place)
+        names = [detector] if detector else run.models
+        if len(names) != 1:
+            have = ", ".join(names) or "none: run openset fit first"
+            raise ValueError(f"{place} is a run; say which of its models: --detector ({have})")
+        place = run.found_model(names[0])
     if network is None:
-        return None
-    _, told = read(model)
-    if told.classes is None or told.adapter is None:
-        return networks.build(network)
-    adapter = Adapter.from_settings(told.adapter)
-    return networks.build(network, **fitting_to(len(told.classes), adapter))
+        return OpenSet.load(place, trust=trust)
+    _, told = read(Path(place))
+    adapter = None if told.adapter is None else Adapter.from_settings(told.adapter)
+    return OpenSet.load(
+        place, *named_network(network, told.network, (told.classes, adapter), trust)
+    )

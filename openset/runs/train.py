@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ def train_run(
     max_minutes: float | None = None,
     progress: bool = True,
     device: str | torch.device | None = None,
+    beside: Mapping[str, Path] | None = None,
 ) -> Run:
     """Trains a network by a recipe and writes the run.
 
@@ -42,6 +43,7 @@ def train_run(
         max_minutes: After so many minutes a checkpoint is written and `Paused` raised.
         progress: Whether to draw a progress bar.
         device: Where to train, as `choose_device` takes it.
+        beside: Folders of runs whose networks the objective takes, by its settings' names.
 
     Raises:
         ValueError: For data, names and settings that do not exist or do not fit each other, for a
@@ -54,7 +56,8 @@ def train_run(
     work = unfinished(out)
     check_place(out, work, resume)
     data = recipe.load_data()
-    objective = recipe.build_objective(data)
+    given: dict[str, Any] = dict(beside or {})
+    objective = recipe.build_objective(data, **given)
     if objective.classifies:
         check_pixels(objective.network, data, recipe.network)
     spec = objective.spec()

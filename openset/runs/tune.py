@@ -10,13 +10,12 @@ import torch
 from torch import nn
 
 from openset.data import Data
-from openset.detectors import Detector
 from openset.model.fit import fit
 from openset.model.open_set import OpenSet
 from openset.model.tune import Tuned, refuse_leak, tune_model
 from openset.networks.device import choose_device
 from openset.runs.evaluate import unknown_sets
-from openset.runs.run import Run, build_detector
+from openset.runs.run import Run
 from openset.scoring.views import tap_for
 from openset.spec import parse
 
@@ -33,6 +32,7 @@ def tune_run(
     limit: int | None = None,
     seed: int = 0,
     trust: Sequence[str] = (),
+    network: str | None = None,
     device: str | torch.device | None = None,
 ) -> tuple[str, OpenSet, Tuned]:
     """Tunes a detector of a run and saves its model; see `openset tune` for the arguments.
@@ -43,13 +43,13 @@ def tune_run(
     run = Run.load(folder)
     if not allow_leak:
         refuse_leak(unknown, tested_on)
-    network, data = run.load_network(trust).to(choose_device(device)), run.load_data()
-    sets = unknown_sets(unknown, run.recipe.data, data) if unknown else {}
+    its_network = run.load_network(trust, network).to(choose_device(device))
+    data = run.load_data()
+    sets = unknown_sets(unknown, run, data) if unknown else {}
     if detector in run.models:
-        model = run.load_model(detector, trust)
-        model.tap.to(choose_device(device))
+        model = run.load_model(detector, trust, its_network)
     else:
-        model = untuned(run, detector, data, network)
+        model = untuned(run, detector, data, its_network)
     settings = {"accept": accept, "allow_leak": True, "limit": limit, "seed": seed}
     model, tuned = tune_model(model, data.valid, sets, parse_grid(grid), **settings)
     name = changed_spec(detector, tuned.settings)
@@ -61,8 +61,8 @@ def tune_run(
 
 def untuned(run: Run, name: str, data: Data, network: nn.Module) -> OpenSet:
     """A model to tune, fitted if its detector learns anything."""
-    detector = build_detector(name)
-    if type(detector).fit is Detector.fit:
+    detector = run.build_detector(name)
+    if not detector.learns:
         model = OpenSet(tap_for(network, [detector]), detector)
     else:
         model = fit(network, {name: detector}, data.train, data.valid)[name]

@@ -77,9 +77,9 @@ class HeldOut(Fitted):
             scores: `[M]`.
             classes: The predicted class `[M]` of each, which chooses the group if there are many.
         """
-        scores = scores.double().cpu().contiguous()
-        if len(self.sizes) == 1:
-            return self._look_up(scores, 0)
+        scores = scores.detach().double().cpu()
+        if len(self.sizes) == 1 or len(scores) == 1:
+            return self._look_up(scores, 0 if len(self.sizes) == 1 else int(classes))
         classes, found = classes.cpu(), torch.empty_like(scores)
         for c in classes.unique().tolist():
             mine = classes == c
@@ -111,10 +111,25 @@ class HeldOut(Fitted):
             ValueError: If there are too few scores for the share.
         """
         check_accept(accept)
-        found = Threshold.of_groups(self.scores(upper=True), accept, ROUNDING)
-        pairs = zip(self.scores(upper=False), found.values, strict=True)
-        accepted = tuple(int((scores <= value).sum()) for scores, value in pairs)
-        return replace(found, accepted=accepted)
+        return self._thresholds([accept])[0]
+
+    def thresholds(self, shares: Sequence[float]) -> list[Threshold]:
+        """The thresholds for several shares, without those that need more scores than there are."""
+        odds = [share / (1 - share) for share in map(check_accept, shares)]
+        enough = min(self.counts)
+        return self._thresholds(
+            [share for share, needed in zip(shares, odds, strict=True) if needed <= enough + 1e-9]
+        )
+
+    def _thresholds(self, shares: Sequence[float]) -> list[Threshold]:
+        upper, lower = self.scores(upper=True), self.scores(upper=False)
+        given = []
+        for share in shares:
+            found = Threshold.of_groups(upper, share, ROUNDING)
+            pairs = zip(lower, found.values, strict=True)
+            accepted = tuple(int((scores <= value).sum()) for scores, value in pairs)
+            given.append(replace(found, accepted=accepted))
+        return given
 
     def exact(self, accept: float) -> bool:
         """Whether `threshold` rests on the same held-out score that all of them would give.

@@ -18,7 +18,7 @@ from openset.activations import VOID
 from openset.data.samples import Batches, Samples, samples
 from openset.errors import Paused
 from openset.networks.device import choose_device
-from openset.networks.outputs import logits_of
+from openset.networks.outputs import enlarged, logits_of
 from openset.networks.watch import evaluating
 from openset.objectives.base import Objective
 from openset.training.checkpoints import RunFolder, run_folder
@@ -123,7 +123,8 @@ def _share_right(logits: Callable[[Tensor], Tensor], batches: Iterable) -> float
     right = total = 0
     for image, label in batches:
         known = label >= 0
-        right += int(((logits_of(logits(image)).argmax(1) == label) & known).sum())
+        answer = enlarged(logits_of(logits(image)), image).argmax(1)
+        right += int(((answer == label) & known).sum())
         total += int(known.sum())
     return right / total if total else math.nan
 
@@ -200,11 +201,10 @@ class _Loop:
         if settings.channels_last:
             objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.learners = objective.learners()
-        options = objective.options()
-        self.options = {name: settings.changed(options.get(name, {})) for name in self.learners}
+        self.options = {name: settings.of(name, objective.options()) for name in self.learners}
         self.optimizers: dict[str, Any] = {
-            name: fabric.setup_optimizers(self.options[name].build_optimizer(learner))
-            for name, learner in self.learners.items()
+            name: fabric.setup_optimizers(own.build_optimizer(self.learners[name], parts))
+            for name, (own, parts) in self.options.items()
         }
         self.augment = _augmentation(settings.augment)
         self.generator = torch.Generator()
@@ -270,9 +270,10 @@ class _Loop:
         self.seen += len(batch)
 
     def _update(self, learner: str, loss: Tensor, position: float) -> None:
-        settings, optimizer = self.options[learner], self.optimizers[learner]
+        (settings, parts), optimizer = self.options[learner], self.optimizers[learner]
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr_at(position)
+            its = parts.get(group["part"], settings)
+            group["lr"] = its.lr_at(position) * group.get("factor", 1)
         optimizer.zero_grad()
         self.fabric.backward(loss)
         if settings.clip_norm is not None:

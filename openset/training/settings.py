@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,8 @@ class Settings:
     """The update rule of every learner."""
     lr: Annotated[float, Range(least=0)] = 0.02
     """The learning rate at its highest; 0.02 suits SGD, 0.001 Adam."""
+    encoder_lr_factor: Annotated[float, Range(least=0)] = 1.0
+    """The factor of the rate for a ladder's encoder, whose weights may be pretrained."""
     momentum: Annotated[float, Range(least=0, below=1)] = 0.9
     """Momentum of SGD, and first decay rate of Adam."""
     nesterov: bool = False
@@ -68,15 +71,58 @@ class Settings:
                 raise ValueError(unknown_name("training setting", name, known))
         return replace(self, **changes)
 
-    def build_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser for one learner."""
-        weights = list(learner.parameters())
+    def of(
+        self, learner: str, options: Mapping[str, dict[str, Any]]
+    ) -> tuple[Settings, dict[str, Settings]]:
+        """The settings of a learner, and those of its parts that have others, by their paths.
+
+        Args:
+            learner: Its name.
+            options: As `Objective.options` gives them.
+        """
+        own, before = self.changed(options.get(learner, {})), f"{learner}."
+        inside = {key: changes for key, changes in options.items() if key.startswith(before)}
+        return own, {key.removeprefix(before): own.changed(inside[key]) for key in inside}
+
+    def build_optimizer(
+        self, learner: nn.Module, parts: Mapping[str, Settings] | None = None
+    ) -> torch.optim.Optimizer:
+        """The optimiser for one learner.
+
+        Args:
+            learner: The module that learns.
+            parts: The settings of some of its parts, by their paths; their `lr` and `weight_decay`
+                count. Each is a parameter group, after that of all the rest.
+        """
+        named = {path: list(learner.get_submodule(path).parameters()) for path in parts or {}}
+        taken = {id(p) for part in named.values() for p in part}
+        groups = []
+        for path, its in {"": self, **(parts or {})}.items():
+            own = [{"params": named[path]}] if path else self._without(taken, learner)
+            groups += [
+                {**group, "part": path, "lr": its.lr, "weight_decay": its.weight_decay}
+                for group in own
+            ]
         if self.optimizer == "sgd":
-            return torch.optim.SGD(
-                weights, self.lr, self.momentum, 0, self.weight_decay, self.nesterov
-            )
+            return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        return kind(weights, self.lr, (self.momentum, 0.999), weight_decay=self.weight_decay)
+        return kind(groups, betas=(self.momentum, 0.999))
+
+    def _without(self, taken: set[int], learner: nn.Module) -> list[dict[str, Any]]:
+        """The weights that no part has: all, or the encoder with a `factor` of its own after it."""
+        rest = {name: p for name, p in learner.named_parameters() if id(p) not in taken}
+        if self.encoder_lr_factor == 1:
+            return [{"params": list(rest.values())}]
+        parts = ("stem", "transitions", *getattr(learner, "stages", ()))
+        encoder = {name for name in rest if name.partition(".")[0] in parts}
+        if not encoder:
+            raise ValueError(
+                f"encoder_lr_factor is {self.encoder_lr_factor:g}, but {type(learner).__name__} "
+                "names no stages, so it has no encoder to slow down; leave it at 1"
+            )
+        slow = [rest[name] for name in rest if name in encoder]
+        others = [rest[name] for name in rest if name not in encoder]
+        return [{"params": others}, {"params": slow, "factor": self.encoder_lr_factor}]
 
     def lr_at(self, epoch: float) -> float:
         """The learning rate at a moment, counted in epochs; 2.5 is the middle of the third."""

@@ -18,12 +18,14 @@ SHADES = {"bird": 10, "cat": 60, "dog": 120, "emu": 200}
 def cases(material: Material, count: int) -> Iterator[Case]:
     """Layouts of data sets; all but a class called `unknown` must be read as they are meant."""
     for name, attempt in LAYOUTS.items():
-        yield Case("labels: splits and folders", name, attempt, refusable=False)
+        yield Case("labels: splits and folders", name, attempt, refusable=False, shares=True)
     for name in ("train", "test", "valid", "val", "validation", "testing", "Train"):
         attempt = partial(named_like_a_split, name)
-        yield Case("labels: class named like a split", name, attempt, refusable=False)
+        yield Case("labels: class named like a split", name, attempt, refusable=False, shares=True)
     for layout in ("folders", "table"):
-        yield Case("labels: class called unknown", layout, partial(called_unknown, layout))
+        yield Case(
+            "labels: class called unknown", layout, partial(called_unknown, layout), shares=True
+        )
 
 
 def folders(place: Path, classes: Iterable[str], shades: dict[str, int], each: int = 10) -> None:

@@ -24,18 +24,26 @@ def cases(material: Material, count: int) -> Iterator[Case]:
     """Forms of labels on the way into `fit`, `train` and `evaluate`."""
     for way, use in WAYS.items():
         for name, make in FORMS.items():
-            yield Case(f"odd labels: {way}", name, partial(as_meant, use, make))
+            yield Case(f"odd labels: {way}", name, partial(as_meant, use, make), shares=True)
     for name in names():
         for place in ("train", "held out", "activations"):
             learns = type(make_detector(name)).fit is not Detector.fit
             if learns or place == "held out":
                 attempt = partial(refuses_99, name, place)
-                yield Case("odd labels: label 99 of 3", f"{name}, {place}", attempt, seconds=30)
+                yield Case(
+                    "odd labels: label 99 of 3",
+                    f"{name}, {place}",
+                    attempt,
+                    seconds=30,
+                    shares=True,
+                )
     for name, make in UNLABELLED.items():
         attempt = partial(unknown_without_labels, make)
-        yield Case("odd labels: unknown images", name, attempt, refusable="None" in name)
+        yield Case(
+            "odd labels: unknown images", name, attempt, refusable="None" in name, shares=True
+        )
     attempt = partial(one_image_a_batch, "temperature")
-    yield Case("odd labels: batches of one", "temperature", attempt, refusable=False)
+    yield Case("odd labels: batches of one", "temperature", attempt, refusable=False, shares=True)
 
 
 def _x(n: int = 120, seed: int = 1) -> tuple[Tensor, Tensor]:

@@ -23,12 +23,14 @@ def cases(material: Material, count: int) -> Iterator[Case]:
     """Every kind of pixels on every way in; each is refused or read as it is meant."""
     for name, change in KINDS.items():
         for way, enter in WAYS.items():
-            yield Case(f"pixels: {way}", name, partial(entered, change, enter))
+            yield Case(f"pixels: {way}", name, partial(entered, change, enter), shares=True)
     for name, attempt in FILES.items():
-        yield Case("pixels: files", name, attempt)
+        yield Case("pixels: files", name, attempt, shares=True)
     for name in ("energy", "odin", "mahalanobis:epsilon=0.001", "gemos:components=1", "fusion"):
         for how, call in CALLS.items():
-            yield Case(f"pixels: {how}", name, partial(called, name, call), refusable=True)
+            yield Case(
+                f"pixels: {how}", name, partial(called, name, call), refusable=True, shares=True
+            )
 
 
 KINDS: dict[str, Callable[[Tensor], Tensor]] = {

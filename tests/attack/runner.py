@@ -12,13 +12,16 @@ import signal
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from .cases import Case, judge
+from .cases import BAD, Case, judge
 
 MARKER = "PWNED"
 """The file that executed code leaves in a case's folder."""
@@ -32,8 +35,11 @@ ROOM = 3 * 2**30
 WAIT = 10.0
 """Seconds that a case may wait, such as for a pipe, beyond those that it may compute."""
 
-BATCH = 20
+BATCH = 100
 """Cases that one fork tries one after another, where they may share it."""
+
+LOOK = 0.2
+"""Seconds without news after which the forks themselves are looked at."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +59,33 @@ class _Child:
 
     cases: list[Case]
     folder: Path
-    done: int = 0
-    since: float = 0.0
+    news: Connection
+    many: bool
+    since: float
 
-    @property
-    def report(self) -> Path:
-        return self.folder / f"{self.done}.report"
+    def told(self) -> dict[str, Any] | None:
+        """What it says of its case, if it has said it."""
+        try:
+            return json.loads(self.news.recv_bytes()) if self.news.poll() else None
+        except EOFError:
+            return None
 
 
 def run(cases: Iterable[Case], folder: Path, jobs: int = 2) -> Iterator[Tried]:
-    """Tries cases, several at once; those that a reference measures wait for it."""
+    """Tries cases, several at once.
+
+    A fault of a case that shared its fork with others may be one that they left it. It is tried
+    again alone, which counts, and the others go on in another fork.
+    """
     gc.collect()
     gc.freeze()  # What the forks do not touch they need not copy.
     watch = _Watch(folder, jobs)
     for batch in _batches(cases):
-        if batch[0].reference:
-            yield from watch.finish()
-        yield from watch.start(batch)
-        if batch[0].reference:
-            yield from watch.finish()
-    yield from watch.finish()
+        watch.waiting.append(batch)
+        while watch.waiting:
+            yield from watch.look()
+    while watch.waiting or watch.running:
+        yield from watch.look()
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> None:
@@ -93,8 +106,7 @@ def _batches(cases: Iterable[Case]) -> Iterator[list[Case]]:
     """Cases that may share a fork, together."""
     batch: list[Case] = []
     for case in cases:
-        shares = batch and case.shares and batch[0].shares and case.measure == batch[0].measure
-        if batch and (not shares or len(batch) == BATCH):
+        if batch and not (case.shares and batch[0].shares and len(batch) < BATCH):
             yield batch
             batch = []
         batch.append(case)
@@ -103,60 +115,62 @@ def _batches(cases: Iterable[Case]) -> Iterator[list[Case]]:
 
 
 class _Watch:
-    """The forks that are at work."""
+    """The forks that are at work, and the cases that wait for one."""
 
     def __init__(self, folder: Path, jobs: int):
         self.folder, self.jobs = folder, jobs
+        self.waiting: deque[list[Case]] = deque()
         self.running: dict[int, _Child] = {}
-        self.measures: dict[str, Tried] = {}
+        self.measures: dict[str, Tried | None] = {}
         self.numbers = count()
 
-    def start(self, cases: list[Case]) -> Iterator[Tried]:
-        """Starts a fork, after waiting for a place."""
-        while len(self.running) >= self.jobs:
-            yield from self._look()
+    def look(self) -> Iterator[Tried]:
+        """Starts what may start and yields the results since the last look."""
+        while self.waiting and len(self.running) < self.jobs and self._measured(self.waiting[0]):
+            self._start(self.waiting.popleft())
+        wait([child.news for child in self.running.values()], LOOK)
+        for pid, child in list(self.running.items()):
+            ended = bool(os.waitpid(pid, os.WNOHANG)[0])
+            yield from self._results(pid, child, ended)
+
+    def _measured(self, batch: list[Case]) -> bool:
+        """Whether no reference that the cases go by is still at work in another fork."""
+        return all(self.measures.get(case.measure, case) for case in batch)
+
+    def _start(self, batch: list[Case]) -> None:
         folder = self.folder / str(next(self.numbers))
         folder.mkdir(parents=True)
+        self.measures.update({case.measure: None for case in batch if case.reference})
+        news, teller = Pipe(duplex=False)
         pid = os.fork()
         if pid == 0:
-            _live(cases, folder)
-        self.running[pid] = _Child(cases, folder, since=time.monotonic())
+            _live(batch, folder, teller)
+        teller.close()
+        self.running[pid] = _Child(batch, folder, news, len(batch) > 1, time.monotonic())
 
-    def finish(self) -> Iterator[Tried]:
-        """Waits for all."""
-        while self.running:
-            yield from self._look()
-
-    def _look(self) -> Iterator[Tried]:
-        """Yields the results since the last look; sleeps for a moment if there are none."""
-        before = sum(child.done for child in self.running.values())
-        for pid, child in list(self.running.items()):
-            yield from self._reports(child)
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            late = not ended and self._late(child)
-            if late:
-                os.killpg(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            if ended or late:
-                yield from self._reports(child)
-                yield from self._end(pid, child, status, late)
-        if before == sum(child.done for child in self.running.values()):
-            time.sleep(0.002)
+    def _results(self, pid: int, child: _Child, ended: bool) -> Iterator[Tried]:
+        """What a fork has told, and what became of it."""
+        while child.cases and (told := child.told()):
+            case = child.cases[0]
+            tried = self._judged(case, told)
+            if tried.outcome in BAD and child.many:
+                return self._retire(pid, child, ended)
+            child.cases, child.since = child.cases[1:], time.monotonic()
+            yield tried
+        late = bool(child.cases) and not ended and self._late(child)
+        if child.cases and (ended or late) and not child.many:
+            yield self._lost(child, late)
+            child.cases = []
+        if ended or late:
+            self._retire(pid, child, ended)
+        return None
 
     def _late(self, child: _Child) -> bool:
-        case = child.cases[min(child.done, len(child.cases) - 1)]
-        return time.monotonic() - child.since > WAIT + 4 * self._allowed(case)
+        return time.monotonic() - child.since > WAIT + 4 * self._allowed(child.cases[0])
 
     def _allowed(self, case: Case) -> float:
         measure = self.measures.get(case.measure)
         return case.seconds + (measure.seconds if measure else 0)
-
-    def _reports(self, child: _Child) -> Iterator[Tried]:
-        while child.report.exists():
-            told = json.loads(child.report.read_text())
-            tried = self._judged(child.cases[child.done], told)
-            child.done, child.since = child.done + 1, time.monotonic()
-            yield tried
 
     def _judged(self, case: Case, told: dict[str, Any]) -> Tried:
         growth, seconds = told["growth"], told["seconds"]
@@ -174,23 +188,34 @@ class _Watch:
             self.measures[case.measure] = tried
         return tried
 
-    def _end(self, pid: int, child: _Child, status: int, late: bool) -> Iterator[Tried]:
-        """Blames the case that a fork died of, and starts another for the rest."""
+    def _lost(self, child: _Child, late: bool) -> Tried:
+        """The case that a fork died of."""
+        outcome = "hang" if late else "traceback"
+        if any(child.folder.glob(f"*/{MARKER}")):
+            outcome = "code"
+        case = child.cases[0]
+        tried = Tried(case, outcome, "no answer" if late else "its process died")
+        if case.reference:
+            self.measures[case.measure] = tried
+        return tried
+
+    def _retire(self, pid: int, child: _Child, ended: bool) -> None:
+        """Ends a fork; the case that it was at is tried alone, and the rest after it."""
         del self.running[pid]
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)  # What it left running.
-        marked = list(child.folder.glob(f"*/{MARKER}"))
+            os.killpg(pid, signal.SIGKILL)  # Itself, or what it left running.
+        if not ended:
+            os.waitpid(pid, 0)
+        child.news.close()
         shutil.rmtree(child.folder, ignore_errors=True)
-        if child.done == len(child.cases):
-            return
-        case, rest = child.cases[child.done], child.cases[child.done + 1 :]
-        outcome = "code" if marked else "hang" if late else "traceback"
-        yield Tried(case, outcome, "no answer" if late else f"died, status {status}")
-        if rest:
-            yield from self.start(rest)
+        for case in child.cases:
+            if case.reference:
+                self.measures.pop(case.measure, None)
+        parts = [child.cases[:1], child.cases[1:]]
+        self.waiting.extendleft(part for part in reversed(parts) if part)
 
 
-def _live(cases: list[Case], folder: Path) -> None:
+def _live(cases: list[Case], folder: Path, teller: Connection) -> None:
     """A fork's whole life."""
     os.setpgid(0, 0)
     quiet = os.open(os.devnull, os.O_RDWR)
@@ -207,9 +232,7 @@ def _live(cases: list[Case], folder: Path) -> None:
             place = folder / f"case-{i}"
             place.mkdir()
             os.chdir(place)
-            written = folder / f"{i}.partial"
-            written.write_text(json.dumps(_try(case, place, ran)))
-            written.rename(folder / f"{i}.report")
+            teller.send_bytes(json.dumps(_try(case, place, ran)).encode())
             shutil.rmtree(place, ignore_errors=True)
     finally:
         os._exit(0)

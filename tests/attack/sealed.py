@@ -108,7 +108,7 @@ TENSORS: dict[str, Callable[[torch.Tensor], torch.Tensor | None]] = {
     "missing": lambda x: None,
     "empty": lambda x: x[:0] if x.dim() else x[None][:0],
     "one row more": lambda x: torch.cat([x, x[:1]]) if x.dim() else x[None],
-    "transposed": lambda x: x.T.contiguous() if x.dim() == 2 else x[None],
+    "transposed": lambda x: x.T.contiguous() if x.dim() == 2 and x.shape != x.T.shape else x[None],
     "flat": lambda x: x.flatten(),
     "of another type": lambda x: x.to(torch.float16 if x.is_floating_point() else torch.float32),
     "bool": lambda x: x.bool(),

@@ -49,7 +49,7 @@ class Target:
             refusable=not reference,
             reference=reference,
             memory=self.memory,
-            shares=not reference,
+            shares=True,
             group=f"{self.kind} {self.origin.name}",
         )
 

@@ -66,14 +66,19 @@ def cases(material: Material, count: int) -> Iterator[Case]:
         for keys, value in values:
             edit = ("set", keys, value)
             attempt = partial(refuses, sealed, edit)
-            yield Case(f"values: {keys[0]}", f"{name} {edit!r}"[:150], attempt)
+            yield Case(f"values: {keys[0]}", f"{name} {edit!r}"[:150], attempt, shares=True)
         for keys in (("threshold", "values"), ("classes",), ("detector",), ("network",)):
             told = sealed.told[keys[0]]
             same = told[keys[1]] if len(keys) > 1 else told
             edit = ("twice", keys, same)
-            yield Case("values: duplicate keys", f"{name} {keys}", partial(refuses, sealed, edit))
+            yield Case(
+                "values: duplicate keys",
+                f"{name} {keys}",
+                partial(refuses, sealed, edit),
+                shares=True,
+            )
     for name, call in CALLS.items():
-        yield Case("values: calls", name, partial(refused_call, call))
+        yield Case("values: calls", name, partial(refused_call, call), shares=True)
 
 
 def refuses(sealed: Sealed, edit: tuple) -> str | None:

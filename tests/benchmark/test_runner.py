@@ -185,6 +185,20 @@ def test_what_is_finished_is_written_before_the_end(tiny, tmp_path):
     assert "Unfinished" not in Results.load(tmp_path / "out").notes
 
 
+def test_a_network_that_fails_costs_no_other(tiny, tmp_path):
+    text = tiny.read_text() + "\n[[quick.methods]]\ntraining = { lr = 1e30 }\n[[quick.methods]]\n"
+    tiny.write_text(text)
+    said: list[str] = []
+    with pytest.raises(ValueError, match="the loss of network is"):
+        runner.benchmark(
+            protocol.load(str(tiny), "quick"), tmp_path / "out", seeds=1, say=said.append
+        )
+    assert any(line.startswith("1/2 ") and "failed, the loss" in line for line in said)
+    found = Results.load(tmp_path / "out")
+    assert {row.detector for row in found.rows if row.value == row.value} >= {"msp", "energy"}
+    assert found.notes["Unfinished"].startswith("1 of 2 networks are still")
+
+
 def test_other_files_in_the_folder_are_refused(tiny, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("")
@@ -354,3 +368,27 @@ def test_a_companion_needs_a_network(tmp_path):
     path.write_text(TINY.replace('"msp"', '"vmdls"'))
     with pytest.raises(ValueError, match="vmdls needs autoencoder"):
         protocol.load(str(path))
+
+
+FLOW = """
+[companions.flow]
+network = "real-nvp:couplings=1,blocks=1,width=4"
+objective = "likelihood"
+training = { epochs = 1 }
+"""
+
+
+def test_an_objective_starts_from_its_companion_and_is_trained_again_with_it(tmp_path):
+    text = TINY.replace("seeds = 2", 'seeds = 1\nobjective = "flow-outliers"')
+    text = text.replace("epochs = 8", "epochs = 1").replace(", [4, 5, 6, 7, 8, 9]]", "]")
+    path = tmp_path / "tiny.toml"
+    for extra, expected in (("", True), ("", False), ("lr = 0.2, ", True)):
+        path.write_text(text + FLOW.replace("{ ", "{ " + extra))
+        _, said = run(path, tmp_path / "out", only=["msp"])
+        trained = [line.partition("; ")[0].rpartition(": ")[2] for line in said]
+        assert trained == ["training its flow", "training", "evaluating msp"] * expected
+    for folder in (tmp_path / "out" / "work" / "runs").glob("*flow-outliers*"):
+        objective = json.loads((folder / "run.json").read_text())["objective"]
+        assert objective["settings"]["flow"]["spec"]["width"] == 4
+        log = json.loads((folder / "log.jsonl").read_text())
+        assert log["outliers"] == 1  # A flow that was trained before draws at once.

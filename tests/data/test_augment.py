@@ -12,6 +12,7 @@ from openset.data.augment import (
     crop_flip,
     rotate_crop,
     scale_crop_flip,
+    square_flip,
 )
 from openset.data.pixmix import mixed, pictures
 
@@ -102,6 +103,23 @@ def test_labels_move_with_their_pixels(name):
     expected = torch.stack([row, column]).float()
     assert ((found - expected).abs().amax(0)[inner] < 0.51).all()
     assert (moved.amax(1)[~inside] <= 0.96).all()
+
+
+def test_square_flip_cuts_whole_squares_and_mirrors_half():
+    """Of wide and of high images; a label names the pixel that it came from."""
+    for height, width in ((20, 30), (30, 20)):
+        image, label = coordinates(height=height, width=width)
+        cut, its_label = square_flip(image, label, torch.Generator().manual_seed(0))
+        assert cut.shape == (200, 2, 20, 20)
+        row, column = its_label // width, its_label % width
+        assert (row.diff(dim=1) == 1).all()
+        steps = column.diff(dim=2)
+        assert (steps == steps[:, :1, :1]).all()
+        assert 0.4 < (steps[:, 0, 0] == -1).float().mean() < 0.6
+        assert set(row[:, 0, 0].tolist()) == {*range(height - 19)}
+        assert set(column.amin((1, 2)).tolist()) == {*range(width - 19)}
+        found = torch.stack([cut[:, 0] * height - 0.5, cut[:, 1] * width - 0.5])
+        torch.testing.assert_close(found, torch.stack([row, column]).float(), atol=1e-3, rtol=0)
 
 
 def test_scale_crop_flip_scales_mirrors_and_moves():

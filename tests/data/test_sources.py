@@ -10,8 +10,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from openset.activations import UNKNOWN, VOID
-from openset.data import Adapter, load, load_files, load_images
-from openset.data.sources import DataName, open_source
+from openset.data import Adapter, load, load_files, load_images, load_known
+from openset.data.sources import DataName, open_source, other_part
 
 GREY = Adapter((4, 4), 1)
 
@@ -61,6 +61,8 @@ def write_parquet(folder: Path, columns: dict, features: dict | None, splits=("t
         ("a/b,invert=true,limit=5", DataName("a/b", invert=True, limit=5)),
         ("uniform-noise,seed=3", DataName("uniform-noise", seed=3)),
         ("/no/where.d/x:test,config=full", DataName("/no/where.d/x", "test", config="full")),
+        ("digits:test[:30%]", DataName("digits", "test", 30)),
+        ("a/b:test[30%:],limit=5", DataName("a/b", "test", -30, limit=5)),
     ],
 )
 def test_a_data_string_is_taken_apart(text, expected):
@@ -75,6 +77,9 @@ def test_a_data_string_is_taken_apart(text, expected):
         ("digits,limit=0", "limit is 0"),
         ("digits,limit=1.5", r"limit is 1\.5"),
         ("digits,invert=7", "invert is 7"),
+        ("digits[:50%]", r"digits\[:50%\] names no part of a split; give such as digits:test"),
+        ("digits:test[:100%]", r"names no part of a split"),
+        ("digits:test[0%:]", r"names no part of a split"),
     ],
 )
 def test_settings_are_checked(text, message):
@@ -85,6 +90,24 @@ def test_settings_are_checked(text, message):
 def test_a_path_with_commas_and_colons_is_one_path(tmp_path):
     folder = write_classes(tmp_path / "odd, name:x")
     assert len(load_images(str(folder), GREY)) == 12
+
+
+def test_a_part_of_a_split_and_the_rest_of_it_are_all_of_it():
+    rest = other_part("digits:test[:30%]")
+    assert rest == "digits:test[30%:]"
+    assert other_part(rest) == "digits:test[:30%]"
+    names = [str(c) for c in range(10)]
+    part, others, whole = (
+        load_known(name, names, Adapter((8, 8), 1))
+        for name in ("digits:test[:30%]", rest, "digits:test")
+    )
+    assert str(part.name) == "digits:test[:30%]"
+    together = torch.cat([part.indices, others.indices])
+    assert torch.equal(together.sort().values, whole.indices)
+    counts = part.labels.bincount() / whole.labels.bincount()
+    assert counts.sub(0.3).abs().max() < 0.01
+    drawn = load_known("digits:test[:30%],seed=1", names, Adapter((8, 8), 1))
+    assert not torch.equal(drawn.indices, part.indices)
 
 
 def test_digits_are_those_of_scikit_learn():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.mixture import GaussianMixture as Reference
 
-from openset.densities import GaussianMixture
+from openset.densities import GaussianMixture, gaussian_mixture
 from openset.densities.gaussian_mixture import SHARES
 from openset.densities.mixtures import Mixtures, Piece
 
@@ -160,6 +160,20 @@ def test_a_generator_is_refused():
 def test_wrong_settings(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         GaussianMixture(**settings)
+
+
+def test_much_memory_is_said(monkeypatch):
+    """4 bytes × D² for each of 3 · 2 covariances to keep; 15 of each worked on beside them."""
+    monkeypatch.setattr(gaussian_mixture, "MUCH", 0.1)
+    x, labels = torch.randn(60, 600), torch.arange(60) % 3
+    kept, needed = (4 * 600**2 * 3 * 2 * copies / 2**30 for copies in (1, 16))
+    figures = (
+        f"600 features × 2 components × 3 classes take about {needed:.1f} GiB .* {kept:.1f} GiB"
+    )
+    with pytest.warns(UserWarning, match=f"{figures}.*reduce=64 or covariance=diag"):
+        GaussianMixture(2, iterations=1).fit_classes([(x, labels)], 3)
+    for less in ({"covariance": "diag"}, {"reduce": 64}):
+        GaussianMixture(2, iterations=1, **less).fit_classes([(x, labels)], 3)
 
 
 def test_many_features_agree_with_scikit_learn():

@@ -6,7 +6,7 @@ from openset.detectors import VIB, VIBY1, VIBY2
 from openset.evaluation.metrics import auroc
 from openset.extractors.tap import Tap
 from openset.networks import cnn
-from openset.networks.heads import bottleneck
+from openset.networks.heads.bottleneck import bottleneck
 
 
 def rows(columns, count=6, classes=3):

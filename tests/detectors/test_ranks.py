@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import genpareto
 
-from openset.detectors.ranks import TailRank, pareto
+from openset.detectors.ranks import TailRank, beyond
 
 
 def loop(scores, s):
@@ -46,12 +46,12 @@ def test_below_every_held_out_score_p_is_one():
 def test_the_tail_is_that_of_the_distribution_the_scores_came_from(shape):
     x = genpareto(shape, scale=2).ppf((np.arange(20_000) + 0.5) / 20_000)
     scores = torch.tensor(x)
-    fitted, scale = pareto(scores)
+    fitted, scale = beyond(scores)
     assert fitted.item() == pytest.approx(shape, abs=0.05)
     rank = TailRank().fit([scores])
     far = genpareto(shape, scale=2).isf(1e-8)
-    beyond = np.log(genpareto(shape, scale=2).sf(x[-1]) / 1e-8)
-    expected = np.log(20_001 / 2) + beyond
+    farther = np.log(genpareto(shape, scale=2).sf(x[-1]) / 1e-8)
+    expected = np.log(20_001 / 2) + farther
     assert rank(torch.tensor([[far]])).item() == pytest.approx(expected, rel=0.03)
     assert scale.item() == pytest.approx(2 + shape * x[-1], rel=0.25)
 

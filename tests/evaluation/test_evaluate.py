@@ -5,9 +5,13 @@ import torch
 from torch import nn
 
 from openset import OpenSet, Results, Tap, networks
+from openset.activations import concatenate
 from openset.data import ImageSet
-from openset.detectors import KNN, ODIN, Energy, MaxSoftmax
+from openset.detectors import KNN, ODIN, Energy, MaxSoftmax, build
+from openset.detectors.by_layer import by_layer
 from openset.evaluation.evaluate import evaluate
+from openset.evaluation.gallery import TRAINING
+from openset.extractors.extract import stream
 from openset.model.fit import fit
 
 
@@ -71,7 +75,9 @@ def test_results_keep_the_p_values_of_models(models, sets, tmp_path):
 def test_models_of_one_network_share_its_passes(models, network, sets):
     seen = passes(network)
     evaluate(models, known=sets[0], unknown=sets[1])
-    assert sum(seen) == 2 * (60 + 50)  # ODIN looks twice and lends its first look to the others.
+    # ODIN looks twice and lends its first look to the others; of the report's images, here all, the
+    # second class is looked up once more.
+    assert sum(seen) == 2 * 2 * (60 + 50)
 
 
 def test_models_of_two_networks_are_compared(models, sets):
@@ -113,3 +119,51 @@ def test_what_cannot_be_paired_is_refused(models, network, sets):
         evaluate(Tap(pixels), [Energy()], known, noise)
     with pytest.raises(ValueError, match="two detectors are the same"):
         evaluate(Tap(network), [Energy(), Energy()], known, noise)
+
+
+def test_the_reports_images_have_a_second_class_and_their_nearest_training_images(models, sets):
+    known, noise = sets
+    found = evaluate(models, known=known, unknown=noise, training=known)
+    ((run, told),) = found.details.items()
+    features = torch.cat([seen.values("penultimate") for seen in stream(models["knn"].tap, known)])
+    features = features / features.norm(dim=1, keepdim=True)
+    strange = torch.cat([seen.values("penultimate") for seen in stream(models["knn"].tap, noise)])
+    logits = torch.cat([seen.logits for seen in stream(models["msp"].tap, noise)])
+    for i, its in told[noise.name].items():
+        distance = 1 - features @ (strange[i] / strange[i].norm())
+        near, far = zip(*its["near"], strict=True)
+        assert list(far) == pytest.approx(distance.sort().values[:3].tolist(), abs=1e-5)
+        assert distance[list(near)].tolist() == pytest.approx(list(far), abs=1e-5)
+        assert its["runner_up"]["msp"] == int(logits[i].argsort(descending=True)[1])
+        assert set(near) <= set(found.images[run][TRAINING])
+    for i, its in told[TRAINING].items():
+        assert its["label"] == "abc"[int(known.labels[i])]
+        assert its["path"] == known.paths[i]
+
+
+def test_of_a_fusion_the_report_has_what_its_members_say(network, sets):
+    known, noise = sets
+    model = fit(network, {"f": build("fusion:energy+knn")}, known, known, accept=0.9)["f"]
+    found = evaluate({"f": model}, known=known, unknown=noise)
+    ((_, told),) = found.details.items()
+    rows = torch.cat([model.detector.surprise(seen) for seen in stream(model.tap, noise)])
+    for i, its in told[noise.name].items():
+        names, rare = zip(*its["parts"]["f"], strict=True)
+        assert names == ("energy", "knn")
+        assert list(rare) == pytest.approx((-rows[i]).exp().tolist(), rel=1e-4)
+
+
+def test_of_a_sum_over_layers_the_report_has_what_each_layer_says(network, sets):
+    known, noise = sets
+    detector = build("gemos:components=1,density=gaussian-mixture")
+    model = fit(network, {"g": detector}, known, known, accept=0.9)["g"]
+    found = evaluate({"g": model}, known=known, unknown=noise, held_out=known)
+    ((_, told),) = found.details.items()
+    usual, strange = (
+        by_layer(model.detector, concatenate(stream(model.tap, images))) for images in sets
+    )
+    for i, its in told[noise.name].items():
+        assert [name for name, _ in its["parts"]["g"]] == list(model.detector.layers_read)
+        for layer, p in its["parts"]["g"]:
+            higher = sum(nats >= strange[layer][i] for nats in usual[layer].tolist())
+            assert p == pytest.approx((1 + higher) / 61)

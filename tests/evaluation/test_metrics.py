@@ -23,6 +23,7 @@ OF_SCORES = {
     "tnr_at_95_tpr": metrics.tnr_at_95_tpr,
     "fpr_at_95_tpr_unknown": metrics.fpr_at_95_tpr_unknown,
     "detection_error": metrics.detection_error,
+    "detection_accuracy": metrics.detection_accuracy,
 }
 
 # No deadline: a busy machine would fail a test that is right.
@@ -44,6 +45,20 @@ def scored(draw, classes=3, unknown=False, smallest=1):
 
 def labelled(known, unknown):
     return np.repeat([0, 1], [len(known), len(unknown)]), np.array([*known, *unknown])
+
+
+@fast
+@given(known=scores, unknown=scores)
+def test_detection_accuracy_is_the_best_of_all_thresholds(known, unknown):
+    """Lee et al. 2018: both kinds equally likely, and the threshold the best there is."""
+    best = 0.0
+    for threshold in (-math.inf, *known, *unknown):
+        accepted = np.mean([score <= threshold for score in known])
+        rejected = np.mean([score > threshold for score in unknown])
+        best = max(best, (accepted + rejected) / 2)
+    assert metrics.detection_accuracy(known, unknown) == pytest.approx(best)
+    error = metrics.detection_error(known, unknown)
+    assert metrics.detection_accuracy(known, unknown) >= 1 - error - 1e-12
 
 
 @fast

@@ -130,7 +130,8 @@ def test_detectors_share_the_pixels_that_the_report_shows():
         one, other = (each.scored(unknown=kind) for each in seen)
         assert one.score.equal(-other.score)
         assert len(one) == min(6 * sample.share, int(((label == UNKNOWN) == kind).sum()))
-    assert seen[0].picture
+    assert seen[0].maps[0].image.equal((image[0] * 255).round().byte())
+    assert seen[0].maps[0].score.equal(score[0])
 
 
 @pytest.mark.slow

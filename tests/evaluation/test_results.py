@@ -14,13 +14,16 @@ from rich.console import Console
 
 from openset.activations import UNKNOWN
 from openset.commands.screen import show
+from openset.evaluation.gallery import interesting, thumbnail
+from openset.evaluation.maps import Maps
 from openset.evaluation.metrics import METRICS
-from openset.evaluation.results import Results, thumbnail
+from openset.evaluation.results import Results
 from openset.evaluation.rows import COLUMNS, Case, Row, read_csv
 from openset.evaluation.seen import Images
 from openset.evaluation.summary import Summary, mean_over_seeds
 from openset.files import read_json, sealed_json
 from openset.reporting.markdown import results_page
+from openset.scoring.held_out import HeldOut
 from openset.scoring.scored import Scored
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -60,7 +63,7 @@ def same(one, other):
     assert list(one.scored) == list(other.scored)
     for case, sets in one.scored.items():
         for data, expected in sets.items():
-            for name, x in vars(expected).items():
+            for name, x in expected.tensors().items():
                 found = getattr(other.scored[case][data], name)
                 assert torch.equal(found, x)
                 assert found.dtype == x.dtype
@@ -68,14 +71,27 @@ def same(one, other):
         for data, images in sets.items():
             assert images.keys() == other.images[run][data].keys()
             assert all(torch.equal(x, other.images[run][data][i]) for i, x in images.items())
-    facts = ("pictures", "figures", "notes", "shown", "shown_known", "seconds")
-    for name in ("thresholds", "classes", *facts):
+    for case, expected in one.held_out.items():
+        found = other.held_out[case].state_dict()
+        assert all(torch.equal(found[name], x) for name, x in expected.state_dict().items())
+    for case, sets in one.maps.items():
+        for data, maps in sets.items():
+            for each, again in zip(maps, other.maps[case][data], strict=True):
+                assert all(torch.equal(getattr(again, name), x) for name, x in vars(each).items())
+    facts = ("figures", "notes", "shown", "shown_known", "seconds")
+    for name in ("thresholds", "classes", "details", *facts):
         assert getattr(one, name) == getattr(other, name)
 
 
 def test_saving_and_loading_changes_nothing(tmp_path):
     results = example()
-    results.pictures[next(iter(results.scored))] = {"noise": b"\x89PNG\r\nnoise"}
+    case = next(iter(results.scored))
+    image, label = torch.rand(3, 4, 400), torch.arange(4)[:, None].expand(4, 400)
+    maps = Maps.small(image, Scored(torch.rand(4, 400), label, label))
+    assert maps.image.shape == (3, 2, 192)
+    results.maps[case] = {"noise": [maps, maps]}
+    results.held_out[case] = HeldOut().fit([torch.rand(50)])
+    results.keep_images(case, "noise", {3: image}, {3: {"path": "a.png", "near": [[7, 0.5]]}})
     results.shown, results.shown_known, results.seconds = ["auroc"], "digits", 1.5
     results.rows.append(Row(known="digits", metric="auroc", value=math.nan, paper=0.1 + 0.2))
     results.rows.append(Row(known='a "b", c\nd', metric="auroc", value=-math.inf))
@@ -87,7 +103,6 @@ def test_saving_and_loading_changes_nothing(tmp_path):
         "results.json",
         "scores.safetensors",
         "figure-1.png",
-        "figure-2.png",
     }
 
 
@@ -109,7 +124,9 @@ def test_results_of_before_their_facts_had_fields_load(tmp_path):
     for fact in ("shown", "shown_known", "seconds"):
         del record[fact]
     for case in record["cases"]:
-        del case["pictures"]
+        del case["maps"], case["held_out"]
+    for run in record["runs"]:
+        del run["details"]
     notes = {"data": "digits", "Shown": "oscr auroc", "Shown known": "digits", "seconds": "2.5"}
     path.write_text(json.dumps({**record, "notes": notes}))
     for found in (Results.load(tmp_path / "out"), Results.load_table(tmp_path / "out")):
@@ -227,6 +244,18 @@ def test_the_worst_examples_are_the_lowest_unknown_and_the_highest_known():
     assert results.wanted_images(case) == {"digits": [0, 1, 2, 3], "noise": [0, 1, 2, 3]}
 
 
+def test_the_images_of_a_set_are_mistakes_doubtful_ones_and_chance_in_turn():
+    label = torch.zeros(100).long()
+    one = Scored(torch.arange(100.0), label, label)
+    other = Scored(-one.score, label, label)
+    assert interesting([(one, 50.2)], 2, known=True) == [50, 99]
+    assert interesting([(one, 50.2)], 2, known=False) == [0, 50]
+    found = interesting([(one, 50.2), (other, None)], 5, known=False)
+    assert {0, 99, 50} < set(found)
+    assert len(found) == 5
+    assert interesting([(one, None)], 1000, known=False) == list(range(100))
+
+
 def test_the_known_set_cannot_be_an_unknown_set_too():
     with pytest.raises(ValueError, match="is the known data"):
         Results().add(Case(known="a"), scored(9, 0), {"a": scored(9, 1, True)})
@@ -256,7 +285,7 @@ def test_thumbnails_are_small_and_exact_where_they_can_be():
     image = torch.tensor([[[0.0, 1.0], [0.5, 2.0]]])
     assert thumbnail(image).tolist() == [[[0, 255], [128, 255]]]
     large = thumbnail(torch.full((3, 300, 150), 0.2))
-    assert large.shape == (3, 96, 48)
+    assert large.shape == (3, 128, 64)
     assert large.unique().tolist() == [51]
 
 

@@ -82,15 +82,16 @@ def test_stage_names_stand_for_the_paths_of_a_foreign_network():
     assert seen.features["stage2"].shape == (2, 5)
 
 
-def test_a_network_that_labels_pixels_keeps_the_grid_of_its_logits():
+def test_a_network_that_labels_pixels_gives_all_on_the_images_grid():
     network = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Conv2d(4, 3, 1))
     assert Tap(network, ["0"])(torch.rand(2, 1, 8, 8)).features.keys() == {"0"}
     seen = Tap(network, ["0", "penultimate"])(torch.rand(2, 1, 8, 8))
-    assert seen.grid == (4, 4)
-    assert seen.features["0"].shape == seen.features["penultimate"].shape == (2, 4, 4, 4)
+    assert seen.grid == (8, 8)
+    assert seen.features["0"].shape == seen.features["penultimate"].shape == (2, 4, 8, 8)
     rows = seen.rows()
     weight, bias = seen.head
-    torch.testing.assert_close(rows.features["penultimate"] @ weight.T + bias, rows.logits)
+    mapped = rows.features["penultimate"] @ weight.T + bias
+    torch.testing.assert_close(mapped, rows.logits, rtol=1e-4, atol=1e-5)
 
 
 def test_no_head_is_claimed_where_something_follows_it():

@@ -101,7 +101,7 @@ def test_the_commands_find_show_name_and_add(run, strange, capsys):
 
 def test_too_few_to_group_are_refused(run, strange):
     model = load_model(run, "gemos:components=1")
-    with pytest.raises(ValueError, match=r"of 3 images are unknown, fewer than the 20"):
+    with pytest.raises(ValueError, match=r"of 3 images are unknown, fewer than the 10"):
         discover(model, sorted(Path(strange).iterdir())[:3])
     with pytest.raises(ValueError, match="a group has at least 2 images"):
         discover(model, strange, least=1)

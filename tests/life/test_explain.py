@@ -14,8 +14,8 @@ from openset import OpenSet, Tap, explain
 from openset.activations import Activations
 from openset.data import Adapter, load
 from openset.detectors import Energy, build
+from openset.detectors.by_layer import by_layer, splits
 from openset.life.explain import write_explanation
-from openset.life.layers import by_layer, splits
 
 LAYERS = "layers=a+b+logits"
 

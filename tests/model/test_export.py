@@ -15,6 +15,7 @@ from openset.extractors.extract import extract
 from openset.extractors.tap import Tap
 from openset.model.export import export
 from openset.model.open_set import OpenSet
+from openset.scoring.false_discoveries import q_values
 from openset.scoring.held_out import HeldOut
 from openset.scoring.views import layers_for
 
@@ -157,6 +158,20 @@ def test_a_threshold_for_each_class_and_what_the_file_says(network, known, tmp_p
     own = model.held_out.p_values(torch.from_numpy(score), nearest)
     assert np.isclose(rare, own, rtol=1e-5).mean() > 0.95
     assert sum(json.loads(said["openset.held_out"])) == 300
+
+
+def test_images_are_judged_together_by_the_p_values_of_a_file(network, known, tmp_path):
+    made(network, known, Mahalanobis()).save(tmp_path / "model")
+    model = OpenSet.load(tmp_path / "model")
+    export(model, tmp_path / "model.onnx")
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
+    image = torch.cat([torch.rand(40, 1, 8, 8), 1 - torch.rand(20, 1, 8, 8) / 9])
+    threshold = model.get_buffer("values").float().numpy()
+    (rare,) = session.run(["p_value"], {"image": image.numpy(), "threshold": threshold})
+    marked = q_values(torch.from_numpy(rare)) <= 0.3
+    answers = model.predict(image, fdr=0.3)
+    assert marked.tolist() == [answer.label == "unknown" for answer in answers]
+    assert 0 < int(marked.sum()) < 60
 
 
 def test_a_model_without_held_out_scores_gives_no_p_value(network, known, tmp_path):

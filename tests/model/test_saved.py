@@ -118,6 +118,7 @@ def test_no_string_of_a_model_is_imported(gemos, told, tmp_path, monkeypatch, te
         (("detector", "settings", "density", "kind"), "detector"),
         (("detector", "kind"), "density"),
         (("detector", "settings", "layers"), [1]),
+        (("detector", "settings", "layers"), ["stage1", "logits"]),
         (("threshold", "values"), [1, 2]),
         (("threshold", "values"), []),
         (("threshold", "accept"), 5),

@@ -7,7 +7,8 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from openset.extractors.tap import Tap
 from openset.networks import cnn, from_spec
-from openset.networks.heads import Divergence, binary_heads, bottleneck, log_softplus
+from openset.networks.heads.binary import binary_heads
+from openset.networks.heads.bottleneck import Divergence, bottleneck, log_softplus
 from openset.networks.layers import find_head
 
 IMAGE = torch.linspace(0, 1, 320).sin().view(5, 1, 8, 8)
@@ -159,3 +160,9 @@ def test_samples_average_probabilities_over_the_draws():
 def test_without_samples_the_logits_come_from_the_mean():
     wrapped = bottleneck(network(), dim=6).eval()
     torch.testing.assert_close(wrapped(IMAGE), wrapped.head(wrapped.encode(IMAGE)[0]))
+
+
+def test_half_precision_rounds_the_codes_alone():
+    wrapped = bottleneck(network(), dim=6, samples=4).eval()
+    exact = wrapped(IMAGE)
+    assert (wrapped.bfloat16()(IMAGE.bfloat16()).float() - exact).abs().max() < 0.1

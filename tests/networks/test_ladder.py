@@ -1,12 +1,13 @@
 """Ladder networks: grids, stages, spec, and the memory that checkpointing saves."""
 
 import json
+import re
 
 import pytest
 import torch
 
 from openset.extractors.tap import Tap
-from openset.networks import DENSE, build, from_spec
+from openset.networks import DENSE, build, from_spec, load_weights
 
 WIDTHS = {"ladder-small": (32, 32, 64, 128), "ladder-densenet-121": (256, 512, 1024, 1024)}
 PENULTIMATE = {"ladder-small": 32, "ladder-densenet-121": 128}
@@ -131,3 +132,87 @@ def test_a_network_of_segmentation_models_pytorch_is_tapped():
     assert seen.logits.shape == (1, 4, 64, 96)
     assert all(x.shape[2:] == (64, 96) for x in seen.features.values())
     assert {*network.stages[:2], "penultimate"} == seen.features.keys()
+
+
+def torchvisions(blocks=(6, 12, 24, 16), growth=32, prefix="features."):
+    """A made-up state of DenseNet-121 under torchvision's names, filled with numbers from 7 on."""
+    state, width = {}, 2 * growth
+
+    def norm(name, size):
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{prefix}{name}.{part}"] = torch.full((size,), 7.0 + len(state))
+        state[f"{prefix}{name}.num_batches_tracked"] = torch.tensor(7 + len(state))
+
+    def conv(name, inputs, outputs, side):
+        shape = (outputs, inputs, side, side)
+        state[f"{prefix}{name}.weight"] = torch.full(shape, 7.0 + len(state))
+
+    conv("conv0", 3, width, 7)
+    norm("norm0", width)
+    for i, layers in enumerate(blocks, 1):
+        for j in range(1, layers + 1):
+            layer = f"denseblock{i}.denselayer{j}."
+            norm(layer + "norm1", width)
+            conv(layer + "conv1", width, 4 * growth, 1)
+            norm(layer + "norm2", 4 * growth)
+            conv(layer + "conv2", 4 * growth, growth, 3)
+            width += growth
+        if i < len(blocks):
+            norm(f"transition{i}.norm", width)
+            conv(f"transition{i}.conv", width, width // 2, 1)
+            width //= 2
+    norm("norm5", width)
+    state["classifier.weight"], state["classifier.bias"] = (
+        torch.zeros(1000, width),
+        torch.zeros(1000),
+    )
+    return state
+
+
+def test_ladder_densenet_takes_the_weights_of_torchvisions(tmp_path):
+    state = torchvisions()
+    network = build("ladder-densenet-121", classes=5)
+    before = {key: x.clone() for key, x in network.state_dict().items()}
+    torch.save(state, tmp_path / "densenet121.pth")
+    load_weights(network, tmp_path / "densenet121.pth")
+    after = network.state_dict()
+    kept = {key for key in after if torch.equal(after[key], before[key])}
+    assert {key.partition(".")[0] for key in kept} <= {"pyramid", "rungs", "last", "head"}
+    given = {key: x for key, x in state.items() if key.startswith("features.")}
+    # Each tensor of the file stands in exactly one place.
+    filled = [key for key in after if key not in kept and not key.startswith("normalize")]
+    numbers = [float(after[key].flatten()[0]) for key in filled]
+    assert sorted(numbers) == [float(x.flatten()[0]) for x in given.values()]
+    for own, theirs in {
+        "stem.0.weight": "conv0.weight",
+        "stem.1.running_mean": "norm0.running_mean",
+        "stage1.0.0.new.0.bias": "denseblock1.denselayer1.norm1.bias",
+        "stage3.7.2.new.5.weight": "denseblock3.denselayer24.conv2.weight",
+        "stage4.1.0.new.3.running_var": "denseblock4.denselayer4.norm2.running_var",
+        "transitions.1.0.weight": "transition2.norm.weight",
+        "transitions.2.2.weight": "transition3.conv.weight",
+        "pyramid.before.0.num_batches_tracked": "norm5.num_batches_tracked",
+    }.items():
+        assert torch.equal(after[own], given[f"features.{theirs}"]), own
+    assert after["normalize.mean"].flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert after["normalize.std"].flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
+
+
+def test_weights_in_the_old_spelling_and_behind_a_prefix_and_others_of_ones_own(tmp_path):
+    """`norm.1` is how the published file of torchvision spells `norm1`."""
+    spelled = {
+        re.sub(r"(norm|conv)([12])\.", r"\1.\2.", key) if "denselayer" in key else key: x
+        for key, x in torchvisions(prefix="module.features.").items()
+    }
+    assert any(".conv.2." in key for key in spelled)
+    network = build("ladder-densenet-121", classes=5)
+    torch.save(spelled, tmp_path / "old.pth")
+    first = load_weights(network, tmp_path / "old.pth").state_dict()
+    again = build("ladder-densenet-121", classes=5)
+    torch.save(first, tmp_path / "own.pth")
+    assert load_weights(again, tmp_path / "own.pth").state_dict().keys() == first.keys()
+    assert all(torch.equal(x, first[key]) for key, x in again.state_dict().items())
+    spelled["module.features.extra.weight"] = torch.zeros(1)
+    torch.save(spelled, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"1 unexpected \(extra.weight\)"):
+        load_weights(network, tmp_path / "other.pth")

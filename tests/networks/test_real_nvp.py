@@ -9,14 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from openset.networks.dcgan import Discriminator, Generator
-from openset.networks.real_nvp import (
-    RealNVP,
-    checkerboard,
-    half_of_channels,
-    real_nvp,
-    squeeze,
-    unsqueeze,
-)
+from openset.networks.real_nvp import RealNVP, grey_levels, real_nvp, squeeze, unsqueeze
 
 
 def trained_looking(flow: RealNVP, std: float = 0.3) -> RealNVP:
@@ -31,7 +24,8 @@ def trained_looking(flow: RealNVP, std: float = 0.3) -> RealNVP:
 def small(request):
     """A flow in double precision and a few images; the last levels are as small as 1×1."""
     channels, squeezes, size = request.param
-    flow = trained_looking(real_nvp(channels, squeezes, couplings=2, blocks=1, width=4)).double()
+    flow = real_nvp(channels, squeezes, couplings=2, blocks=1, width=4)
+    flow = trained_looking(flow, std=0.1).double()
     return flow, torch.rand(3, channels, *size, dtype=torch.float64)
 
 
@@ -69,18 +63,20 @@ def test_float32_inverse_of_the_default_flow_on_28_and_32_pixels():
 
 
 def test_density_integrates_to_one():
-    """Over a 2×2 image by a grid: mass inside 0…1 and outside it, where the logit ends."""
+    """Over a 2×2 image by a grid that is even on the logit scale, so that both ends count."""
     flow = trained_looking(real_nvp(1, squeezes=1, couplings=1, blocks=1, width=4)).double()
-    alpha, steps = flow.alpha, 24
-    low, high = -alpha / (1 - 2 * alpha), 1 + alpha / (1 - 2 * alpha)
-    middle = low + (high - low) * (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
-    image = torch.cartesian_prod(middle, middle, middle, middle).view(-1, 1, 2, 2)
+    alpha, step = flow.alpha, 0.5
+    logit = torch.arange(-6, 6.1, step, dtype=torch.float64)
+    values = torch.cartesian_prod(logit, logit, logit, logit).view(-1, 1, 2, 2)
+    total = 0.0
     with torch.no_grad():
-        total = sum(
-            flow.log_prob((256 * part - 0.5) / 255, noise=0.5).exp().sum()
-            for part in image.split(100_000)
-        )
-    assert total.item() * ((high - low) / steps) ** 4 == pytest.approx(1, abs=0.005)
+        for part in values.split(100_000):
+            p = part.sigmoid()
+            image = (p - alpha) / (1 - 2 * alpha)
+            cell = (step * p * (1 - p) / (1 - 2 * alpha)).flatten(1).prod(1)
+            density = flow.log_prob((256 * image - 0.5) / 255, noise=0.5).exp()
+            total += (density * cell).sum().item()
+    assert total == pytest.approx(1, abs=0.005)
 
 
 def test_log_prob_is_the_normal_density_and_the_change_of_variables(small):
@@ -183,10 +179,10 @@ class PeakMemory(TorchDispatchMode):
 def peak_and_gradients(checkpoint: bool) -> tuple[int, list[torch.Tensor]]:
     """Bytes that one step of likelihood and samples needs at its height; its gradients."""
     torch.manual_seed(0)
-    flow = trained_looking(real_nvp(1, couplings=2, blocks=2, width=16, checkpoint=checkpoint))
-    image = torch.rand(4, 1, 16, 16)
+    flow = trained_looking(real_nvp(1, couplings=6, blocks=2, width=16, checkpoint=checkpoint))
+    image = torch.rand(16, 1, 16, 16)
     with PeakMemory() as memory:
-        drawn = flow.sample(4, (16, 16), torch.Generator().manual_seed(0))
+        drawn = flow.sample(16, (16, 16), torch.Generator().manual_seed(0))
         loss = flow.bits_per_dimension(image, noise=0.5).mean() + drawn.square().mean()
         loss.backward()
     return memory.peak, [p.grad for p in flow.parameters() if p.grad is not None]
@@ -208,15 +204,38 @@ def test_every_parameter_learns_from_likelihood_and_from_samples():
         assert all(gradient.any() for gradient in gradients)
 
 
-def test_masks_and_squeeze():
+def test_squeeze_and_its_halves():
     x = torch.arange(2 * 2 * 4 * 6.0).view(2, 2, 4, 6)
-    assert checkerboard(x)[0, 0, :2, :3].tolist() == [[1, 0, 1], [0, 1, 0]]
-    assert half_of_channels(x).flatten().tolist() == [1, 0]
     small = squeeze(x)
     assert small.shape == (2, 8, 2, 3)
     assert torch.equal(unsqueeze(small), x)
-    # The first half of the squeezed channels are the pixels that the checkerboard marks.
-    assert torch.equal(small[:, :4].flatten().sort().values, x[(x * 0 + checkerboard(x)) == 1])
+    rows, columns = torch.meshgrid(torch.arange(4), torch.arange(6), indexing="ij")
+    even = x[:, :, (rows + columns) % 2 == 0]
+    assert torch.equal(small[:, :4].flatten().sort().values, even.flatten().sort().values)
+
+
+def test_samples_lie_on_grey_levels_and_gradients_pass_through_them():
+    flow = trained_looking(real_nvp(1, couplings=2, blocks=1, width=4))
+    drawn = 255 * flow.sample(3, (8, 8))
+    assert torch.equal(drawn, drawn.round())
+    assert len(drawn.unique()) > 20
+    # All 256 levels, the values halfway between them, and what lies outside.
+    x = torch.linspace(-0.2, 1.2, 999, dtype=torch.float64).requires_grad_()
+    level = grey_levels(x)
+    assert (level * 255).tolist() == [min(max(math.floor(256 * v), 0), 255) for v in x.tolist()]
+    assert torch.equal(torch.autograd.grad(level.sum(), x)[0], torch.ones_like(x))
+
+
+def test_centred_flow_begins_with_standard_latents():
+    image = torch.rand(64, 3, 8, 8) * torch.tensor([0.2, 0.5, 1.0]).view(3, 1, 1)
+    flow = real_nvp(3, blocks=1, width=4)
+    before = flow.bits_per_dimension(image, noise=0.5).mean()
+    flow.centre(image)
+    latents, _ = flow.encode((255 * image + 0.5) / 256)
+    z = torch.cat([latent.flatten(1) for latent in latents], dim=1)
+    assert z.mean().item() == pytest.approx(0, abs=0.01)
+    assert z.std().item() == pytest.approx(1, abs=0.01)
+    assert flow.bits_per_dimension(image, noise=0.5).mean() < before
 
 
 def test_spec_names_the_factory_and_its_settings():
@@ -224,9 +243,10 @@ def test_spec_names_the_factory_and_its_settings():
         "name": "real-nvp",
         "channels": 1,
         "squeezes": 2,
-        "couplings": 3,
+        "couplings": 6,
         "blocks": 3,
         "width": 4,
+        "alpha": 0.001,
         "checkpoint": False,
     }
 

@@ -7,13 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from outlier_makers import adams, batch, classifier, learn, pairs, small
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 from openset.errors import Paused
-from openset.networks.base import Backbone, pooled_neck
-from openset.networks.real_nvp import real_nvp
 from openset.objectives.flow_outliers import FlowOutliers
 from openset.objectives.gan_outliers import GANOutliers
 from openset.objectives.noise_outliers import NoiseOutliers
@@ -23,67 +22,6 @@ from openset.training.checkpoints import read_pictures
 from openset.training.loop import train
 
 OBJECTIVES = [FlowOutliers, GANOutliers, NoiseOutliers]
-
-
-def classifier(channels=1, norm=True) -> Backbone:
-    """A small network of three classes, with batch norm and dropout or with neither."""
-    between = [nn.BatchNorm2d(6), nn.Dropout(0.1)] if norm else []
-    stage = nn.Sequential(nn.Conv2d(channels, 6, 3, 2), *between, nn.ReLU())
-    return Backbone(channels, nn.Identity(), [stage], pooled_neck(), nn.Linear(6, 3))
-
-
-def opinionated() -> Backbone:
-    """A classifier whose outlier term is large, so that its gradient is no rounding error."""
-    network = classifier(norm=False)
-    with torch.no_grad():
-        network.head.weight *= 30
-    return network
-
-
-def small(kind, network=None, **settings):
-    """An objective with as few maps as it can have."""
-    small = {} if kind is NoiseOutliers else {"width": 4}
-    if kind is FlowOutliers:
-        small |= {"blocks": 1, "couplings": 2}
-    objective = kind(network or classifier(), **{**small, **settings})
-    if kind is FlowOutliers:
-        for weight in objective.flow.parameters():
-            if not weight.any():
-                nn.init.normal_(weight, std=0.1)
-    return objective
-
-
-def batch(n=6, size=(8, 8)):
-    return torch.rand(n, 1, *size), torch.arange(n) % 3
-
-
-def gradients(module):
-    return [None if p.grad is None else p.grad.clone() for p in module.parameters()]
-
-
-def pairs(objective, image, label):
-    """Each learner's loss, and the gradients its backward pass left in every learner."""
-    found = {}
-    for who, loss in objective.step(image, label):
-        objective.zero_grad()
-        loss.backward()
-        found[who] = loss.item(), {n: gradients(m) for n, m in objective.learners().items()}
-    return found
-
-
-def learn(objective, image, label, optimizers):
-    """One step as the training loop takes it."""
-    losses = {}
-    for who, loss in objective.step(image, label):
-        optimizers[who].zero_grad()
-        loss.backward()
-        optimizers[who].step()
-        losses[who] = loss.item()
-    return losses
-
-
-def adams(objective, lr=2e-3):
-    return {who: torch.optim.Adam(m.parameters(), lr) for who, m in objective.learners().items()}
 
 
 def test_uniform_divergence_is_torchs_and_the_slow_loops():
@@ -123,78 +61,6 @@ def test_no_loss_reaches_another_learner(kind):
                 assert all(value is None or not value.any() for value in values)
 
 
-def test_classifier_learns_from_equation_2():
-    """CE + λ KL on the samples, both from the classifier before its step; no likelihood."""
-    network = classifier(norm=False)
-    objective = small(FlowOutliers, network, weight=0.7, count=4)
-    image, label = batch()
-    torch.manual_seed(5)
-    loss, reached = pairs(objective, image, label)["network"]
-
-    torch.manual_seed(5)
-    drawn = objective.flow.sample(4, (8, 8)).detach()
-    expected = F.cross_entropy(network(image), label)
-    for x in drawn:
-        log_p = network(x[None])[0].log_softmax(0)
-        expected = expected + 0.7 / 4 * (-log_p.mean() - math.log(3))
-    assert loss == pytest.approx(expected.item(), rel=1e-5)
-    reference = torch.autograd.grad(expected, list(network.parameters()))
-    for ours, theirs in zip(reached["network"], reference, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-
-
-def flow_reference(objective, image, noise_seed, border):
-    """Algorithm 1's flow gradient, through the classifier itself."""
-    torch.manual_seed(noise_seed)
-    drawn = objective.flow.sample(len(image), (8, 8))
-    # The objective draws in this order: latents, then the noise of the grey levels.
-    loss = -objective.flow.log_prob(image).mean() / 64
-    if border:
-        opinion = uniform_divergence(objective.network(drawn)).mean()
-        loss = loss + border * objective.strength(None) * opinion
-    return loss, torch.autograd.grad(loss, list(objective.flow.parameters()))
-
-
-@pytest.mark.parametrize("border", [1.0, 0.5, 0.0, False])
-def test_flow_learns_from_likelihood_and_the_border_term(border):
-    objective = small(FlowOutliers, opinionated(), weight=3.0, border=border)
-    image, label = batch()
-    expected, reference = flow_reference(objective, image, 5, border)
-    torch.manual_seed(5)
-    loss, reached = pairs(objective, image, label)["flow"]
-    assert loss == pytest.approx(expected.item(), rel=1e-5)
-    for ours, theirs in zip(reached["flow"], reference, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
-
-
-def test_border_term_changes_the_flows_gradient():
-    objective = small(FlowOutliers, opinionated())
-    image, _ = batch()
-    _, on = flow_reference(objective, image, 5, 1.0)
-    _, off = flow_reference(objective, image, 5, 0.0)
-    difference = sum((a - b).norm() for a, b in zip(on, off, strict=True))
-    assert difference > 0.1 * sum(b.norm() for b in off)
-
-
-def test_flow_takes_the_classifier_from_before_its_step():
-    """Algorithm 1 takes both gradients of one loss: a classifier that moves is of no effect."""
-    results = []
-    for lr in (0.0, 1.0):
-        torch.manual_seed(3)
-        objective = small(FlowOutliers, opinionated())
-        image, label = batch()
-        for who, loss in objective.step(image, label):
-            objective.zero_grad()
-            loss.backward()
-            if who == "network":
-                with torch.no_grad():
-                    for p in objective.network.parameters():
-                        p -= lr * p.grad
-        results.append(gradients(objective.flow))
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other)
-
-
 @pytest.mark.parametrize("kind", [FlowOutliers, GANOutliers])
 def test_step_of_what_draws_leaves_the_classifier_alone(kind):
     """Weights, running statistics and `requires_grad`, with batch norm and dropout inside."""
@@ -216,7 +82,7 @@ def test_step_of_what_draws_leaves_the_classifier_alone(kind):
 
 def test_without_a_weight_it_is_the_papers():
     objective = FlowOutliers(classifier(), blocks=1, width=4)
-    place = Patches.draw(torch.rand(2, 1, 32, 32), 4)
+    place = Patches.draw(torch.rand(2, 1, 32, 32), 4, torch.zeros(2, 32, 32))
     assert (objective.strength(None), objective.strength(place)) == (1.0, 1e-3)
     assert GANOutliers(classifier()).strength(None) == 0.1
     assert FlowOutliers(classifier(), weight=0.3, blocks=1, width=4).strength(place) == 0.3
@@ -259,25 +125,6 @@ def test_each_trains_the_classifier_and_flattens_its_outliers(kind):
     assert network is objective.network
     right = (network(image).argmax(1) == label).float().mean()
     assert right > 0.7
-
-
-@pytest.mark.parametrize("mixed", [True, False])
-def test_bits_per_dimension_fall_and_nothing_breaks_in_either_precision(mixed):
-    objective = small(FlowOutliers)
-    image, label = batch(16)
-    image = (image * 0.1 + 0.5).mul(255).round() / 255
-    optimizers = adams(objective, lr=1e-2)
-    objective.start_epoch(0)
-    assert objective.figures() == {}
-    before = objective.flow.bits_per_dimension(image, noise=0.5).mean().item()
-    for _ in range(40):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
-            losses = learn(objective, image, label, optimizers)
-        assert all(math.isfinite(loss) for loss in losses.values())
-    after = objective.flow.bits_per_dimension(image, noise=0.5).mean().item()
-    assert after < before - 0.5
-    assert after < objective.figures()["bits_per_dimension"] < before
-    assert all(p.isfinite().all() for p in objective.parameters())
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
@@ -345,14 +192,6 @@ def test_noise_has_the_stated_moments_before_clipping():
     assert (wide == 0).float().mean().item() == pytest.approx(0.3085, abs=0.03)  # Φ(−½)
 
 
-def test_a_flow_of_ones_own_and_settings_as_given():
-    flow = real_nvp(1, squeezes=1, width=4)
-    objective = FlowOutliers(classifier(), weight=0.1, flow=flow)
-    assert objective.flow is flow
-    assert objective.learners()["flow"] is flow
-    assert objective.settings()["weight"] == 0.1
-
-
 def test_channels_are_read_from_the_network():
     assert image_channels(classifier(channels=3)) == 3
     with pytest.raises(ValueError, match="how many channels"):
@@ -386,3 +225,23 @@ def test_the_run_keeps_a_picture_of_the_outliers_over_time(kind, tmp_path):
     shown = Image.open(io.BytesIO(read_pictures(tmp_path)[title]))
     assert shown.size == (128, 48)
     assert torch.equal(torch.from_numpy(np.array(shown))[::2, ::2], picture[0])
+
+
+def test_a_gan_that_deceives_nobody_draws_no_outliers():
+    """From the third epoch on: its samples count as soon as 5 % of them passed for real."""
+    network = classifier(norm=False)
+    objective = small(GANOutliers, network)
+    image, label = batch()
+    told = {}
+    for epoch, bias in enumerate((30.0, 30.0, 30.0, -30.0, 30.0)):
+        objective.start_epoch(epoch)
+        told[epoch] = bool(objective.drawing)
+        last = objective.discriminator.layers[-1]
+        with torch.no_grad():  # All real, or all drawn, in the discriminator's eyes.
+            last.weight.zero_()
+            last.bias.fill_(bias)
+        losses = pairs(objective, image, label)
+        plain = F.cross_entropy(network(image), label).item()
+        assert (losses["network"][0] == pytest.approx(plain, rel=1e-5)) != told[epoch]
+        assert objective.figures() == {"deceived": float(bias > 0), "outliers": told[epoch]}
+    assert told == {0: False, 1: False, 2: True, 3: True, 4: False}

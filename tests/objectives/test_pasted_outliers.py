@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from openset.activations import UNKNOWN, VOID
 from openset.errors import Paused
@@ -69,7 +70,7 @@ def test_sides_are_those_of_the_paper_and_scale_with_the_crop():
 
 def test_patches_replace_what_they_cut_and_nothing_else():
     image, label = batch(n=40)
-    place = Patches.draw(image, stride=2)
+    place = Patches.draw(image, 2, label)
     assert place.side in sides((32, 48), 2)
     new = torch.rand(40, 1, place.side, place.side)
     pasted, marked = place.paste(image, new), place.mark(label)
@@ -89,8 +90,8 @@ def test_patches_replace_what_they_cut_and_nothing_else():
 
 
 def test_every_side_is_drawn_about_as_often():
-    image = torch.rand(1, 1, 64, 64)
-    drawn = [Patches.draw(image, 2).side for _ in range(600)]
+    image, label = torch.rand(1, 1, 64, 64), torch.zeros(1, 64, 64)
+    drawn = [Patches.draw(image, 2, label).side for _ in range(600)]
     choices = sides((64, 64), 2)
     counts = [drawn.count(side) for side in choices]
     assert sum(counts) == 600
@@ -128,21 +129,41 @@ def test_the_networks_loss_is_equation_4_of_what_it_saw(kind, monkeypatch):
     assert loss.item() == pytest.approx(cross_entropy + 0.3 * divergence)
 
 
-def test_the_flow_learns_from_the_likelihood_and_the_segmentation_loss(monkeypatch):
-    """By autograd through the pasted image, with the same draws."""
-    objective, (image, label) = flow_outliers(), batch(n=2)
+def test_squares_lie_where_there_is_least_void():
+    label = torch.full((300, 12, 16), VOID)
+    label[:, 2:9, 5:13] = 1
+    place = Patches.draw(torch.rand(300, 1, 12, 16), 2, label, (1 / 3, 1 / 3))
+    assert place.side == 4
+    assert place.whole(label).all()
+    assert set(place.top.tolist()) == set(range(2, 6))
+    assert set(place.left.tolist()) == set(range(5, 10))
+    counts = place.left.bincount()[5:]
+    assert counts.min() > 30  # Of 60 on average: no place is preferred.
+    label[:, 2:9, 8] = VOID
+    place = Patches.draw(torch.rand(300, 1, 12, 16), 2, label, (1 / 3, 1 / 3))
+    assert set(place.left.tolist()) == {9}
+    label[0] = VOID
+    assert place.whole(label).tolist() == [False] + 299 * [True]
+
+
+def test_the_flow_learns_from_the_likelihood_and_the_divergence_alone(monkeypatch):
+    """By autograd through the pasted image, with the same draws; no cross-entropy pulls."""
+    objective, (image, label) = flow_outliers(border=0.5), batch(n=2)
+    objective.flow.centre(image)
     place = Patches(torch.tensor([3, 9]), torch.tensor([20, 0]), 8)
     monkeypatch.setattr(Patches, "draw", classmethod(lambda *a: place))
+    objective._note_shape(image, place)
 
     torch.manual_seed(1)
     outliers = objective.flow.sample(2, (8, 8))
     logits = objective.network(place.paste(image, outliers))
-    cross_entropy, divergence = pasted_losses(logits, place.mark(label))
-    surprise = -objective.flow.log_prob(place.cut(image)).mean() / 64
+    _, divergence = pasted_losses(logits, place.mark(label))
+    bits = objective.flow.bits_per_dimension(place.cut(image)).mean()
     parameters = list(objective.flow.parameters())
-    total = surprise + cross_entropy + 0.3 * divergence
-    expected = torch.autograd.grad(total, parameters, retain_graph=True)
-    alone = torch.autograd.grad(surprise, parameters)
+    alone = torch.autograd.grad(bits, parameters)
+    pull = torch.autograd.grad(divergence, parameters)
+    length = [sum(g.square().sum() for g in side).sqrt() for side in (alone, pull)]
+    share = 0.5 * length[0] / length[1]
 
     torch.manual_seed(1)
     steps = iter(objective.step(image, label))
@@ -154,11 +175,27 @@ def test_the_flow_learns_from_the_likelihood_and_the_segmentation_loss(monkeypat
     objective.network.zero_grad()
     loss.backward()
     assert who == "flow"
+    assert loss.item() == pytest.approx(bits.item(), rel=1e-5)
     assert all(p.grad is None or not p.grad.any() for p in objective.network.parameters())
-    for parameter, wanted in zip(parameters, expected, strict=True):
-        torch.testing.assert_close(parameter.grad, wanted, rtol=1e-4, atol=1e-7)
-    apart = max((w - a).abs().max() for w, a in zip(expected, alone, strict=True))
-    assert apart > 1e-3
+    for parameter, one, other in zip(parameters, alone, pull, strict=True):
+        torch.testing.assert_close(parameter.grad, one + share * other, rtol=1e-3, atol=1e-5)
+
+
+def test_parts_with_void_teach_the_flow_nothing(monkeypatch):
+    objective, (image, label) = flow_outliers(border=0), batch(n=2)
+    objective.flow.centre(image)
+    place = Patches(
+        torch.tensor([0, 9]), torch.tensor([20, 0]), 8
+    )  # The first three rows are void.
+    monkeypatch.setattr(Patches, "draw", classmethod(lambda *a: place))
+    objective._note_shape(image, place)
+    for voided, kept in ((label, [1]), (label.index_fill(0, torch.tensor(1), VOID), [])):
+        torch.manual_seed(1)
+        (_, _), (who, loss) = objective.step(image, voided)
+        torch.manual_seed(1)
+        objective.flow.sample(2, (8, 8))
+        bits = objective.flow.bits_per_dimension(place.cut(image))[kept].sum()
+        assert (who, loss.item()) == ("flow", pytest.approx(bits.item(), rel=1e-5))
 
 
 def test_void_pixels_teach_nothing():
@@ -218,7 +255,24 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path):
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0, msg=name)
 
 
-def test_what_cannot_be_pasted_is_refused():
+def test_a_gan_learns_from_the_parts_that_it_replaces(monkeypatch):
+    network = segmenter()
+    objective = GANOutliers(network, width=4, weight=0.3)
     image, label = batch(n=2, size=(64, 64))
-    with pytest.raises(ValueError, match="flow-outliers or noise-outliers"):
-        list(GANOutliers(segmenter(), width=4).step(image, label))
+    place = Patches(torch.tensor([3, 40]), torch.tensor([20, 0]), 16)
+    monkeypatch.setattr(Patches, "draw", classmethod(lambda *a: place))
+    torch.manual_seed(5)
+    losses = {who: loss.item() for who, loss in objective.step(image, label)}
+
+    torch.manual_seed(5)
+    drawn = objective.generator.sample(2, (16, 16))
+    d = objective.discriminator
+    expected = -(F.logsigmoid(d(place.cut(image))).mean() + F.logsigmoid(-d(drawn)).mean())
+    assert losses["discriminator"] == pytest.approx(expected.item(), rel=1e-4)
+    pasted = place.mark(label) == UNKNOWN
+    _, divergence = by_equation_4(network(place.paste(image, drawn)).detach(), label, pasted)
+    expected = -F.logsigmoid(d(drawn)).mean().item() + 0.3 * divergence
+    assert losses["generator"] == pytest.approx(expected, rel=1e-2)
+    fresh = objective.generator.sample(2, (16, 16))
+    terms = by_equation_4(network(place.paste(image, fresh)).detach(), label, pasted)
+    assert losses["network"] == pytest.approx(terms[0] + 0.3 * terms[1], rel=1e-4)

@@ -41,3 +41,27 @@ def test_a_training_starts_from_normalised_images_and_a_plan_looks_at_none(monke
     assert float(looked.mean) == pytest.approx(float(data.train.images.float().mean()) / 255)
     monkeypatch.setattr(type(data.train), "read", None)
     recipe.build_objective(recipe.load_data(), ready=False)
+
+
+THEIRS = """
+from torch import nn
+
+from openset.networks.external import External
+
+
+def make(classes, pretrained=True):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+    return External(network, (0.3,), (0.4,), channels=1, pretrained=pretrained)
+"""
+
+
+def test_a_pretrained_network_keeps_the_mean_that_it_was_trained_with(tmp_path, monkeypatch):
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    monkeypatch.chdir(tmp_path)
+
+    def mean(network):
+        recipe = Recipe("digits", "0-5", network=network)
+        return float(recipe.build_objective(recipe.load_data()).network.normalize.mean)
+
+    assert mean("theirs:make") == pytest.approx(0.3)
+    assert mean("theirs:make:pretrained=false") == mean("cnn") != pytest.approx(0.3)

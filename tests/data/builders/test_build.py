@@ -11,6 +11,7 @@ from openset.activations import UNKNOWN, VOID
 from openset.commands.app import main
 from openset.data.builders.build import build_set, how_to_get
 from openset.data.builders.cityscapes import CITYSCAPES_IDS
+from openset.data.builders.vistas import VISTAS_NAMES, vistas_table
 from openset.data.columns import CITYSCAPES, STREETHAZARDS, VISTAS_NP
 
 
@@ -86,6 +87,29 @@ def test_vistas_with_people_become_the_test(tmp_path):
     found = [bands(each, 3) for each in loaded.test.labels]
     assert found == [[road, UNKNOWN, sky], [road, sky, UNKNOWN], [UNKNOWN] * 3]
     assert len(loaded.unknown) == 3
+
+
+def test_vistas_labels_are_the_authors(tmp_path):
+    """Nine labels of https://github.com/matejgrcic/Vistas-NP that were void here at first."""
+    named = {
+        "construction--barrier--curb": "sidewalk",
+        "construction--barrier--guard-rail": "fence",
+        "construction--flat--parking": "road",
+        "construction--flat--rail-track": "road",
+        "construction--structure--bridge": "building",
+        "construction--structure--tunnel": "building",
+        "nature--sand": "terrain",
+        "nature--snow": "terrain",
+        "object--support--traffic-sign-frame": "traffic sign",
+    }
+    void = ["construction--barrier--other-barrier", "object--traffic-sign--back", "nature--water"]
+    people = ["human--person", "human--rider--other-rider"]
+    labels = [{"name": name} for name in [*named, *void, *people]]
+    (tmp_path / "config.json").write_text(json.dumps({"labels": labels}))
+    table = vistas_table(tmp_path).tolist()
+    assert [VISTAS_NP[value] for value in table[:9]] == list(named.values())
+    assert table[9:15] == [255, 255, 255, 254, 254, 255]
+    assert len(VISTAS_NAMES) == 34
 
 
 def test_streethazards_leaves_out_other_and_keeps_anomalies_for_the_test(tmp_path):

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from openset.activations import Activations
 from openset.densities import GaussianMixture
-from openset.detectors import Detector, GeMOS, VMDLSb
+from openset.detectors.base import Detector
+from openset.detectors.gemos import GeMOS
+from openset.detectors.vmdls import VMDLSb
 
 
 def splits(detector: Detector) -> bool:

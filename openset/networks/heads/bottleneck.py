@@ -1,72 +1,15 @@
-"""Heads that widen a trained or untrained classifier: a sigmoid head, a stochastic bottleneck."""
+"""A stochastic bottleneck between the features and the head (VIB, VIBY)."""
 
 from __future__ import annotations
 
-import copy
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openset.networks.layers import find_head, find_stages
-
-
-class Widened(nn.Module):
-    """A network whose head is taken off, so that another head can read its last features.
-
-    The network given is left as it is; this holds a copy.
-
-    Args:
-        network: From images to logits `[N, K]`; its last linear layer is the head.
-        head: Path of the head; None finds it.
-    """
-
-    spec: dict[str, Any] | None = None
-
-    def __init__(self, network: nn.Module, head: str | None = None):
-        super().__init__()
-        path = find_head(network) if head is None else head
-        linear = network.get_submodule(path) if path else None
-        if not isinstance(linear, nn.Linear):
-            raise ValueError(
-                f"the head of {type(network).__name__} is {path!r}, which is no nn.Linear; "
-                "name its last linear layer: head='…' (networks that label pixels have none)"
-            )
-        self.features, self.classes = linear.in_features, linear.out_features
-        self.network = copy.deepcopy(network)
-        self.network.set_submodule(path or "", nn.Identity())
-        self.stages = tuple(f"network.{stage}" for stage in find_stages(network))
-
-    @property
-    def normalize(self) -> nn.Module | None:
-        """The inner network's normalisation, if it has one."""
-        return getattr(self.network, "normalize", None)
-
-
-class BinaryHeads(Widened):
-    """Two linear heads on one widened output: softmax logits, and a sigmoid logit per class.
-
-    Args:
-        network: As `Widened` takes it.
-        dim: z, the size of the output that both heads read.
-        head: As `Widened` takes it.
-    """
-
-    def __init__(self, network: nn.Module, dim: int = 64, head: str | None = None):
-        super().__init__(network, head)
-        self.widen = nn.Linear(self.features, dim)
-        self.binary = nn.Linear(dim, self.classes)
-        self.head = nn.Linear(dim, self.classes)
-
-    def heads(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Softmax logits and sigmoid logits of images, `[N, K]` each."""
-        x = self.widen(self.network(image))
-        return self.head(x), self.binary(x)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.heads(image)[0]
+from openset.networks.base import described
+from openset.networks.heads.widened import Widened
 
 
 class Divergence(nn.Module):
@@ -149,12 +92,12 @@ class Bottleneck(Widened):
     def forward(self, image: Tensor) -> Tensor:
         mean, log_sigma = self.encode(image)
         self.divergence(mean, log_sigma)  # Not used here: a tap reads it.
-        logits = self.head(mean)
+        logits = self.head(mean.to(self.head.weight.dtype))
         return self._averaged(mean, log_sigma) if len(self.noise) else logits
 
     def _averaged(self, mean: Tensor, log_sigma: Tensor) -> Tensor:
         """Log of the class probabilities averaged over the seeded draws, `[N, K]`."""
-        draws = mean + log_sigma.exp() * self.noise
+        draws = (mean + log_sigma.exp() * self.noise).to(self.head.weight.dtype)
         # Not a call of the head: a tap takes that call's input for the features.
         logits = F.linear(draws, self.head.weight, self.head.bias)
         return logits.log_softmax(2).logsumexp(0) - math.log(len(draws))
@@ -166,28 +109,7 @@ def log_softplus(x: Tensor) -> Tensor:
     return torch.where(tail, x, F.softplus(x.masked_fill(tail, 0)).log())
 
 
-def binary_heads(network: nn.Module, dim: int = 64, head: str | None = None) -> BinaryHeads:
-    """Puts a softmax head and a sigmoid head on a classifier (BINC).
-
-    Sreeramdass & Sarawagi, "Out-of-distribution image detection with deep neural networks", §3.
-    A tap reads the sigmoid logits as the layer `"binary"`.
-
-    Args:
-        network: From images to logits `[N, K]`, trained or not; its last linear layer is replaced.
-        dim: z, the size of the output that both heads read.
-        head: Path of that last linear layer; None finds it.
-
-    Example:
-        >>> inner = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-        >>> softmax, sigmoid = binary_heads(inner).heads(torch.rand(5, 1, 2, 2))
-        >>> softmax.shape, sigmoid.shape
-        (torch.Size([5, 3]), torch.Size([5, 3]))
-    """
-    widened = BinaryHeads(network, dim, head)
-    widened.spec = _nested("binary-heads", network, dim=dim, head=head)
-    return widened
-
-
+@described
 def bottleneck(
     network: nn.Module,
     priors: int | None = 1,
@@ -217,13 +139,4 @@ def bottleneck(
         >>> mean.shape, network.divergence(mean, log_sigma).shape
         (torch.Size([5, 64]), torch.Size([5, 3]))
     """
-    widened = Bottleneck(network, priors, dim, samples, head, sigma)
-    settings = {"priors": priors, "dim": dim, "samples": samples, "head": head, "sigma": sigma}
-    widened.spec = _nested("bottleneck", network, **settings)
-    return widened
-
-
-def _nested(name: str, network: nn.Module, **settings: Any) -> dict[str, Any] | None:
-    """The spec of a widened network; None if nobody noted how the inner one was made."""
-    inner = getattr(network, "spec", None)
-    return None if inner is None else {"name": name, "network": inner, **settings}
+    return Bottleneck(network, priors, dim, samples, head, sigma)
