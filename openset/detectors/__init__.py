@@ -8,6 +8,7 @@ from torch import nn
 
 from openset.densities import DENSITIES
 from openset.detectors.ash import ASH as ASH
+from openset.detectors.autoencoder import AutoEncoder as AutoEncoder
 from openset.detectors.base import Detector as Detector
 from openset.detectors.binary import BIN as BIN
 from openset.detectors.binary import BINC as BINC
@@ -18,6 +19,7 @@ from openset.detectors.bottleneck import VIBY1 as VIBY1
 from openset.detectors.bottleneck import VIBY2 as VIBY2
 from openset.detectors.committee import DeepEnsemble as DeepEnsemble
 from openset.detectors.committee import MCDropout as MCDropout
+from openset.detectors.crf import CRF as CRF
 from openset.detectors.crosr import CROSR as CROSR
 from openset.detectors.dice import DICE as DICE
 from openset.detectors.fdbd import FDBD as FDBD

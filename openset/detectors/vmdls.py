@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from openset.activations import Activations
 from openset.detectors.base import Detector
 from openset.detectors.rows import Rows, choose_layers, distinct, known, peek
-from openset.extractors.reconstruct import Reconstruct
+from openset.extractors.reconstruct import Reconstruct, need_network
 from openset.extractors.tap import Tap
 from openset.moments import Moments
 from openset.spec import Amount
@@ -167,11 +167,7 @@ class VMDLS(VMDLSb):
         super().__init__(layers, shrinkage)
         if not 0 < reference <= 1:
             raise ValueError(f"reference must lie above 0 and at most at 1; got {reference}")
-        if not isinstance(autoencoder, nn.Module):
-            raise ValueError(
-                f"autoencoder must be a network; got {autoencoder!r}; read that of a run by "
-                "openset.runs.run.Run.load(folder).load_network()"
-            )
+        need_network(autoencoder)
         self.autoencoder, self.layer = autoencoder, layer
         self.reference = reference
 

@@ -1,4 +1,4 @@
-"""A second look at an image through an autoencoder (VMDLS)."""
+"""A second look at an image through an autoencoder: of a layer (VMDLS), or of its pixels."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Reconstruct(Extractor):
 
     def forward(self, image: Tensor) -> Activations:
         activations = self.tap(image)
-        image_again = self._reconstructed(image)
+        image_again = reconstructed(self.autoencoder, image)
         after = self._pooled(image_again, activations)
         if self.recorded is None:
             before = self._pooled(image, activations)
@@ -62,21 +62,67 @@ class Reconstruct(Extractor):
         difference = (before - after).square().mean(1)
         return replace(activations, extra={**activations.extra, "reconstruction": difference})
 
-    def _reconstructed(self, image: Tensor) -> Tensor:
-        if device_of(self.autoencoder) != image.device:
-            self.autoencoder.to(image.device)
-        with evaluating(self.autoencoder):
-            again = self.autoencoder(image.to(dtype_of(self.autoencoder)))
-        if again.shape != image.shape:
-            raise ValueError(
-                f"the autoencoder gave {list(again.shape)} for images {list(image.shape)}; "
-                "both must agree, so train it on images of this size and these channels"
-            )
-        return again
-
     def _pooled(self, image: Tensor, activations: Activations) -> Tensor:
         network = self.tap.network
         with evaluating(network):
             x = output_of(network, self.path, image.to(dtype_of(network)))
         x = widths(network, network.get_submodule(self.path)).channels_first(x)
         return reduce(x, activations.logits)
+
+
+class Residual(Extractor):
+    """Adds how far each pixel is from its reconstruction, whatever the network makes of it.
+
+    `extra["residual"]` is Σ |x − x̂| over the channels: the mean over a whole image, or one value
+    for each pixel of the grid of a network that labels pixels.
+
+    Args:
+        tap: From an image to activations; they are passed on unchanged.
+        autoencoder: As for `Reconstruct`.
+
+    Example:
+        >>> import torch
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> look = Residual(Tap(network), nn.Identity())
+        >>> look(torch.rand(2, 1, 2, 2)).extra["residual"].tolist()
+        [0.0, 0.0]
+    """
+
+    looks_again = True
+
+    def __init__(self, tap: Tap, autoencoder: nn.Module):
+        super().__init__()
+        self.tap, self.autoencoder = tap, autoencoder
+
+    @property
+    def key(self) -> Hashable:
+        return self.tap.key, "residual", self.autoencoder
+
+    def forward(self, image: Tensor) -> Activations:
+        seen = self.tap(image)
+        difference = (image - reconstructed(self.autoencoder, image)).abs()
+        residual = reduce(difference.sum(1, keepdim=True), seen.logits).squeeze(1)
+        return replace(seen, extra={**seen.extra, "residual": residual})
+
+
+def reconstructed(autoencoder: nn.Module, image: Tensor) -> Tensor:
+    """What an autoencoder makes of images, in evaluation mode and on their device."""
+    if device_of(autoencoder) != image.device:
+        autoencoder.to(image.device)
+    with evaluating(autoencoder):
+        again = autoencoder(image.to(dtype_of(autoencoder)))
+    if again.shape != image.shape:
+        raise ValueError(
+            f"the autoencoder gave {list(again.shape)} for images {list(image.shape)}; "
+            "both must agree, so train it on images of this size and these channels"
+        )
+    return again
+
+
+def need_network(autoencoder: object) -> None:
+    """Raises for a setting that should be an autoencoder and is none."""
+    if not isinstance(autoencoder, nn.Module):
+        raise ValueError(
+            f"autoencoder must be a network; got {autoencoder!r}; read that of a run by "
+            "openset.runs.run.Run.load(folder).load_network()"
+        )

@@ -10,7 +10,7 @@ from torch import nn
 
 from openset import spec as names
 from openset.networks.allowance import Allowance
-from openset.networks.autoencoder import autoencoder
+from openset.networks.autoencoder import autoencoder, spatial_autoencoder
 from openset.networks.base import Backbone, Normalize, described, normalised
 from openset.networks.checkpoint import load_weights
 from openset.networks.cnn import cnn, plain_cnn
@@ -83,8 +83,11 @@ HEADS: dict[str, Callable[..., Any]] = {
 }
 """Functions `(network, …) -> network` that put other heads on a network, by name."""
 
-AUTOENCODERS: dict[str, Callable[..., Any]] = {"autoencoder": autoencoder}
-"""Factories `(channels, size, …) -> network` from images to images, by name."""
+AUTOENCODERS: dict[str, Callable[..., Any]] = {
+    "autoencoder": autoencoder,
+    "spatial-autoencoder": spatial_autoencoder,
+}
+"""Factories `(channels, …) -> network` from images to images, by name."""
 
 FLOWS: dict[str, Callable[..., Any]] = {"real-nvp": real_nvp}
 """Factories `(channels, …) -> network` of densities that draw images, by name."""
@@ -128,6 +131,7 @@ __all__ = [
     "resnet34",
     "restore",
     "select",
+    "spatial_autoencoder",
     "subspaces",
     "vgg",
     "vgg13",

@@ -1,4 +1,4 @@
-"""Autoencoders for small images."""
+"""Autoencoders for small images, and for scenes."""
 
 from __future__ import annotations
 
@@ -80,6 +80,54 @@ def autoencoder(
         nn.Conv2d(width, channels, 3, padding=1),
     )
     return AutoEncoder(channels, encoder, decoder)
+
+
+class SpatialAutoEncoder(AutoEncoder):
+    """An autoencoder whose code keeps a grid, so that images may have any size."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[2:]
+        return super().forward(image)[:, :, :height, :width]
+
+
+@described
+def spatial_autoencoder(
+    channels: Count = 3, latent: Count = 16, width: Count = 32, halvings: Count = 4
+) -> SpatialAutoEncoder:
+    """An autoencoder for scenes: the code is a coarse map, and images may have any size.
+
+    5×5 convolutions of stride 2 with batch norm and LeakyReLU, `width` channels that double up to
+    128, as in the later code of Baur et al., https://arxiv.org/abs/1804.04488, whose grid of 8×8
+    has no narrower code.
+
+    Args:
+        channels: Channels of the image.
+        latent: Channels of the code, for each field of 2^halvings pixels a side.
+        width: Channels after the first halving.
+        halvings: How often the image is halved.
+
+    Example:
+        >>> import torch
+        >>> spatial_autoencoder()(torch.rand(2, 3, 45, 80)).shape
+        torch.Size([2, 3, 45, 80])
+    """
+    widths = [min(max(128, width), width * 2**i) for i in range(halvings)]
+    down = [
+        layer
+        for i, o in pairwise([channels, *widths])
+        for layer in (nn.Conv2d(i, o, 5, 2, 2, bias=False), nn.BatchNorm2d(o), nn.LeakyReLU(0.3))
+    ]
+    up = [
+        layer
+        for i, o in pairwise([latent, *widths[::-1]])
+        for layer in (
+            nn.ConvTranspose2d(i, o, 5, 2, 2, output_padding=1, bias=False),
+            nn.BatchNorm2d(o),
+            nn.LeakyReLU(0.3),
+        )
+    ]
+    encoder = nn.Sequential(*down, nn.Conv2d(widths[-1], latent, 1))
+    return SpatialAutoEncoder(channels, encoder, nn.Sequential(*up, nn.Conv2d(width, channels, 1)))
 
 
 class Residual(nn.Module):
