@@ -90,6 +90,7 @@ def test_mixed_precision_trains(name):
 
 
 OWN = {
+    "c2ae": "c2ae",
     "crosr": "crosr",
     "cross-entropy": "mc-dropout:samples=3",
     "deep-ensemble": "deep-ensemble",

@@ -40,6 +40,7 @@ HEADS = {
     "vib": networks.bottleneck,
     "viby-1": lambda network: networks.bottleneck(network, priors=None),
     "viby-2": lambda network: networks.bottleneck(network, priors=None),
+    "c2ae": networks.conditioned,
     "crosr": networks.ladder_codes,
     "deep-ensemble": networks.ensemble,
     "generalized-odin": networks.decomposed,

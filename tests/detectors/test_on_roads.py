@@ -75,12 +75,12 @@ def test_smoothed_maps_rank_about_as_the_plain_ones(tap):
         "published": CRF(),
     }
     scores, truth = {each: [] for each in detectors}, []
-    for image, label in images:
+    for image, label in images.batches(1):
         counts = label != VOID
         truth.append(label[counts] == UNKNOWN)
         for each, detector in detectors.items():
-            score = detector(detector.view(tap)(image[None]))
-            score = F.interpolate(score[:, None], label.shape, mode="bilinear")[0, 0]
+            score = detector(detector.view(tap)(image))
+            score = F.interpolate(score[:, None], label.shape[1:], mode="bilinear")[:, 0]
             scores[each].append(score[counts])
     found = {
         each: average_precision_score(torch.cat(truth), torch.cat(parts))
