@@ -78,7 +78,8 @@ class VIBY1(Divergence):
 class VIBY2(Divergence):
     """Scores an image by the KL of its code to the nearest class's prior, in nats.
 
-    For a network trained with the objective `viby`; it reads the layer `"divergence"`.
+    For a network trained with the objective `viby` or `cvaecaposr`; it reads the layer
+    `"divergence"`.
 
     Paper: Sreeramdass & Sarawagi, *Out-of-Distribution Image Detection with Deep Neural Networks*,
     §3, eq. 7 (VIBY-II), after Alemi et al., 2018, https://arxiv.org/abs/1807.00906.
@@ -91,7 +92,7 @@ class VIBY2(Divergence):
 
     name = "viby-2"
 
-    objectives = ("viby",)
+    objectives = ("viby", "cvaecaposr")
 
     def score(self, rows: Activations) -> Tensor:
         return per_class(rows).min(1).values

@@ -18,6 +18,7 @@ from openset.networks.densenet import densenet_121, densenet_bc_100
 from openset.networks.external import described_transformer, smp, timm, torchvision, transformers
 from openset.networks.heads.binary import binary_heads
 from openset.networks.heads.bottleneck import bottleneck
+from openset.networks.heads.capsules import capsules
 from openset.networks.heads.conditioned import conditioned
 from openset.networks.heads.confident import confident
 from openset.networks.heads.decomposed import decomposed
@@ -72,6 +73,7 @@ HEADS: dict[str, Callable[..., Any]] = {
     "latent": latent,
     "binary-heads": binary_heads,
     "bottleneck": bottleneck,
+    "capsules": capsules,
     "conditioned": conditioned,
     "confident": confident,
     "decomposed": decomposed,
@@ -110,6 +112,7 @@ __all__ = [
     "binary_heads",
     "bottleneck",
     "build",
+    "capsules",
     "cnn",
     "conditioned",
     "confident",
