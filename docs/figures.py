@@ -2,7 +2,7 @@
 
 A mark is `{{ FOLDER DETECTOR UNKNOWN METRIC }}`, with `network=…`, `objective=…`, `known=…` or
 `seed=…` where that leaves several rows; the mean over the seeds takes its place. Names with spaces
-are quoted: `{{ near-far-cifar10 fusion "mean of near" auroc }}`; `mean` is that over all unknown sets.
+are quoted: `{{ near-far-cifar10 fusion "mean of near" auroc }}`; `mean` is over all unknown sets.
 The README is read as it stands, so there the figure has its mark behind it, in a comment:
 `.952<!-- near-far-cifar10 fusion mean auroc -->`. Run, this file checks all pages.
 """

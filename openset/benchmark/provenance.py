@@ -30,7 +30,9 @@ def notes(
         command: The command line that ran it.
     """
     spent = {name: minutes(value) for name, value in seconds.items()}
-    trained = [each for method in protocol.methods for each in (method, *method.companions.values())]
+    trained = [
+        each for method in protocol.methods for each in (method, *method.companions.values())
+    ]
     found = {
         "Benchmark": protocol.title,
         "Source": protocol.source,
