@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from attack.material import HEADS
 
 from openset import detectors, networks
 from openset.activations import Activations, concatenate
@@ -35,21 +36,6 @@ NOT_FAR = (
 where high is known, and some read how far opinions differ."""
 BY_VIEW = ("autoencoder", "crf")
 """Some read what their view adds, and no logits."""
-HEADS = {
-    "binc": networks.binary_heads,
-    "vib": networks.bottleneck,
-    "viby-1": lambda network: networks.bottleneck(network, priors=None),
-    "viby-2": lambda network: networks.bottleneck(network, priors=None),
-    "c2ae": networks.conditioned,
-    "crosr": networks.ladder_codes,
-    "deep-ensemble": networks.ensemble,
-    "generalized-odin": networks.decomposed,
-    "learned-confidence": networks.confident,
-    "ova": networks.one_vs_all,
-    "ovnni": networks.one_vs_all,
-    "subspaces": networks.subspaces,
-}
-"""Changes to the network for detectors that read more than a plain classifier has."""
 
 
 def make(name):
