@@ -125,12 +125,13 @@ def squash(x: Tensor, dim: int) -> Tensor:
 
 def route(votes: Tensor) -> tuple[Tensor, Tensor]:
     """Capsules `[N, K, W]` that votes `[N, I, K, W]` agree on, and their shares `[N, I, K]`."""
-    agreement = torch.zeros_like(votes[..., 0])
-    for i in range(ROUNDS):
+    share = torch.zeros_like(votes[..., 0]).softmax(2)
+    whole = squash((share[..., None] * votes).sum(1), 2)
+    agreement = torch.zeros_like(share)
+    for _ in range(ROUNDS - 1):
+        agreement = agreement + (votes * whole[:, None]).sum(3)
         share = agreement.softmax(2)
         whole = squash((share[..., None] * votes).sum(1), 2)
-        if i < ROUNDS - 1:
-            agreement = agreement + (votes * whole[:, None]).sum(3)
     return whole, share
 
 
