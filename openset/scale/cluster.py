@@ -7,8 +7,8 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 from openset.errors import one_line
 from openset.scale.scorer import Question, Scorer
@@ -24,7 +24,8 @@ Part = tuple[str, Slice]
 """A slice by the name of its part."""
 
 
-class Workers(NamedTuple):
+@dataclass(frozen=True)
+class Workers:
     """How many workers there may be, what each takes of Ray's resources, and its device."""
 
     count: int
