@@ -281,6 +281,12 @@ def test_slices_follow_their_files(lake, tmp_path):
     assert kinds == ["images", *["parquet"] * 2, *["tar"] * 6, "images"]
 
 
+def test_without_ray_it_says_what_to_install(run, lake, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    command = ("predict", run / "models" / "energy", lake / "files", "--cluster")
+    assert "openset[cluster]" in fails(capsys, *command, "--out", tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("place", "said"),
     [
