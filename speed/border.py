@@ -50,7 +50,7 @@ def opinions(run, flow, data, device):
     """KL of the run's network on each kind."""
     network, test = run.load_network().to(device), run.load_data().test
     image, label = test.take(torch.arange(min(COUNT, len(test))))
-    image, label = image.to(device), label.to(device)
+    image, label = image.to(device).float() / 255, label.to(device)
     side = 4 * round(min(image.shape[2:]) / 24)  # About a sixth of the image.
     patch = (image.shape[1], side, side) if test.dense else tuple(image.shape[1:])
     found = {}

@@ -8,14 +8,6 @@ from PIL import Image
 from tiny_protocol import TINY
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    """Each test starts from the same random state and leaves the global one alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _on_the_cpu(request):
     """What names no device runs on the CPU, beside its data and bit for bit the same each time."""

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from attack.material import HEADS
 
 from openset import detectors, networks
 from openset.activations import Activations, concatenate
@@ -33,20 +34,6 @@ NOT_FAR = (
 )
 """Some read far features as sure logits or clip them, some see directions alone, some read logits,
 where high is known, and some read how far opinions differ."""
-HEADS = {
-    "binc": networks.binary_heads,
-    "vib": networks.bottleneck,
-    "viby-1": lambda network: networks.bottleneck(network, priors=None),
-    "viby-2": lambda network: networks.bottleneck(network, priors=None),
-    "crosr": networks.ladder_codes,
-    "deep-ensemble": networks.ensemble,
-    "generalized-odin": networks.decomposed,
-    "learned-confidence": networks.confident,
-    "ova": networks.one_vs_all,
-    "ovnni": networks.one_vs_all,
-    "subspaces": networks.subspaces,
-}
-"""Changes to the network for detectors that read more than a plain classifier has."""
 
 
 def make(name):

@@ -47,6 +47,24 @@ def test_a_mark_becomes_the_mean_over_the_seeds(docs):
     assert figures.figure("t msp far auroc network=cnn seed=1") == ".943"
 
 
+def test_the_mean_is_over_all_sets_and_over_no_mean_of_them(docs):
+    table = docs / "results" / "t" / "results.csv"
+    with table.open("a") as file:
+        file.write("odin,near,auroc,cnn,0.5,0\nodin,mean of both,auroc,cnn,0.75,0\n")
+        file.write("odin,,auroc,cnn,0.1,0\n")
+    assert figures.figure("t odin mean auroc") == ".750"
+    assert figures.figure('t odin "mean of both" auroc') == ".750"
+
+
+def test_a_figure_with_its_mark_behind_it_is_compared(docs):
+    page = docs / "page.md"
+    page.write_text("**1.000**<!-- t odin far auroc --> .500<!-- t msp far auroc network=vgg -->")
+    assert figures.problems() == []
+    page.write_text("**.999**<!-- t odin far auroc -->")
+    (problem,) = figures.problems()
+    assert problem == "page.md: t odin far auroc: the page has .999, the table 1.000"
+
+
 @pytest.mark.parametrize(
     ("named", "says"),
     [

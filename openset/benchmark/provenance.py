@@ -30,6 +30,9 @@ def notes(
         command: The command line that ran it.
     """
     spent = {name: minutes(value) for name, value in seconds.items()}
+    trained = [
+        each for method in protocol.methods for each in (method, *method.companions.values())
+    ]
     found = {
         "Benchmark": protocol.title,
         "Source": protocol.source,
@@ -40,7 +43,7 @@ def notes(
         "Unknown": ", ".join(f"{name} ({len(images):,})" for name, images in unknown.items()),
         "Left out": "; ".join(f"{name}: not on this machine" for name in left_out),
         "Notes": " ".join([*protocol.notes, *data.notes]),
-        "Training settings": "; ".join(_settings(method) for method in protocol.methods),
+        "Training settings": "; ".join(dict.fromkeys(_settings(each) for each in trained)),
         "Machine": machine(),
         "Wall time": f"{minutes(sum(seconds.values()))} (training {spent['training']}, "
         f"detectors {spent['evaluation']})",
@@ -49,8 +52,8 @@ def notes(
 
 
 def _settings(method: Method) -> str:
-    """The training settings that differ from the defaults."""
+    """What is trained, for how many epochs, and the settings that differ from the defaults."""
     default = plain(vars(Settings()))
     now = plain(vars(method.training))
-    changed = [f"{key} {value}" for key, value in now.items() if value != default[key]]
-    return f"{method.network} ({', '.join(changed)})"
+    told = [f"{key} {now[key]}" for key in now if key == "epochs" or now[key] != default[key]]
+    return f"{method.network}, {method.objective} ({', '.join(told)})"

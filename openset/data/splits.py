@@ -305,7 +305,7 @@ def arrange(source: Source, valid: float, seed: int, notes: list[str]) -> dict[s
     if "valid" not in parts:
         whole = len(parts["train"].rows)
         parts["train"], parts["valid"] = parts["train"].divided(valid, seed)
-        if source.masks is not None:
+        if source.masks is not None and valid:
             notes.append(
                 f"{len(parts['valid'].rows)} of the {whole} training images of {source.name} are "
                 f"held out for the threshold, with seed {seed}, and not trained on."

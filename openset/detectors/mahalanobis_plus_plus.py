@@ -29,6 +29,7 @@ class MahalanobisPlusPlus(Mahalanobis):
             costs a second pass.
 
     Example:
+        >>> import torch
         >>> x = torch.randn(60, 4) + torch.arange(3).repeat(20)[:, None] * 5
         >>> batch = Activations(torch.zeros(60, 3), {"penultimate": x}, torch.arange(3).repeat(20))
         >>> MahalanobisPlusPlus().fit([batch]).score(batch).shape

@@ -26,6 +26,7 @@ class ReAct(Detector):
         seed: Seed of the sample.
 
     Example:
+        >>> import torch
         >>> x = torch.linspace(0, 1, 101)[:, None]
         >>> head = torch.tensor([[1.0], [0.0]]), torch.zeros(2)
         >>> labels = torch.zeros(101, dtype=torch.long)

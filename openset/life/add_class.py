@@ -92,7 +92,8 @@ def add_class(model: OpenSet, name: str, images: Any, held_out: Any = None) -> A
         >>> import openset
         >>> data = openset.data.load("digits", known_classes=range(6))
         >>> network = openset.networks.cnn(classes=6, channels=1)
-        >>> _ = openset.train(openset.objectives.CrossEntropy(network), data.train, epochs=2)
+        >>> objective = openset.objectives.CrossEntropy(network)
+        >>> _ = openset.train(objective, data.train, epochs=4, batch_size=64)
         >>> known = {"train": data.train, "held_out": data.valid, "classes": data.classes}
         >>> model = openset.wrap(network, **known, detector="mahalanobis")
         >>> add_class(model, "seven", data.unknown.images[:20], data.valid).model.classes

@@ -112,7 +112,8 @@ def discover(
         >>> import openset
         >>> data = openset.data.load("digits", known_classes=range(6))
         >>> network = openset.networks.cnn(classes=6, channels=1)
-        >>> _ = openset.train(openset.objectives.CrossEntropy(network), data.train, epochs=2)
+        >>> objective = openset.objectives.CrossEntropy(network)
+        >>> _ = openset.train(objective, data.train, epochs=4, batch_size=64)
         >>> model = openset.wrap(network, data.train, data.valid, "mahalanobis")
         >>> found = discover(model.with_accept(0.7), data.unknown, least=5)
         >>> found.images, found.rejected == sum(map(len, found.groups)) + len(found.alone)

@@ -121,6 +121,8 @@ def explain(
         >>> import openset
         >>> data = openset.data.load("digits", known_classes=range(6))
         >>> network = openset.networks.cnn(classes=6, channels=1)
+        >>> objective = openset.objectives.CrossEntropy(network)
+        >>> _ = openset.train(objective, data.train, epochs=4, batch_size=64)
         >>> model = openset.wrap(network, data.train, data.valid, "vmdls-b")
         >>> told = explain(model, data.unknown.images[0], known=data.valid)
         >>> [part.name for part in told.parts]

@@ -112,6 +112,7 @@ def tune(
         ValueError: If an unknown set is one of `tested_on`, or a setting does not exist.
 
     Example:
+        >>> from openset import Activations
         >>> from openset.detectors import MaxSoftmax
         >>> known = [Activations(torch.tensor([[9.0, 8.0, 0.0], [8.0, 9.0, 0.0]]))]
         >>> unknown = {"noise": [Activations(torch.tensor([[5.0, 4.0, 4.0], [4.0, 5.0, 4.0]]))]}
@@ -224,6 +225,7 @@ def tune_on_known(
         As `tune`, with figures `nll` for temperatures and `mean_score_drop` for steps.
 
     Example:
+        >>> from openset import Activations
         >>> from openset.detectors import MaxSoftmax
         >>> known = Activations(torch.eye(3).repeat(4, 1) * 9, labels=torch.tensor([0, 1, 2] * 4))
         >>> tune_on_known(MaxSoftmax(), known=[known]).settings

@@ -30,7 +30,7 @@ def q_values(p_values: Tensor, *, storey: bool = False) -> Tensor:
             https://doi.org/10.1111/1467-9868.00346.
 
     Example:
-        >>> q_values(torch.tensor([0.01, 0.02, 0.9, 0.8])).tolist()
+        >>> q_values(torch.tensor([0.01, 0.02, 0.9, 0.8], dtype=torch.float64)).tolist()
         [0.04, 0.04, 0.9, 0.9]
     """
     from scipy.stats import false_discovery_control  # Slow to import.

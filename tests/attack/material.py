@@ -43,12 +43,19 @@ SMALL = {"gemos": "gemos:components=1", "knn": "knn:k=5", "pytorch-ood": "pytorc
 """Settings with which a detector works on little data."""
 
 HEADS: dict[str, Callable] = {
-    "binc": lambda network: openset.networks.binary_heads(network),
-    "vib": lambda network: openset.networks.bottleneck(network),
+    "binc": openset.networks.binary_heads,
+    "vib": openset.networks.bottleneck,
     "viby-1": lambda network: openset.networks.bottleneck(network, priors=None),
     "viby-2": lambda network: openset.networks.bottleneck(network, priors=None),
+    "crosr": openset.networks.ladder_codes,
+    "deep-ensemble": openset.networks.ensemble,
+    "generalized-odin": openset.networks.decomposed,
+    "learned-confidence": openset.networks.confident,
+    "ova": openset.networks.one_vs_all,
+    "ovnni": openset.networks.one_vs_all,
+    "subspaces": openset.networks.subspaces,
 }
-"""Changes to the network for detectors that read more than a plain classifier has."""
+"""Changes to a plain classifier, for detectors that read more than it has."""
 
 
 class Material:

@@ -6,6 +6,8 @@ import time
 import pytest
 
 from openset.benchmark import protocol
+from openset.benchmark.provenance import notes
+from openset.data import load
 
 VALID = """\
 title = "tiny"
@@ -201,3 +203,13 @@ def test_a_detector_is_tuned_on_other_unknown_data_than_the_tests(tmp_path):
     wrong = text.replace('["uniform-noise,limit=9"]', '"uniform-noise"')
     with pytest.raises(ValueError, match=r"tune.msp of a protocol is .* expected a list of text"):
         protocol.load(str(write(tmp_path, wrong)))
+
+
+def test_the_notes_say_how_long_each_network_and_companion_is_trained():
+    """Ten epochs are the default, and yet must be told."""
+    data = load("digits")
+    told = notes(protocol.load("vmdls-table3", "quick"), data, {}, {"training": 1, "evaluation": 1})
+    settings = told["Training settings"]
+    assert settings.startswith("plain-cnn, vmdls (epochs 10, optimizer adam, ")
+    assert "; autoencoder, reconstruction (epochs 3, batch_size 256, " in settings
+    assert settings.count("autoencoder, ") == 1

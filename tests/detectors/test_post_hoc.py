@@ -283,11 +283,14 @@ def test_weiper_compares_histograms_and_the_noisy_heads_confidence():
         ),
         (lambda: VRA(0.9, 0.5), "got 0.9 and 0.5"),
         (lambda: DICE(-0.1), "at least 0"),
-        (lambda: NNGuide(k=0), "k must be at least 1"),
+        (lambda: NNGuide(k=0), "k of detector nnguide is 0; expected a whole number at least 1"),
         (lambda: NNGuide(k=400).fit([batch()]), "k=400 guides need as many training rows; got 300"),
-        (lambda: NCI(-1.0), "alpha is at least 0"),
+        (lambda: NCI(-1.0), "alpha of detector nci is -1.0; expected a number at least 0"),
         (lambda: NAC(bins=7), "bins are even"),
-        (lambda: WeiPer(repeats=0), "repeats is at least 1"),
+        (
+            lambda: WeiPer(repeats=0),
+            "repeats of detector weiper is 0; expected a whole number at least 1",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(make, sentence):

@@ -33,8 +33,10 @@ def test_every_network_fits_its_own_file(tmp_path, name):
 
 @pytest.mark.parametrize("name", networks.HEADS)
 def test_every_head_fits_its_own_file(tmp_path, name):
-    given = {"outputs": (0, 2)} if name == "select" else {}
-    network = networks.HEADS[name](networks.cnn(3, 1, widths=(4, 8), hidden=8), **given)
+    needed = {"select": {"outputs": (0, 2)}, "normalised": {"mean": [0.2], "std": [0.5]}}
+    network = networks.HEADS[name](
+        networks.cnn(3, 1, widths=(4, 8), hidden=8), **needed.get(name, {})
+    )
     again = networks.restore(network.spec, saved(network, tmp_path / "w.safetensors")).eval()
     image = torch.rand(2, 1, 8, 8)
     assert torch.equal(again(image), network.eval()(image))
