@@ -5,24 +5,18 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 
-import numpy as np
 import pytest
 from command_line import call, fails
-from PIL import Image
-from sklearn.datasets import load_digits
+from lake import COUNT, same
 
 from openset.model.records import read
 from openset.scale import cluster
 from openset.scale.scorer import Scorer
-from openset.scale.slices import find_slices
 
 ray = pytest.importorskip("ray", reason="needs the extra `cluster`")
 parquet = pytest.importorskip("pyarrow.parquet")
-
-COUNT = 60
 
 
 @pytest.fixture(scope="module")
@@ -39,34 +33,6 @@ def two_cores():
     ray.shutdown()
 
 
-@pytest.fixture(scope="module")
-def lake(tmp_path_factory):
-    """The same pictures as files, as Parquet of several files and groups, and as tar shards."""
-    root = tmp_path_factory.mktemp("lake")
-    files = []
-    for i, image in enumerate(load_digits().images[:COUNT]):
-        file = root / "files" / f"{i:03}.png"
-        file.parent.mkdir(exist_ok=True)
-        Image.fromarray(np.uint8(image * 15.9)).save(file)
-        files.append(file)
-    for kind in ("parquet", "tar"):
-        (root / kind).mkdir()
-    write_parquet(root / "parquet" / "a.parquet", files[:40], 7)
-    write_parquet(root / "parquet" / "b.parquet", files[40:], 20)
-    for k in range(6):
-        with tarfile.open(root / "tar" / f"{k}.tar", "w") as shard:
-            for file in files[10 * k : 10 * k + 10]:
-                shard.add(file, file.name)
-    return root
-
-
-def write_parquet(place, files, rows):
-    import pyarrow as arrow
-
-    cells = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
-    parquet.write_table(arrow.table({"image": cells}), place, row_group_size=rows)
-
-
 def gathered(out):
     """The rows of all parts in their order, and what the manifest says."""
     told = json.loads((out / "_manifest.json").read_text())
@@ -74,26 +40,6 @@ def gathered(out):
     rows = [row for name in told["parts"] for row in read(out / name)]
     assert told["rows"] == len(rows) == parquet.read_table(out).num_rows
     return rows, told
-
-
-def same(rows, others, paths=True):
-    """Whether rows are equal, numbers to rounding; by default their paths too."""
-    assert len(rows) == len(others)
-    for row, other in zip(rows, others, strict=True):
-        assert row.keys() == other.keys()
-        for key, value in row.items():
-            if isinstance(value, str):
-                assert value == other[key] or (key == "path" and not paths), key
-            else:
-                assert value == pytest.approx(other[key], rel=1e-5, abs=1e-6), key
-
-
-@pytest.fixture(scope="module")
-def local(run, lake, tmp_path_factory):
-    """The rows of the local path."""
-    out = tmp_path_factory.mktemp("local") / "answers.parquet"
-    call("predict", run / "models" / "energy", lake / "files", "--out", out)
-    return read(out)
 
 
 def on_cluster(run, *more):
@@ -264,39 +210,3 @@ def test_what_a_cluster_does_not_do_is_refused(
     model = run / "models" / "energy"
     assert said in fails(capsys, "predict", model, lake / "files", "--cluster", *more)
     assert not list(tmp_path.glob("out/part-*"))
-
-
-def test_slices_follow_their_files(lake, tmp_path):
-    one = find_slices([str(lake / "files")])
-    assert [len(piece.files) for piece in one] == [COUNT]
-    digest = one[0].digest
-    assert find_slices([str(lake / "files")])[0].digest == digest
-    file = lake / "files" / "000.png"
-    before = file.stat()
-    os.utime(file, (1, 1))
-    assert find_slices([str(lake / "files")])[0].digest != digest
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    mixed = find_slices([str(file), str(lake / "parquet"), str(lake / "tar"), str(file)])
-    kinds = [piece.files[0].kind for piece in mixed]
-    assert kinds == ["images", *["parquet"] * 2, *["tar"] * 6, "images"]
-
-
-def test_without_ray_it_says_what_to_install(run, lake, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    command = ("predict", run / "models" / "energy", lake / "files", "--cluster")
-    assert "openset[cluster]" in fails(capsys, *command, "--out", tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("place", "said"),
-    [
-        ("nowhere", "no image at nowhere"),
-        ("nosuch://bucket/x", "cannot read nosuch://bucket/x"),
-        ("zip://a.png::file:///x.zip", "chains file systems"),
-        ("file:///nowhere-at-all", "no image at"),
-    ],
-)
-def test_places_without_images_are_refused(place, said, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=said):
-        find_slices([place])
