@@ -27,6 +27,7 @@ class Loose:
     Args:
         items: The pictures; `gathered` finds them.
         workers: Threads that decode; None for one a core.
+        names: The name by which a person finds each picture; a file's is its path by default.
 
     Example:
         >>> pixels = Loose([np.zeros((9, 9), np.uint8), Image.new("RGB", (5, 4))])
@@ -34,10 +35,15 @@ class Loose:
         torch.Size([2, 1, 8, 8])
     """
 
-    def __init__(self, items: Sequence[Item], workers: int | None = None):
+    def __init__(
+        self,
+        items: Sequence[Item],
+        workers: int | None = None,
+        names: Sequence[str] | None = None,
+    ):
         if workers is not None and workers < 1:
             raise ValueError(f"workers is {workers}; give at least 1")
-        self.items, self.workers = items, workers
+        self.items, self.workers, self.names = items, workers, names
 
     def __len__(self) -> int:
         return len(self.items)
@@ -62,8 +68,14 @@ class Loose:
         grey = picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I")
         return 1 if grey else 3, picture.height, picture.width
 
+    def named(self, index: int) -> bool:
+        """Whether a picture has a name outside this list."""
+        return self.names is not None or isinstance(self.items[index], Path)
+
     def path(self, index: int) -> str:
         item = self.items[index]
+        if self.names is not None:
+            return self.names[index]
         if isinstance(item, Path):
             return shown(item)
         return f"images[{index}]" if len(self) > 1 else "the image"

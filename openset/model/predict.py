@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
@@ -252,7 +251,7 @@ def path_of(images: Readable | Inputs, position: int) -> str | None:
     if isinstance(images, Inputs):
         return None
     found, row = images.images, int(images.images.indices[position])
-    if isinstance(found.pixels, Loose) and not isinstance(found.pixels.items[row], Path):
+    if isinstance(found.pixels, Loose) and not found.pixels.named(row):
         return None
     return found.pixels.path(row)
 

@@ -70,7 +70,7 @@ def predict_files(
 
         report_pixels(model, found.images, report, values)
     if found.skipped and not skip_bad:
-        raise ValueError(_unread(found, count, out))
+        raise ValueError(unread(found.skipped, count, out))
     written = {f"{count} images": out, "report": report}
     said = [f"{what}: {where}" for what, where in written.items() if where is not None] + said
     said += [f"skipped: {reason}" for reason in found.skipped]
@@ -151,12 +151,13 @@ def shown(found: Readable, *, bar: bool) -> Iterator[None]:
         yield
 
 
-def _unread(found: Readable, count: int, out: Path | None) -> str:
-    bad = len(found.skipped)
-    reasons = [reason.partition(";")[0] for reason in found.skipped[:NAMED]]
+def unread(skipped: Sequence[str], count: int, out: Path | None) -> str:
+    """Says which files have no answer, and where those of the others are."""
+    bad = len(skipped)
+    reasons = [reason.partition(";")[0] for reason in skipped[:NAMED]]
     more = f"; and {bad - NAMED} more" if bad > NAMED else ""
     place = "" if out is None else f" in {out}"
     return (
-        f"{bad} of {len(found)} files have no answer: {'; '.join(reasons)}{more}; "
+        f"{bad} of {bad + count} files have no answer: {'; '.join(reasons)}{more}; "
         f"the other {count} are answered{place}; --skip-bad does without the bad ones"
     )

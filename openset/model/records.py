@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
@@ -98,12 +98,18 @@ def _write_lines(records: Iterable[dict[str, Any]], file: TextIO) -> int:
     return count
 
 
-def _write_parquet(records: Iterable[dict[str, Any]], path: Path) -> int:
+def table_of(rows: Sequence[dict[str, Any]], columns: Iterable[str] = COLUMNS) -> Any:
+    """Records as a table of Arrow, text or numbers; the columns count where there is no record."""
     import pyarrow as arrow
+
+    names = rows[0] if rows else columns
+    kinds = [(x, arrow.string() if x in TEXTS else arrow.float64()) for x in names]
+    return arrow.Table.from_pylist([*rows], arrow.schema(kinds))
+
+
+def _write_parquet(records: Iterable[dict[str, Any]], path: Path) -> int:
     from pyarrow import parquet
 
-    rows = list(records)
-    kinds = [(x, arrow.string() if x in TEXTS else arrow.float64()) for x in (*rows, COLUMNS)[0]]
-    table = arrow.Table.from_pylist(rows, arrow.schema(kinds))
+    table = table_of([*records])
     parquet.write_table(table, path)
     return table.num_rows

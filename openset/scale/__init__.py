@@ -1,0 +1,1 @@
+"""Answers about more images than one process should score, by Ray."""
