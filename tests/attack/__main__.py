@@ -28,9 +28,12 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=5, help="so many faults of each row")
     given = parser.parse_args()
     console = Console(width=150)
+    asked = [kind.strip().replace(" ", "_") for kind in given.only.split(",")]
+    if wrong := set(asked) - {*KINDS, *SLOW}:
+        parser.error(f"there is no kind {', '.join(sorted(wrong))}; there are {', '.join(KINDS)}")
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="attack-") as folder, console.status("") as status:
-        kinds = [k for k in given.only.split(",") if given.slow or k not in SLOW or given.only == k]
+        kinds = [k for k in asked if given.slow or k not in SLOW or asked == [k]]
         how = {"row": given.row, "each": given.each, "jobs": given.jobs}
         for tried in attack(Path(folder), kinds, given.cases, **how):
             tally.add(tried)
