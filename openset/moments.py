@@ -61,10 +61,10 @@ class Moments(nn.Module):
             mean = part.mean(0)
             centred = part - mean
             scatter = centred.square().sum(0) if self.kind == "diag" else centred.T @ centred
-            self._add(c, torch.tensor(float(len(part))).to(self.count), mean, scatter)
+            self._add(c, len(part), mean, scatter)
         return self
 
-    def _add(self, c: int, count: Tensor, mean: Tensor, scatter: Tensor | float) -> None:
+    def _add(self, c: int, count: Tensor | int, mean: Tensor, scatter: Tensor | float) -> None:
         """Chan's rule for one class: the shift between the two means adds to the scatter."""
         total = self.count[c] + count
         shift = mean - self.mean[c]

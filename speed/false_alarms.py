@@ -13,11 +13,11 @@ apart, as life does.
 """
 
 import argparse
-import csv
 from math import log
 from pathlib import Path
 
 import numpy as np
+import pandas
 import torch
 from PIL import Image, ImageFilter
 
@@ -159,10 +159,7 @@ def _delay(valid, test, unknown, share: float, name: str) -> dict:
 
 
 def write(rows: list[dict], file: Path) -> None:
-    with file.open("w", newline="") as opened:
-        table = csv.DictWriter(opened, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    pandas.DataFrame(rows).to_csv(file, index=False)
     print(f"\n{file.name}\n\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
     for row in rows:
         print("|", " | ".join(map(str, row.values())), "|", flush=True)

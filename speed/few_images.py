@@ -9,9 +9,9 @@ from the training split, in three draws; all are tested on the test split. The t
 """
 
 import argparse
-import csv
 from pathlib import Path
 
+import pandas
 import torch
 
 from openset.data.sources import DataName, open_source
@@ -92,10 +92,7 @@ def main(folder: str, detectors: list[str], out: Path, device: str | None) -> No
         rows += mean_of(measured(run, detector, left_out, network))
         print(*rows[-1 - len(COUNTS) :], sep="\n", flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    pandas.DataFrame(rows).to_csv(out, index=False)
 
 
 if __name__ == "__main__":

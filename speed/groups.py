@@ -10,9 +10,9 @@ known class counts as a class.
 """
 
 import argparse
-import csv
 from pathlib import Path
 
+import pandas
 import torch
 from sklearn.metrics import adjusted_mutual_info_score
 
@@ -71,10 +71,7 @@ def main(folder: str, detectors: list[str], unknown: str | None, out: Path, devi
         )  # fmt: skip
         print(rows[-1], flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    pandas.DataFrame(rows).to_csv(out, index=False)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
 """Real NVP against autograd's Jacobian, its own inverse, and a brute-force integral."""
 
 import math
-import weakref
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from scripts import script
 
 from openset.networks.dcgan import Discriminator, Generator
 from openset.networks.real_nvp import RealNVP, grey_levels, real_nvp, squeeze, unsqueeze
@@ -154,34 +152,12 @@ def test_autocast_does_not_touch_the_flow():
     assert drawn.dtype == torch.float32
 
 
-class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of all tensors made while it is open, and the most alive at once."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive, self.now, self.peak = {}, 0, 0
-
-    def _freed(self, key):
-        self.now -= self.alive.pop(key)
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        result = operation(*args, **(kwargs or {}))
-        for x in tree_leaves(result):
-            if isinstance(x, torch.Tensor) and x.untyped_storage()._cdata not in self.alive:
-                storage = x.untyped_storage()
-                self.alive[storage._cdata] = storage.nbytes()
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._freed, storage._cdata)
-        self.peak = max(self.peak, self.now)
-        return result
-
-
 def peak_and_gradients(checkpoint: bool) -> tuple[int, list[torch.Tensor]]:
     """Bytes that one step of likelihood and samples needs at its height; its gradients."""
     torch.manual_seed(0)
     flow = trained_looking(real_nvp(1, couplings=6, blocks=2, width=16, checkpoint=checkpoint))
     image = torch.rand(16, 1, 16, 16)
-    with PeakMemory() as memory:
+    with script("checkpointing").Alive() as memory:
         drawn = flow.sample(16, (16, 16), torch.Generator().manual_seed(0))
         loss = flow.bits_per_dimension(image, noise=0.5).mean() + drawn.square().mean()
         loss.backward()

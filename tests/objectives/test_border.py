@@ -1,20 +1,14 @@
 """speed/border.py shows a network known images and outliers alike in 0…1."""
 
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from scripts import script
 
 from openset.objectives.synthetic_outliers import uniform_divergence
 
-PATH = Path(__file__).parents[2] / "speed" / "border.py"
-spec = importlib.util.spec_from_file_location("border", PATH)
-assert spec is not None
-assert spec.loader is not None
-border = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(border)
+border = script("border")
 
 PIXELS = torch.randint(256, (6, 1, 24, 24), dtype=torch.uint8, generator=torch.manual_seed(3))
 

@@ -16,6 +16,7 @@ from openset.runs.run import Run, load_model
 from openset.scoring.threshold import SEEN
 
 NETWORK = "cnn:widths=8+16,hidden=32"
+THREE = ("--data", "digits", "--known-classes", "3,1,5")
 MINE = """
 from torch import nn
 
@@ -126,14 +127,7 @@ def test_outputs_in_another_order_are_noticed_and_put_right(run, shuffled, tmp_p
 
 
 def test_of_a_network_of_more_classes_those_of_the_data_are_kept(run, tmp_path, capsys):
-    some = (
-        "--weights",
-        run / "network.safetensors",
-        "--data",
-        "digits",
-        "--known-classes",
-        "3,1,5",
-    )
+    some = ("--weights", run / "network.safetensors", *THREE)
     out = tmp_path / "run"
     said = fails(capsys, "import", NETWORK, *some, "--out", out)
     assert "has 6 outputs and digits 3 classes" in said
@@ -278,14 +272,7 @@ def test_what_is_missing_without_data_is_said(run, tmp_path, capsys, options, sa
     ],
 )
 def test_outputs_that_do_not_fit(run, tmp_path, capsys, outputs, said):
-    some = (
-        "--weights",
-        run / "network.safetensors",
-        "--data",
-        "digits",
-        "--known-classes",
-        "3,1,5",
-    )
+    some = ("--weights", run / "network.safetensors", *THREE)
     out = tmp_path / "run"
     assert said in fails(capsys, "import", NETWORK, *some, "--outputs", outputs, "--out", out)
     assert not out.exists()
