@@ -16,6 +16,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LIBRARIES = ("safetensors", "safetensors_rust", "pyarrow", "PIL", "cyclopts")
 """Packages whose own errors say what is wrong with a file or an argument."""
 
+LOST = 75
+"""Exit code of a process that ends because another one did, whose message says why."""
+
+STARTED = "OPENSET_STARTED"
+"""The environment variable of a process that another one started, which speaks for it."""
+
 TRACEBACK = "OPENSET_TRACEBACK"
 """The environment variable that, where it is set, shows where an error came from."""
 
@@ -35,6 +41,10 @@ class Paused(Exception):
     def __init__(self, progress: str, again: str):
         super().__init__(f"{progress}; {again}")
         self.progress, self.again = progress, again
+
+
+class Lost(Exception):
+    """Another process, with which this one shares its work, has ended."""
 
 
 def one_line(error: BaseException) -> str:
@@ -61,7 +71,7 @@ def one_line(error: BaseException) -> str:
 
 def foreseen(error: BaseException) -> bool:
     """Whether an error can come of files, arguments or the machine, and not only of a bug."""
-    ours = (ValueError, ArithmeticError, OSError, RecursionError)
+    ours = (ValueError, ArithmeticError, OSError, RecursionError, Lost)
     library = type(error).__module__.partition(".")[0] in LIBRARIES
     return isinstance(error, ours) or library or _of_memory(error)
 

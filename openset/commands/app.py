@@ -17,7 +17,7 @@ from cyclopts import App
 from rich.text import Text
 
 from openset.commands.screen import say, screen
-from openset.errors import TRACEBACK, Paused, foreseen, one_line
+from openset.errors import LOST, STARTED, TRACEBACK, Lost, Paused, foreseen, one_line
 from openset.files import naming
 
 app = App(
@@ -92,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
+        if isinstance(error, Lost) and STARTED in os.environ:
+            sys.exit(LOST)
         screen.print(Text.assemble(("error:", "bold red"), " ", one_line(error)))
         sys.exit(2 if foreseen(error) else 1)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
-from openset.commands.options import Device, Network, Places, Trust
+from openset.commands.options import Device, Devices, Network, Places, Trust
 from openset.commands.screen import show_results
 
 
@@ -17,6 +18,7 @@ def evaluate(
     accept: float | None = None,
     metric: Places = [],  # noqa: B006
     device: Device = None,
+    devices: Devices = None,
     trust: Trust = None,
     network: Network = None,
     allow_leak: bool = False,
@@ -40,21 +42,26 @@ def evaluate(
     from openset.evaluation.results import FILES
     from openset.evaluation.stamp import command
     from openset.files import complete_folder
+    from openset.processes import here
     from openset.runs.evaluate import evaluate_run, write_results
+    from openset.scale.launch import together
 
-    with complete_folder(out, owns=FILES) as partial:
-        results = evaluate_run(
-            run,
-            unknown,
-            detector,
-            accept=accept,
-            metrics=metric or None,
-            trust=trust or (),
-            network=network,
-            device=device,
-            allow_leak=allow_leak,
-            explain=explain,
-            command=command(),
-        )
-        write_results(results, partial)
-    show_results(results.table(), out)
+    with together(devices, device) as own:
+        # Several processes have the same results, and one of them writes.
+        with complete_folder(out, owns=FILES) if here().first else nullcontext() as partial:
+            results = evaluate_run(
+                run,
+                unknown,
+                detector,
+                accept=accept,
+                metrics=metric or None,
+                trust=trust or (),
+                network=network,
+                device=own,
+                allow_leak=allow_leak,
+                explain=explain,
+                command=command(),
+            )
+            if partial is not None:
+                write_results(results, partial)
+        show_results(results.table(), out)

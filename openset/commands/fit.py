@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from openset.commands.options import Device, Network, Places, Trust
+from openset.commands.options import Device, Devices, Network, Places, Trust
 from openset.commands.screen import say
+
+if TYPE_CHECKING:
+    from openset.model.open_set import OpenSet
 
 
 def fit(
@@ -16,6 +20,7 @@ def fit(
     per_class: bool = False,
     held_out: str | None = None,
     device: Device = None,
+    devices: Devices = None,
     trust: Trust = None,
     network: Network = None,
 ) -> None:
@@ -32,25 +37,30 @@ def fit(
             from `--weights` may have seen them, and then nothing is guaranteed, unless you vouch
             for them by `--held-out valid`.
     """
-    from openset.networks.device import choose_device
     from openset.runs.rehearse import AUTO, CANDIDATES, rehearse_run
     from openset.runs.run import Run
+    from openset.scale.launch import together
 
     known = Run.load(run)
-    its_network = known.load_network(trust or (), network).to(choose_device(device))
-    names = list(detector)
-    if AUTO in names:
-        found = rehearse_run(known, CANDIDATES, known.load_data(), its_network, held_out=held_out)
-        say(found.recommendation())
-        names = [found.best if name == AUTO else name for name in names]
-    how = {"accept": accept, "per_class": per_class, "held_out": held_out}
-    for name, model in known.fit(names, None, its_network, **how).items():
-        if model.threshold is None:
-            say(
-                f"{name}: no threshold, as no known images are held out; name some: --held-out DATA"
-            )
-        else:
-            say(f"{name}: {model.threshold.guarantee()}")
-            if model.threshold.doubt:
-                say("name images that it has not seen: --held-out DATA")
-        say(f"model: {known.model_folder(name)}")
+    with together(devices, device) as own:
+        its_network = known.load_network(trust or (), network).to(own)
+        names = list(detector)
+        if AUTO in names:
+            data = known.load_data()
+            found = rehearse_run(known, CANDIDATES, data, its_network, held_out=held_out)
+            say(found.recommendation())
+            names = [found.best if name == AUTO else name for name in names]
+        how = {"accept": accept, "per_class": per_class, "held_out": held_out}
+        for name, model in known.fit(names, None, its_network, **how).items():
+            _tell(name, model)
+            say(f"model: {known.model_folder(name)}")
+
+
+def _tell(name: str, model: OpenSet) -> None:
+    """Says what the threshold of a model guarantees."""
+    if model.threshold is None:
+        say(f"{name}: no threshold, as no known images are held out; name some: --held-out DATA")
+        return
+    say(f"{name}: {model.threshold.guarantee()}")
+    if model.threshold.doubt:
+        say("name images that it has not seen: --held-out DATA")

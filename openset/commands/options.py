@@ -13,6 +13,15 @@ Device = Annotated[
 ]
 
 
+Devices = Annotated[
+    int | None,
+    Parameter(
+        help="Number of processes that share the work: one on each accelerator, or all on the CPU. "
+        "Under `torchrun`, as many as it started."
+    ),
+]
+
+
 def sides(size: str | None) -> int | tuple[int, int] | None:
     """Reads `224` as one side, and `360x640` as height and width."""
     parts = [] if size is None else size.lower().split("x")

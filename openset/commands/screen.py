@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from openset.processes import here
 from openset.text import printable
 
 UNBOUNDED = 240
@@ -35,13 +36,15 @@ screen = Screen(stderr=True)
 
 
 def say(text: str) -> None:
-    """Prints a line beside the output."""
-    screen.print(text)
+    """Prints a line beside the output; of several processes of one job the first does."""
+    if here().first:
+        screen.print(text)
 
 
 def show_results(table: Table, out: Path) -> None:
     """Prints a table of results, and where they are."""
-    show(table)
+    if here().first:
+        show(table)
     say(f"results: {out / 'results.csv'}, report: {out / 'report.html'}")
 
 

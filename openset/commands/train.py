@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openset.commands.options import Device, Interpolation, Resize, Training, sides
+from openset.commands.options import Device, Devices, Interpolation, Resize, Training, sides
 from openset.commands.screen import say
 from openset.training.settings import Settings
 
@@ -27,6 +27,7 @@ def train(
     resume: bool = False,
     max_minutes: float | None = None,
     device: Device = None,
+    devices: Devices = None,
     settings: Training = Settings(),  # noqa: B008
 ) -> None:
     """Train a network on the known classes of a data set.
@@ -51,6 +52,7 @@ def train(
     """
     from openset.runs.recipe import Recipe
     from openset.runs.train import train_run
+    from openset.scale.launch import together
 
     if unknown_classes is not None:
         if known_classes is not None:
@@ -70,8 +72,9 @@ def train(
         skip_bad=skip_bad,
         settings=settings,
     )
-    run = train_run(recipe, out, resume=resume, max_minutes=max_minutes, device=device)
-    shares = [f"accuracy: {split} {share:.2%}" for split, share in run.accuracy.items()]
-    say("; ".join([*shares, f"run: {out}"]))
-    if run.warning:
-        say(f"warning: {run.warning}")
+    with together(devices, device) as own:
+        run = train_run(recipe, out, resume=resume, max_minutes=max_minutes, device=own)
+        shares = [f"accuracy: {split} {share:.2%}" for split, share in run.accuracy.items()]
+        say("; ".join([*shares, f"run: {out}"]))
+        if run.warning:
+            say(f"warning: {run.warning}")

@@ -219,11 +219,17 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(len(self.images) / self.batch_size)
 
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        if not 0 <= number < len(self):
+            raise IndexError(f"batch {number} of {len(self)}")
+        start = number * self.batch_size
+        image, label = self.images.read(
+            range(start, min(start + self.batch_size, len(self.images)))
+        )
+        return image.float().div_(255), label
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.images), self.batch_size):
-            stop = min(start + self.batch_size, len(self.images))
-            image, label = self.images.read(range(start, stop))
-            yield image.float().div_(255), label
+        yield from (self[number] for number in range(len(self)))
 
 
 def memory() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,28 @@ def batches(source: Any, batch_size: int = 256) -> Iterable[tuple[Tensor, Tensor
             "DataLoader or a list of batches, which can be read more than once"
         )
     return _Checked(source)
+
+
+def numbered(
+    source: Any, batch_size: int, wanted: Callable[[int], bool]
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The number of each batch that is wanted, with its images and labels.
+
+    The others of an `ImageSet` are not read, those of a loader are and come to nothing.
+
+    Args:
+        source: As `batches` takes it.
+        batch_size: Images per batch, where the source does not say.
+        wanted: Says of a batch, counted from 0, whether it is.
+    """
+    found = batches(source, batch_size)
+    if isinstance(found, Batches):
+        for number in filter(wanted, range(len(found))):
+            yield number, *found[number]
+        return
+    for number, (image, label) in enumerate(found):
+        if wanted(number):
+            yield number, image, label
 
 
 def is_pair(source: Any) -> bool:

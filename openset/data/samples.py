@@ -21,6 +21,7 @@ from openset.data.batch import (
     image_and_label,
 )
 from openset.data.loaders import is_pair, of_table
+from openset.processes import Processes
 
 HELD_BYTES = 4 * 2**30
 """Images that take more than this as uint8 are read batch by batch instead of kept."""
@@ -75,6 +76,10 @@ class Batches:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def share(self, group: Processes) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches that are this process's to look at."""
+        yield from map(self.samples.take, group.share(self.indices))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for indices in self.indices:

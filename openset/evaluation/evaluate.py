@@ -18,7 +18,8 @@ from openset.evaluation.results import Results
 from openset.evaluation.rows import Case
 from openset.evaluation.seen import Images, Seen
 from openset.extractors.tap import Tap
-from openset.scoring.answers import answers
+from openset.processes import here
+from openset.scoring.answers import Answer, by_batch
 from openset.scoring.held_out import HeldOut
 from openset.scoring.scored import Scored
 from openset.scoring.threshold import Threshold, ThresholdRecord
@@ -196,13 +197,29 @@ def look(
         seen |= {n: Pixels(name, sample) for n in candidates}
     else:
         seen |= {n: Images() for n in candidates}
-    for tap, detectors in shared_taps(candidates):
-        for answer in answers(tap, detectors, images, batch_size):
-            candidates[answer.detector].add_p_values(answer.scored)
-            seen[answer.detector].add(answer)
+    for answer in asked(candidates, images, batch_size):
+        seen[answer.detector].add(answer)
     for each in seen.values():
         each.close()
     return seen
+
+
+def asked(candidates: Mapping[str, Candidate], images: Any, batch_size: int) -> Iterator[Answer]:
+    """The answers of all detectors about all batches; several processes share the batches out."""
+    group, dense = here(), per_pixel(images)
+
+    def told(answer: Answer) -> Answer:
+        candidates[answer.detector].add_p_values(answer.scored)
+        # Of images that no one draws, other processes need not hear.
+        return answer if dense else answer._replace(image=answer.image[:0].clone())
+
+    for tap, detectors in shared_taps(candidates):
+        own = by_batch(tap, detectors, images, batch_size, group.owns)
+        if group.count == 1:
+            yield from (told(answer) for batch in own for answer in batch)
+        else:
+            for batch in group.in_order([told(answer) for answer in batch] for batch in own):
+                yield from batch
 
 
 def shared_taps(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from openset.activations import Activations
-from openset.data import batches
+from openset.data.loaders import numbered
 from openset.extractors.store import Store
 from openset.networks.device import device_of
 
@@ -42,13 +42,23 @@ def extract(
 
 def stream(extractor: nn.Module, source: object, batch_size: int = 256) -> Iterator[Activations]:
     """The activations of one batch of images after another, on the CPU."""
+    yield from (seen for _, seen in looks(extractor, source, batch_size))
+
+
+def looks(
+    extractor: nn.Module,
+    source: object,
+    batch_size: int = 256,
+    wanted: Callable[[int], bool] = lambda number: True,
+) -> Iterator[tuple[int, Activations]]:
+    """The number of each batch that is wanted, counted from 0, with its activations on the CPU."""
     device = device_of(extractor)
-    for i, (image, label) in enumerate(batches(source, batch_size)):
-        with torch.no_grad(), named(i):
+    for number, image, label in numbered(source, batch_size, wanted):
+        with torch.no_grad(), named(number):
             seen = extractor(image.to(device)).to("cpu")
             finite(seen.logits, "the network's logits")
         seen.labels = label
-        yield seen
+        yield number, seen
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from openset.activations import Activations
 from openset.data.loaders import images_at_once
-from openset.extractors.extract import stream
+from openset.extractors.extract import looks
+from openset.processes import Processes
 from openset.sampling import reservoir, some_of_each
 
 PER_CLASS = 5_000
@@ -29,6 +30,7 @@ def pixel_rows(
     *,
     balanced: bool = True,
     seed: int = 0,
+    group: Processes = Processes(),  # noqa: B008
 ) -> list[Activations]:
     """A seeded sample of known pixels with their labels, as one batch of rows.
 
@@ -41,31 +43,40 @@ def pixel_rows(
         most: Pixels of each class, or in all.
         balanced: Whether `most` counts for each class; otherwise for all pixels together.
         seed: Seed of the sample.
+        group: Processes that share the images out; the sample is as that of one.
     """
-    layout = Layout()
     count = len(source) if hasattr(source, "__len__") else 1
     share = max(1, -(-2 * most // max(count, 1)))
-    candidates = _candidates(extractor, source, layout, share, balanced, seed)
-    first = next(candidates, None)
+    found = group.in_order(_candidates(extractor, source, share, balanced, seed, group))
+    first = next(found, None)
     if first is None:
         raise ValueError("no images: the data set or the loader gave no batch")
+    layout, *_ = first
     classes = layout.width("logits") if balanced else 1
-    parts, _ = reservoir(chain([first], candidates), classes, most, seed)
+    pairs = ((x, label) for _, rows in chain([first], found) for x, label in rows)
+    parts, _ = reservoir(pairs, classes, most, seed)
     return [layout.rows(torch.cat(parts))]
 
 
 def _candidates(
-    extractor: nn.Module, source: Any, layout: Layout, share: int, balanced: bool, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Packed rows with the class that each counts for."""
+    extractor: nn.Module, source: Any, share: int, balanced: bool, seed: int, group: Processes
+) -> Iterator[tuple[Layout, list[tuple[Tensor, Tensor]]]]:
+    """Packed rows of each image of a batch, with the class that each row counts for."""
     generator = torch.Generator().manual_seed(seed)
-    for seen in stream(extractor, source, images_at_once(source)):
+    at_once, layout, done = images_at_once(source), Layout(), 0
+    for number, seen in looks(extractor, source, at_once, group.owns):
+        pixels = seen.logits[0, 0].numel()
+        for _ in range((number - done) * at_once):
+            torch.randperm(pixels, generator=generator)  # As drawn from another process's images.
+        found = []
         for i in range(len(seen)):
             rows = seen[i : i + 1].rows()
             assert rows.labels is not None
             groups = rows.labels if balanced else rows.labels.clamp_max(0)
             chosen = some_of_each(groups, share, generator)
-            yield layout.pack(rows[chosen]), groups[chosen]
+            found.append((layout.pack(rows[chosen]), groups[chosen]))
+        done = number + 1
+        yield layout, found
 
 
 class Layout:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from openset.activations import Activations
 from openset.files import complete_file, read_json, read_tensors, save_tensors, sealed_json
+from openset.processes import here
 from openset.spec import Range, call
 
 
@@ -41,16 +42,33 @@ class Store:
 
     def write(self, activations: Iterable[Activations]) -> Store:
         """Writes batches as they come; the store counts as complete only at the end."""
-        if (self.folder / "index.json").exists():
+        self._finish(self._write(enumerate(activations)))
+        return self
+
+    def collect(self, numbered: Iterable[tuple[int, Activations]]) -> Store:
+        """Writes a store of which each process brings some batches, by their numbers from 0."""
+        group = here()
+        brought = group.gather(self._write(numbered))
+        group.once(lambda: self._finish({i: n for its in brought for i, n in its.items()}))
+        return self
+
+    def _write(self, numbered: Iterable[tuple[int, Activations]]) -> dict[int, int]:
+        """Writes batches as shards, and returns how many samples each has."""
+        if self.complete:
             raise ValueError(f"{self.folder} already holds a store; name another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
-        counts = []
-        for i, batch in enumerate(activations):
-            _save(batch, self.folder / f"{i:05d}.safetensors")
-            counts.append(len(batch))
+        counts = {}
+        for number, batch in numbered:
+            _save(batch, self._shard(number))
+            counts[number] = len(batch)
+        return counts
+
+    def _finish(self, counts: dict[int, int]) -> None:
         with complete_file(self.folder / "index.json") as partial:
-            partial.write_text(sealed_json({"counts": counts}))
-        return self
+            partial.write_text(sealed_json({"counts": [counts[i] for i in range(len(counts))]}))
+
+    def _shard(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.safetensors"
 
     @property
     def complete(self) -> bool:
@@ -72,7 +90,7 @@ class Store:
 
     def __iter__(self) -> Iterator[Activations]:
         for i, count in enumerate(self.counts):
-            batch = _load(self.folder / f"{i:05d}.safetensors")
+            batch = _load(self._shard(i))
             if len(batch) != count:
                 raise ValueError(f"shard {i} of {self.folder} holds {len(batch)} rows, not {count}")
             yield batch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +15,12 @@ from openset.data import batches
 from openset.data.loaders import per_pixel
 from openset.detectors import Detector
 from openset.detectors.rows import known
-from openset.extractors.extract import stream
+from openset.extractors.extract import looks, stream
 from openset.extractors.pixel_rows import HELD_OUT, PER_CLASS, pixel_rows
 from openset.extractors.store import Store
 from openset.model.open_set import OpenSet
 from openset.networks.device import device_of
+from openset.processes import here, shared_folder
 from openset.scoring.threshold import ALIKE, check_accept, training_quantile
 from openset.scoring.views import tap_for, views
 
@@ -44,8 +44,9 @@ def fit(
     """Fits detectors on training images and calibrates them on held-out known ones.
 
     The training images pass the network once, for all detectors; their activations go through a
-    store on disk, so memory does not grow with the number of images. `OpenSet.calibrate` says which
-    held-out images a detector learns from, and which set its threshold.
+    store on disk, so memory does not grow with the number of images. Several processes share out
+    the images, and then the detectors, of which each is fitted by one. `OpenSet.calibrate` says
+    which held-out images a detector learns from, and which set its threshold.
 
     Where pixels are labelled, a sample of them takes the images' place: about equally many of each
     class to fit on, and any known ones to set the threshold (`pixel_rows`). Pixels of one
@@ -74,22 +75,26 @@ def fit(
     check_accept(accept)  # Before hours of fitting.
     tap = tap_for(network, detectors.values(), head=head, refit=True)
     models = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(store or temporary)
+    with shared_folder(store) as folder:
         learning = [d for d in detectors.values() if d.learns]
         seen_train: Any = None
         if learning or training:
             seen_train = activations(tap, train, folder / "train", batch_size, fitting=True)
         home = device_to_fit_on(network)
-        for detector in learning:
+        for detector in here().share(learning):
             detector.fit(Each(seen_train, lambda batch: batch.to(home)))
+        for owner, detector in enumerate(learning):
+            hand_over(detector, owner, home)
         for i, (view, names) in enumerate(views(tap, detectors)):
             seen = activations(view, held_out, folder / f"held-out-{i}", batch_size)
             for name in names:
                 own = tap_for(network, [detectors[name]], head=head)
                 models[name] = OpenSet(own, detectors[name])
+            for name in here().share(names):
                 models[name].calibrate_on(seen, accept, per_class=per_class)
                 models[name].doubt(ALIKE if per_pixel(held_out) else None)
+            for owner, name in enumerate(names):
+                hand_over_model(models[name], owner, home)
             if training:
                 step = -(-len(seen_train) // SAMPLED)
                 thinned = EveryNth(seen_train, step)
@@ -98,6 +103,28 @@ def fit(
                     thinned = stream(view, EveryNth(batches(train, batch_size * step), step))
                 accept_training({name: models[name] for name in names}, thinned, accept)
     return {name: models[name] for name in detectors}
+
+
+def hand_over(learned: nn.Module, owner: int, home: torch.device) -> None:
+    """Gives what one process has learned, as buffers, to the others; nothing else is learned."""
+    group = here()
+    if group.count == 1:
+        return
+    own, given = group.owns(owner), None
+    if own:
+        state = learned.state_dict()
+        given = {key: (x.cpu(), x.device.type == home.type) for key, x in state.items()}
+    given = group.give(given, owner % group.count)
+    if not own and given is not None:
+        found = {key: x.to(home) if at_home else x for key, (x, at_home) in given.items()}
+        learned.load_state_dict(found)
+
+
+def hand_over_model(model: OpenSet, owner: int, home: torch.device) -> None:
+    """Gives the threshold that one process has set, and what lies behind it, to the others."""
+    hand_over(model.detector, owner, home)
+    hand_over(model.held_out, owner, torch.device("cpu"))
+    model.set_threshold(here().give(model.threshold, owner % here().count))
 
 
 def device_to_fit_on(network: nn.Module) -> torch.device:
@@ -126,6 +153,8 @@ def activations(
     extractor: nn.Module, source: Any, store: Path, batch_size: int, *, fitting: bool = False
 ) -> Store | list[Activations]:
     """Extracts activations: of whole images all, into a store; of labelled pixels a sample."""
+    group = here()
     if not per_pixel(source):
-        return Store(store).write(stream(extractor, source, batch_size))
-    return pixel_rows(extractor, source, PER_CLASS if fitting else HELD_OUT, balanced=fitting)
+        return Store(store).collect(looks(extractor, source, batch_size, group.owns))
+    most = PER_CLASS if fitting else HELD_OUT
+    return pixel_rows(extractor, source, most, balanced=fitting, group=group)

@@ -21,6 +21,7 @@ from openset.evaluation.stamp import machine, minutes
 from openset.model.open_set import OpenSet
 from openset.model.tune import refuse_leak
 from openset.networks.device import choose_device
+from openset.processes import here
 from openset.runs.run import Run, build_detector
 from openset.training.checkpoints import read_pictures
 
@@ -75,7 +76,7 @@ def evaluate_run(
     results.notes |= run_notes(run, data, sets)
     results.notes |= {"Command": command} if command else {}
     results.figures |= read_pictures(run.folder)
-    results.figures |= pictures(models, known, sets)
+    results.figures |= pictures(models, known, sets) if here().first else {}
     results.seconds = perf_counter() - started
     results.notes["Wall time"] = minutes(results.seconds)
     return results

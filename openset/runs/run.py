@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from openset.files import complete_file, read_json, recovered_folders, sealed_js
 from openset.model.fit import fit
 from openset.model.open_set import OpenSet
 from openset.model.saved import DESCRIPTION, read, saved_name
+from openset.processes import here
 from openset.runs.names import named_network, network_name, plain_name
 from openset.runs.recipe import Recipe
 from openset.scoring.threshold import SEEN
@@ -274,7 +276,7 @@ class Run:
                 model.doubt(None if held_out else self.doubt)
             model.classes, model.adapter = self.classes, self.adapter
             model.name, model.about = name, self.facts(known)
-            model.save(self.model_folder(name))
+            here().once(partial(model.save, self.model_folder(name)))
         return models
 
     def _unfitted(

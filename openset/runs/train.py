@@ -17,6 +17,7 @@ from openset.data import Data
 from openset.data.loaders import batches, per_pixel
 from openset.networks.outputs import logits_of
 from openset.networks.watch import evaluating
+from openset.processes import here
 from openset.runs.recipe import Recipe
 from openset.runs.run import Run
 from openset.training.loop import accuracy, train
@@ -54,7 +55,7 @@ def train_run(
         raise ValueError("0 epochs keep the weights as they are; name them, or train for longer")
     out = Path(out)
     work = unfinished(out)
-    check_place(out, work, resume)
+    here().once(lambda: check_place(out, work, resume))
     data = recipe.load_data()
     given: dict[str, Any] = dict(beside or {})
     objective = recipe.build_objective(data, **given)
@@ -75,11 +76,16 @@ def train_run(
         accuracy=shares,
         warning=collapse(shares["test"], data.test, len(data.classes)) if shares else None,
     )
-    run.save()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work.rename(out)
+    here().once(lambda: _complete(run, out))
     run.folder = out
     return run
+
+
+def _complete(run: Run, out: Path) -> None:
+    """Writes the description of a run, and puts it in its place."""
+    run.save()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    run.folder.rename(out)
 
 
 def collapse(accuracy: float, test: Any, classes: int) -> str | None:
@@ -141,7 +147,7 @@ def _nothing_left_of_no_epoch(work: Path) -> Iterator[None]:
         yield
     except (ValueError, ArithmeticError, OSError):
         log = work / "log.jsonl"
-        if not begun and not (log.exists() and log.stat().st_size):
+        if here().first and not begun and not (log.exists() and log.stat().st_size):
             shutil.rmtree(work, ignore_errors=True)
         raise
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -48,12 +48,41 @@ def answers(
     Raises:
         ValueError: If images or logits hold NaN, or if labels have another grid than the logits.
     """
-    for image, label, looks in Views(tap, detectors).stream(source, batch_size):
-        for names, seen in looks:
-            check_grid(seen, label)
-            labelled = replace(seen, labels=label)
-            for name in names:
-                yield Answer(name, image, ask(detectors[name], labelled), seen.logits.shape[1])
+    for batch in by_batch(tap, detectors, source, batch_size):
+        yield from batch
+
+
+def by_batch(
+    tap: Tap,
+    detectors: Mapping[str, Detector],
+    source: Any,
+    batch_size: int = 256,
+    wanted: Callable[[int], bool] = lambda number: True,
+) -> Iterator[Iterator[Answer]]:
+    """As `answers`, those about each batch by themselves, each given when it is asked for.
+
+    Args:
+        tap: As for `answers`.
+        detectors: As for `answers`.
+        source: As for `answers`.
+        batch_size: As for `answers`.
+        wanted: Says of a batch, counted from 0, whether to look at it.
+    """
+    for image, label, looks in Views(tap, detectors).stream(source, batch_size, wanted):
+        yield _about(image, label, looks, detectors)
+
+
+def _about(
+    image: Tensor,
+    label: Tensor,
+    looks: Iterator[tuple[list[str], Activations]],
+    detectors: Mapping[str, Detector],
+) -> Iterator[Answer]:
+    for names, seen in looks:
+        check_grid(seen, label)
+        labelled = replace(seen, labels=label)
+        for name in names:
+            yield Answer(name, image, ask(detectors[name], labelled), seen.logits.shape[1])
 
 
 @torch.no_grad()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from openset.activations import Activations
-from openset.data import batches
+from openset.data.loaders import numbered
 from openset.detectors import Detector
 from openset.extractors.base import Extractor
 from openset.extractors.extract import finite, named
@@ -87,13 +87,17 @@ class Views:
         self.others = [(view, names) for view, names in groups if view.key != tap.key]
 
     def stream(
-        self, source: object, batch_size: int = 256
+        self,
+        source: object,
+        batch_size: int = 256,
+        wanted: Callable[[int], bool] = lambda number: True,
     ) -> Iterator[tuple[Tensor, Tensor, Iterator[tuple[list[str], Activations]]]]:
         """Images, labels and looks, one batch after another.
 
         Args:
             source: An image set, a data set of (image, label), a loader or a list of batches.
             batch_size: Images per pass.
+            wanted: Says of a batch, counted from 0, whether to look at it.
 
         Returns:
             The images and labels of a batch; and for each group of detectors their names and
@@ -103,7 +107,7 @@ class Views:
             ValueError: If images or the network's logits hold NaN or infinite values.
         """
         device = device_of(self.tap)
-        for number, (image, label) in enumerate(batches(source, batch_size)):
+        for number, image, label in numbered(source, batch_size, wanted):
             yield image, label, self._look(image.to(device), number)
 
     @torch.no_grad()

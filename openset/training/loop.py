@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,9 +19,12 @@ from openset.networks.device import choose_device
 from openset.networks.outputs import enlarged, logits_of
 from openset.networks.watch import evaluating
 from openset.objectives.base import Objective
+from openset.processes import here
 from openset.training.checkpoints import RunFolder, run_folder
 from openset.training.progress import Clock, Losses, progress_bar
+from openset.training.randomness import Randomness, Seeds
 from openset.training.settings import Settings
+from openset.training.shared import add_gradients, batch_norm_of_all, make_equal, own_share
 
 WATCHED = 1024
 """Rough number of training images, a tenth of all at most, whose accuracy is logged."""
@@ -48,7 +49,8 @@ def train(
     """Trains a network and returns it, in evaluation mode, on the device it was trained on.
 
     The same seed gives the same weights, bit for bit on a CPU with the same number of threads; the
-    caller's random state is left alone. One process trains on one device.
+    caller's random state is left alone. One process trains on one device; several, as
+    `openset train --devices` starts them, take a share each of every batch, and the first writes.
 
     Args:
         objective: The method to train by, with its network.
@@ -89,11 +91,14 @@ def train(
     fabric.to_device(objective)
     judged = _judged(objective, images, getattr(data, "valid", None), settings.batch_size)
     description = _describe(objective, data, images, settings)
-    with run_folder(folder, description, resume) as run, _own_randomness(fabric.device):
-        loop = _Loop(fabric, objective, images, judged, settings, run)
+    kept = folder if here().first else None
+    randomness = Randomness(fabric.device)
+    with run_folder(kept, description, resume) as run, randomness.kept():
+        loop = _Loop(fabric, objective, images, judged, settings, run, randomness)
         loop.restore()
-        loop.run(Clock(checkpoint_minutes), end, progress)
-        _seed(fabric.device, Seeds.of(settings.seed, settings.epochs).everything)
+        with batch_norm_of_all(objective):
+            loop.run(Clock(checkpoint_minutes), end, progress and here().first)
+        randomness.seed(Seeds.of(settings.seed, settings.epochs))
         objective.eval()
         network = objective.finish(images.batches(settings.batch_size)).eval()
         if run is not None:
@@ -115,17 +120,23 @@ def accuracy(network: nn.Module, source: Any, batch_size: int = 256) -> float:
     """
     device = next(network.parameters()).device
     with evaluating(network):
-        return _share_right(network, samples(source, device).batches(batch_size))
+        return _share(_right(network, samples(source, device).batches(batch_size)))
 
 
 @torch.no_grad()
-def _share_right(logits: Callable[[Tensor], Tensor], batches: Iterable) -> float:
+def _right(logits: Callable[[Tensor], Tensor], batches: Iterable) -> Tensor:
+    """The numbers of labels that the logits hit, and of all, `[2]`."""
     right = total = 0
     for image, label in batches:
         known = label >= 0
         answer = enlarged(logits_of(logits(image)), image).argmax(1)
         right += int(((answer == label) & known).sum())
         total += int(known.sum())
+    return torch.tensor([right, total])
+
+
+def _share(counts: Tensor) -> float:
+    right, total = counts.tolist()
     return right / total if total else math.nan
 
 
@@ -194,7 +205,9 @@ class _Loop:
         judged: dict[str, Batches],
         settings: Settings,
         run: RunFolder | None,
+        randomness: Randomness,
     ):
+        self.randomness = randomness
         self.fabric, self.objective = fabric, objective
         self.images, self.judged = images, judged
         self.settings, self.run_folder = settings, run
@@ -207,7 +220,7 @@ class _Loop:
             for name, (own, parts) in self.options.items()
         }
         self.augment = _augmentation(settings.augment)
-        self.generator = torch.Generator()
+        self.group = here()
         self.epoch, self.step = 0, 0
         self.losses = Losses()
         self.seconds = 0.0
@@ -227,18 +240,16 @@ class _Loop:
                     bar.update(task, completed=position * len(self.images), epoch=shown)
                     self._learn(batch, position)
                     self.step += 1
-                    if end.rings():
+                    if self.group.agreed(end.rings()):
                         self._pause()
-                    if checkpoint.rings():
+                    if self.group.agreed(checkpoint.rings()):
                         self._save()
                 self._end_epoch()
             bar.update(task, completed=self.settings.epochs * len(self.images))
 
     def _start_epoch(self) -> None:
         """Brings all that is random, and the objective, to where this epoch starts."""
-        seeds = Seeds.of(self.settings.seed, self.epoch)
-        _seed(self.fabric.device, seeds.everything)
-        self.generator.manual_seed(seeds.augmentation)
+        self.randomness.seed(Seeds.of(self.settings.seed, self.epoch, self.group.rank))
         self.losses = Losses()
         self.objective.train()
         self.objective.start_epoch(self.epoch)
@@ -255,9 +266,10 @@ class _Loop:
 
     def _learn(self, batch: Tensor, position: float) -> None:
         """One batch: each learner is updated as soon as the objective yields its loss."""
-        image, label = self.images.take(batch)
+        own, weight = own_share(batch)
+        image, label = self.images.take(own)
         if self.augment is not None:
-            image, label = self.augment(image, label, self.generator)
+            image, label = self.augment(image, label, self.randomness.augmentation)
         if self.settings.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
         steps = iter(self.objective.step(image, label))
@@ -266,16 +278,19 @@ class _Loop:
                 pair = next(steps, None)
             if pair is None:
                 break
-            self._update(*pair, position)
+            self._update(*pair, weight, position)
         self.seen += len(batch)
+        if self.epoch == self.step == 0:
+            make_equal(self.objective)  # What starts from the first batch.
 
-    def _update(self, learner: str, loss: Tensor, position: float) -> None:
+    def _update(self, learner: str, loss: Tensor, weight: float, position: float) -> None:
         (settings, parts), optimizer = self.options[learner], self.optimizers[learner]
         for group in optimizer.param_groups:
             its = parts.get(group["part"], settings)
             group["lr"] = its.lr_at(position) * group.get("factor", 1)
         optimizer.zero_grad()
-        self.fabric.backward(loss)
+        self.fabric.backward(loss * weight if self.group.count > 1 else loss)
+        add_gradients(self.learners[learner].parameters())
         if settings.clip_norm is not None:
             self.fabric.clip_gradients(
                 self.learners[learner],
@@ -287,6 +302,7 @@ class _Loop:
         self.losses.add(learner, loss, self.epoch, self.step)
 
     def _end_epoch(self) -> None:
+        make_equal(self.objective)
         record = {"epoch": self.epoch + 1, "step": self.step, **self._measured()}
         self.epoch, self.step = self.epoch + 1, 0
         if self.run_folder is not None:
@@ -297,18 +313,25 @@ class _Loop:
         """The log's record of the epoch that ends."""
         seconds = time.monotonic() - self.began
         record = {
-            "loss": self.losses.means(),
+            "loss": self._losses(),
             "lr": {name: o.param_groups[0]["lr"] for name, o in self.optimizers.items()},
             "images_per_second": round(self.seen / seconds, 1),
             **self.objective.figures(),
         }
         with evaluating(self.objective), self.fabric.autocast():
             for part, batches in self.judged.items():
-                record[f"{part}_accuracy"] = _share_right(self.objective.logits, batches)
+                found = self.group.total(_right(self.objective.logits, batches.share(self.group)))
+                record[f"{part}_accuracy"] = _share(found)
         now = time.monotonic()
         self.seconds += now - self.began
         self.began, self.seen = now, 0
         return {**record, "seconds": round(self.seconds, 1)}
+
+    def _losses(self) -> dict[str, float]:
+        """The mean loss of each learner over the epoch and the processes."""
+        means = self.losses.means()
+        told = self.group.total(torch.tensor([*means.values()], dtype=torch.float64))
+        return dict(zip(means, (told / self.group.count).tolist(), strict=True))
 
     def _pause(self) -> None:
         self._save()
@@ -321,9 +344,10 @@ class _Loop:
     def _save(self) -> None:
         """Writes a checkpoint, if there is a folder for it."""
         self.losses.settle()
+        make_equal(self.objective)
+        own, *others = self.group.gather(self.randomness.state_dict())
         if self.run_folder is None:
             return
-        device = self.fabric.device
         self.run_folder.save(
             {
                 "epoch": self.epoch,
@@ -333,15 +357,14 @@ class _Loop:
                 "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
                 "precision": self.fabric.strategy.precision.state_dict(),
                 "losses": self.losses.state_dict(),
-                "random": torch.get_rng_state(),
-                "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-                "random_augment": self.generator.get_state(),
+                "elsewhere": others,
+                **own,
             }
         )
 
     def restore(self) -> None:
         """Goes to the last checkpoint; if there is none, makes the first."""
-        state = self.run_folder.load() if self.run_folder is not None else None
+        state = self.group.once(lambda: self.run_folder.load() if self.run_folder else None)
         if state is None:
             self._save()  # The weights to start from, which the next process may not have.
             return
@@ -366,32 +389,6 @@ class _Loop:
             optimizer.load_state_dict(state["optimizers"][name])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.losses.load_state_dict(state["losses"])
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None and self.fabric.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"], self.fabric.device)
-        self.generator.set_state(state["random_augment"])
-
-
-class Seeds(NamedTuple):
-    """Independent seeds of one epoch, so that any epoch can be begun without those before it."""
-
-    everything: int
-    augmentation: int
-    order: int
-
-    @classmethod
-    def of(cls, seed: int, epoch: int) -> Seeds:
-        drawn = np.random.SeedSequence([seed, epoch]).generate_state(3, np.uint64)
-        return cls(*(int(x) for x in drawn))
-
-
-def _seed(device: torch.device, seed: int) -> None:
-    """Seeds torch on the CPU and on this device, and on no other."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index].manual_seed(seed)
-
-
-def _own_randomness(device: torch.device) -> AbstractContextManager:
-    """Gives the caller's random state back at the end."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        # With more processes than before, the new ones begin at random where their epoch did.
+        for own in [state, *state.get("elsewhere", [])][self.group.rank :][:1]:
+            self.randomness.load_state_dict(own)

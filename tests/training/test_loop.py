@@ -17,7 +17,8 @@ from openset.data import AUGMENTATIONS, ImageSet
 from openset.errors import Paused
 from openset.objectives import CrossEntropy
 from openset.objectives.base import Objective
-from openset.training.loop import Seeds, accuracy, train
+from openset.training.loop import accuracy, train
+from openset.training.randomness import Seeds
 
 SOME = {"epochs": 3, "batch_size": 16, "lr": 0.05, "device": "cpu"}
 
