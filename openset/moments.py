@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -50,30 +50,49 @@ class Moments(nn.Module):
 
         Without labels all rows belong to class 0.
         """
-        labels = labels if labels is not None else torch.zeros(len(x), dtype=torch.long)
-        labels = labels.to(x.device)
-        for c in labels.unique().tolist():
-            if c < 0:
-                continue
-            if c >= len(self.count):
-                raise ValueError(f"label {c} is outside 0…{len(self.count) - 1}")
-            part = x[labels == c].to(self.mean)
-            mean = part.mean(0)
-            centred = part - mean
-            scatter = centred.square().sum(0) if self.kind == "diag" else centred.T @ centred
-            self._add(c, len(part), mean, scatter)
+        classes = len(self.count)
+        # Sorted on the CPU: a device is waited for once a batch, and not once a class.
+        groups = torch.zeros(len(x), dtype=torch.long) if labels is None else labels.cpu()
+        groups = groups.clamp_min(-1)
+        without, *sizes = torch.bincount(groups + 1, minlength=classes + 1).tolist()
+        if len(sizes) > classes:
+            raise ValueError(f"label {len(sizes) - 1} is outside 0…{classes - 1}")
+        order = groups.argsort(stable=True)[without:]
+        rows, which = x[order.to(x.device)].to(self.mean), groups[order].to(self.mean.device)
+        count = torch.tensor(sizes).to(self.count)
+        mean = torch.zeros_like(self.mean).index_add_(0, which, rows)
+        mean /= count.clamp_min(1)[:, None]
+        rows -= mean[which]
+        if self.kind == "tied":
+            scatter = rows.T @ rows
+        elif self.kind == "diag":
+            scatter = torch.zeros_like(self.mean).index_add_(0, which, rows.square_())
+        else:
+            scatter = [part.T @ part if len(part) else None for part in rows.split(sizes)]
+        self._add(count, mean, scatter, [c for c, size in enumerate(sizes) if size])
         return self
 
-    def _add(self, c: int, count: Tensor | int, mean: Tensor, scatter: Tensor | float) -> None:
-        """Chan's rule for one class: the shift between the two means adds to the scatter."""
-        total = self.count[c] + count
-        shift = mean - self.mean[c]
-        weight = self.count[c] * count / total
-        between = shift.square() if self.kind == "diag" else torch.outer(shift, shift)
-        target = self.scatter if self.kind == "tied" else self.scatter[c]
-        target += scatter + weight * between
-        self.mean[c] += shift * count / total
-        self.count[c] = total
+    def _add(self, count: Tensor, mean: Tensor, scatter: Any, present: list[int]) -> None:
+        """Chan's rule: the shift between two means of a class adds to the scatter.
+
+        Args:
+            count: Rows of each class `[C]` in what is added.
+            mean: Their means `[C, D]`.
+            scatter: Their scatter, in the shape of this one's, or `[D, D]` for each class.
+            present: The classes that have rows.
+        """
+        total = self.count + count
+        share = (count / total.clamp_min(1))[:, None]
+        shift = mean - self.mean
+        between = self.count[:, None] * share * shift
+        if self.kind == "full":
+            for c in present:
+                self.scatter[c] += scatter[c] + torch.outer(between[c], shift[c])
+        else:
+            self.scatter += scatter
+            self.scatter += between * shift if self.kind == "diag" else between.T @ shift
+        self.mean += share * shift
+        self.count.copy_(total)
 
     def merge(self, other: Moments) -> Self:
         """Adds what another `Moments` of the same shape and kind has seen."""
@@ -82,11 +101,7 @@ class Moments(nn.Module):
                 f"cannot merge {other.kind} moments of {tuple(other.mean.shape)} into "
                 f"{self.kind} moments of {tuple(self.mean.shape)}; both must agree"
             )
-        for c in other.count.nonzero().flatten().tolist():
-            scatter = 0.0 if self.kind == "tied" else other.scatter[c]
-            self._add(c, other.count[c], other.mean[c], scatter)
-        if self.kind == "tied":
-            self.scatter += other.scatter
+        self._add(other.count, other.mean, other.scatter, other.count.nonzero().flatten().tolist())
         return self
 
     def covariance(self) -> Tensor:
