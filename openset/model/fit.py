@@ -18,7 +18,9 @@ from openset.detectors.rows import known
 from openset.extractors.extract import looks, stream
 from openset.extractors.pixel_rows import HELD_OUT, PER_CLASS, pixel_rows
 from openset.extractors.store import Store
+from openset.fitted import Fitted
 from openset.model.open_set import OpenSet
+from openset.model.saved import restore
 from openset.networks.device import device_of
 from openset.processes import here, shared_folder
 from openset.scoring.threshold import ALIKE, check_accept, training_quantile
@@ -105,25 +107,34 @@ def fit(
     return {name: models[name] for name in detectors}
 
 
-def hand_over(learned: nn.Module, owner: int, home: torch.device) -> None:
-    """Gives what one process has learned, as buffers, to the others; nothing else is learned."""
+def hand_over(learned: Fitted, owner: int, home: torch.device) -> None:
+    """Gives what one process has learned to the others, as a file would: its spec and its buffers.
+
+    Args:
+        learned: Fitted in that process, and made of the same settings in each.
+        owner: The process's rank, or a number that it `owns`.
+        home: This process's device, for what was learned on another one's.
+    """
     group = here()
     if group.count == 1:
         return
-    own, given = group.owns(owner), None
+    own, told = group.owns(owner), None
     if own:
         state = learned.state_dict()
-        given = {key: (x.cpu(), x.device.type == home.type) for key, x in state.items()}
-    given = group.give(given, owner % group.count)
-    if not own and given is not None:
-        found = {key: x.to(home) if at_home else x for key, (x, at_home) in given.items()}
-        learned.load_state_dict(found)
+        told = learned.spec(), {k: (x.cpu(), x.device.type == "cpu") for k, x in state.items()}
+    told = group.give(told, owner % group.count)
+    if own or told is None:
+        return
+    spec, state = told
+    if learned.spec() != spec:  # Of what chooses its own parts as it is fitted.
+        vars(learned).update(vars(restore(spec)))
+    learned.load_state_dict({k: x if stays else x.to(home) for k, (x, stays) in state.items()})
 
 
 def hand_over_model(model: OpenSet, owner: int, home: torch.device) -> None:
     """Gives the threshold that one process has set, and what lies behind it, to the others."""
     hand_over(model.detector, owner, home)
-    hand_over(model.held_out, owner, torch.device("cpu"))
+    hand_over(model.held_out, owner, home)
     model.set_threshold(here().give(model.threshold, owner % here().count))
 
 
