@@ -159,7 +159,7 @@ def shared_folder(where: str | os.PathLike[str] | None = None) -> Iterator[Path]
         new = stack.enter_context(TemporaryDirectory()) if own else where
         folder = Path(group.give(str(new)))
         if where is None and not folder.is_dir():
-            raise ValueError(f"{folder} is not on this machine too; name a folder that is: --store")
+            raise ValueError(f"{folder} is not on this machine too; give TMPDIR a folder that is")
         yield folder
         group.gather(None)  # Before it goes, all have read it.
 

@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parent
 SCRIPTS = {
     "evaluation.py": ["data"],
     "memory.py": ["data"],
+    "imagenet.py": [],
     "checkpointing.py": [],
     "mixture.py": [],
     "mixture.py --many": [],
