@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -38,18 +39,22 @@ def monitor(
             with.
         seed: Seed of the random numbers that break ties.
     """
+    from openset.files import complete_file
     from openset.life.course import draw, table
     from openset.life.monitor import Monitor
     from openset.runs.run import load_model
 
+    if state and out and state.resolve() == out.resolve():
+        raise ValueError(f"--state and --out are one file, {out}; name two")
     loaded = load_model(model, detector, trust or (), network)
     there = state is not None and state.exists()
     watch = Monitor.load(state, loaded) if state and there else Monitor(loaded, alarm, seed)
     watch.read(predictions)
-    if out is not None:
-        draw(watch, out)
-    if state is not None:
-        watch.save(state)
+    with nullcontext() if state is None else complete_file(state) as partial:  # Both or none.
+        if partial is not None:
+            watch.save(partial)
+        if out is not None:
+            draw(watch, out)
     show(table(watch))
     for line in watch.said():
         say(line)
