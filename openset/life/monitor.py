@@ -157,6 +157,8 @@ class Monitor:
             told = np.array([float(record["p_value"]) for record in records])
             near = torch.from_numpy(nearest)
             own = self.model.held_out.p_values(torch.from_numpy(scores), near).numpy()
+            if not np.isfinite(scores).all():
+                raise ValueError("a score is not finite")
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(
                 f"these are no answers of this model, as openset predict writes them: {error}"
@@ -196,8 +198,13 @@ class Monitor:
         self.state.course.append(last)
         self.state.block *= 2
 
-    def read(self, files: Sequence[Path]) -> None:
+    def read(self, files: Sequence[Path], *, shuffle: bool = False) -> None:
         """Takes in files of answers, in their order; each once.
+
+        Args:
+            files: As `openset predict --out` writes them.
+            shuffle: Whether to draw the order of each file's images, which else must be that of
+                time: where they lie sorted, class after class, the order alone is an alarm.
 
         Raises:
             ValueError: For a file that was taken in before, or that holds no answers of this model.
@@ -206,7 +213,11 @@ class Monitor:
             digest = digest_of(file)
             if digest in self.state.files:
                 raise ValueError(f"{file} was taken in before, as {self.state.files[digest]}")
-            self.add(read(file))
+            records = read(file)
+            if shuffle:
+                draw = np.random.default_rng([self.state.seed, self.state.count])
+                records = [records[i] for i in draw.permutation(len(records))]
+            self.add(records)
             self.state.files[digest] = str(file)
 
     def shares(self) -> dict[str, tuple[int, int]]:

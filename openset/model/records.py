@@ -52,7 +52,10 @@ def read(path: Path) -> list[dict[str, Any]]:
         with path.open(newline="", encoding="utf-8") as file:
             if path.suffix == ".jsonl":
                 return [_object(line) for line in file]
-            return [_numbered(record) for record in csv.DictReader(file)]
+            rows = csv.DictReader(file)
+            if not rows.fieldnames:
+                raise ValueError("it is empty, without even the names of the columns")
+            return [_numbered(record) for record in rows]
     except (ValueError, TypeError, RecursionError, csv.Error) as error:
         raise ValueError(f"{path} holds no answers of openset predict: {error}") from error
 
