@@ -1,14 +1,16 @@
 """A class added from 5, 20 and 100 images: how often it is right, and what the others lose.
 
-    OPENSET_DATA=… python speed/few_images.py RUN --out FILE.csv [--detector D…]
+    OPENSET_DATA=… python speed/few_images.py RUN --out FILE.csv [--detector D…] [--fit-on N]
 
 RUN is a run whose data has one class more than it knows, such as
 `openset train ylecun/mnist --known-classes 0-8 …`. Images of that class to learn from are drawn
 from the training split, in three draws; all are tested on the test split. The threshold accepts
-95 %. The network sees each image once, for all detectors.
+95 %. The network sees each image once, for all detectors, which --fit-on lets learn from so many
+training images, evenly drawn.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
@@ -78,7 +80,9 @@ def mean_of(rows: list[dict]) -> list[dict]:
     return found
 
 
-def main(folder: str, detectors: list[str], out: Path, device: str | None) -> None:
+def main(
+    folder: str, detectors: list[str], out: Path, device: str | None, fit_on: int | None
+) -> None:
     from openset.networks.device import choose_device
 
     run = Run.load(folder)
@@ -88,6 +92,8 @@ def main(folder: str, detectors: list[str], out: Path, device: str | None) -> No
     (name,) = [c for c in source.classes if c not in run.classes]
     left_out = whole.subset(whole.labels == source.classes.index(name))
     data = run.load_data()
+    step = -(-len(data.train) // (fit_on or len(data.train)))
+    data = replace(data, train=data.train.subset(torch.arange(0, len(data.train), step)))
     if missing := [name for name in detectors if name not in run.models]:
         run.fit(missing, data, network)
     models = {name: run.load_model(name, network=network) for name in detectors}
@@ -108,5 +114,6 @@ if __name__ == "__main__":
     parser.add_argument("--detector", action="append")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device")
+    parser.add_argument("--fit-on", type=int)
     given = parser.parse_args()
-    main(given.run, given.detector or [*DETECTORS], given.out, given.device)
+    main(given.run, given.detector or [*DETECTORS], given.out, given.device, given.fit_on)

@@ -178,7 +178,7 @@ def _check(model: OpenSet, name: str) -> tuple[list[str], MoreClasses]:
         raise ValueError("this model keeps no held-out scores; calibrate it, or fit it again")
     if model.classes is None:
         raise ValueError("this model does not name its classes; set model.classes first")
-    if not name.strip():
+    if not (name.strip() and name.isprintable()):
         raise ValueError(f"the name is {name!r}; give the new class one that can be read")
     if name in (*model.classes, "unknown"):
         raise ValueError(f"the name {name!r} is taken; give the new class another")

@@ -155,11 +155,15 @@ class HeldOut(Fitted):
         scores = torch.cat(self.scores(upper=True))
         return float((scores <= threshold).double().mean())
 
+    def group(self, c: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The knots of a group, how many scores are at least as high, and how many higher."""
+        stop = int(self.sizes[: c + 1].sum())
+        part = slice(stop - int(self.sizes[c]), stop)
+        return self.knots[part], self.at_least[part], self.above[part]
+
     def groups(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """The knots of each group, how many scores are at least as high, and how many higher."""
-        columns = (self.knots, self.at_least, self.above)
-        parts = zip(*(x.split(self.sizes.tolist()) for x in columns), strict=True)
-        return [(knots, at_least, above) for knots, at_least, above in parts]
+        """Those of each group."""
+        return [self.group(c) for c in range(len(self.sizes))]
 
     def scores(self, *, upper: bool = True) -> list[Tensor]:
         """All scores of each group, ascending; one that was not kept is that of a neighbour.

@@ -121,8 +121,9 @@ def test_what_cannot_be_added_is_refused(models, data):
     for name in ("3", "unknown"):
         with pytest.raises(ValueError, match="is taken; give the new class another"):
             add_class(model, name, sevens()[0])
-    with pytest.raises(ValueError, match="give the new class one that can be read"):
-        add_class(model, " ", sevens()[0])
+    for name in ("", " ", "a\nb", "\x1b[31m"):
+        with pytest.raises(ValueError, match="give the new class one that can be read"):
+            add_class(model, name, sevens()[0])
     with pytest.raises(ValueError, match="2 images of seven; give at least 3, better 20"):
         add_class(model, "seven", sevens()[0][:2])
     with pytest.raises(ValueError, match="keeps no held-out scores"):
