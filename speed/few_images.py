@@ -87,7 +87,7 @@ def main(
 
     run = Run.load(folder)
     network = run.load_network().to(choose_device(device))
-    source = open_source(DataName.parse(run.recipe.data))
+    source = open_source(DataName.parse(str(run.recipe.data)))
     whole = image_set(source, source.splits["train"], run.adapter, list(range(len(source.classes))))
     (name,) = [c for c in source.classes if c not in run.classes]
     left_out = whole.subset(whole.labels == source.classes.index(name))
