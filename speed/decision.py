@@ -4,7 +4,7 @@
 
 Of one image and of a batch, with one table of 1,000 held-out scores and with one for each of ten
 classes. Each decision follows a forward pass, as in use, so it finds the processor's caches full of
-the network; alone, in a loop, it would seem to cost a tenth. What counts is the median share over
+the network; alone, in a loop, it would seem to cost far less. What counts is the median share over
 such pairs, in processor time. NETWORK is any name that `openset train --network` takes.
 """
 
