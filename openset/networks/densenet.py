@@ -52,7 +52,7 @@ def densenet_bc_100(classes: Count, channels: Count = 3) -> Backbone:
 
 @described
 def densenet_bc_40(classes: Count, channels: Count = 3) -> Backbone:
-    """DenseNet-BC of depth 40 and growth 12: a DenseNet that a CPU can train, for images of up to 64 px.
+    """DenseNet-BC of depth 40 and growth 12, that a CPU can train, for images of up to 64 px.
 
     Huang et al. 2017, "Densely Connected Convolutional Networks",
     https://arxiv.org/abs/1608.06993; not one of the sizes that they publish.
