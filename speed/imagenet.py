@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python speed/imagenet.py
 
 Two processes write a store of activations as a ResNet-50 has them, 2,048 features and 1,000 logits
-an image; what they hold does not matter here and is drawn at random. Each detector is then fitted from
-the store in a process of its own, of which the bytes read and the peak of memory above the
-imports' are told, beside what the plan computes.
+an image; what they hold does not matter here and is drawn at random. Each detector is then fitted
+from the store in a process of its own, of which the passes over the store and the peak of memory
+above the imports' are told, beside what the plan computes.
 """
 
 import argparse
