@@ -29,7 +29,7 @@ BY_LOGITS = ("ash", "dice", "nac", "nci", "nnguide", "react", "scale", "she", "v
 NOT_FAR = (
     *BY_LOGITS,
     *("fdbd", "mahalanobis-plus-plus", "pnml", "subspaces"),
-    *("binc", "ova", "ovnni", "generalized-odin", "learned-confidence"),
+    *("binc", "ova", "ovnni", "csi", "generalized-odin", "learned-confidence"),
     *("mc-dropout", "deep-ensemble"),
 )
 """Some read far features as sure logits or clip them, some see directions alone, some read logits,

@@ -32,6 +32,7 @@ SMALL = {
     "flow-outliers": "flow-outliers:blocks=1,width=8,couplings=1",
     "gan-outliers": "gan-outliers:width=8",
     "arpl-cs": "arpl-cs:width=8",
+    "csi": "csi:shift=cutperm,flip=false,area=0.5",
     "deep-ensemble": "deep-ensemble:members=2",
     "outlier-exposure": "outlier-exposure:data=uniform-noise",
 }

@@ -22,6 +22,7 @@ from openset.detectors.committee import DeepEnsemble as DeepEnsemble
 from openset.detectors.committee import MCDropout as MCDropout
 from openset.detectors.crf import CRF as CRF
 from openset.detectors.crosr import CROSR as CROSR
+from openset.detectors.csi import CSI as CSI
 from openset.detectors.dice import DICE as DICE
 from openset.detectors.fdbd import FDBD as FDBD
 from openset.detectors.fusion import Fusion as Fusion

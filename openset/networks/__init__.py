@@ -26,6 +26,7 @@ from openset.networks.heads.ensemble import ensemble
 from openset.networks.heads.ladder_codes import ladder_codes
 from openset.networks.heads.one_vs_all import one_vs_all
 from openset.networks.heads.reciprocal import reciprocal
+from openset.networks.heads.shifted import shifted
 from openset.networks.heads.subspaces import subspaces
 from openset.networks.ladder import ladder_small
 from openset.networks.ladder_densenet import ladder_densenet_121
@@ -81,6 +82,7 @@ HEADS: dict[str, Callable[..., Any]] = {
     "ladder-codes": ladder_codes,
     "one-vs-all": one_vs_all,
     "reciprocal": reciprocal,
+    "shifted": shifted,
     "subspaces": subspaces,
     "select": select,
     "normalised": normalised,
@@ -137,6 +139,7 @@ __all__ = [
     "resnet34",
     "restore",
     "select",
+    "shifted",
     "spatial_autoencoder",
     "subspaces",
     "vgg",

@@ -49,6 +49,7 @@ HEADS: dict[str, Callable] = {
     "viby-2": lambda network: openset.networks.bottleneck(network, priors=None),
     "c2ae": openset.networks.conditioned,
     "crosr": openset.networks.ladder_codes,
+    "csi": openset.networks.shifted,
     "deep-ensemble": openset.networks.ensemble,
     "generalized-odin": openset.networks.decomposed,
     "learned-confidence": openset.networks.confident,
