@@ -34,14 +34,18 @@ NOT_FAR = (
 )
 """Some read far features as sure logits or clip them, some see directions alone, some read logits,
 where high is known, and some read how far opinions differ."""
-BY_VIEW = ("autoencoder", "crf")
+BY_VIEW = ("autoencoder", "crf", "synthcp")
 """Some read what their view adds, and no logits."""
 
 
 def make(name):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return build(SMALL.get(name, name), autoencoder=networks.autoencoder(1, 8, width=4))
+        beside = {
+            "autoencoder": networks.autoencoder(1, 8, width=4),
+            "generator": networks.spade(CLASSES, 1, width=4),
+        }
+        return build(SMALL.get(name, name), **beside)
 
 
 def tap_for(detector, network):

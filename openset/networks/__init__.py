@@ -35,6 +35,7 @@ from openset.networks.outputs import logits_of
 from openset.networks.real_nvp import real_nvp
 from openset.networks.resnet import resnet18, resnet34
 from openset.networks.select import select
+from openset.networks.spade import spade
 from openset.networks.vgg import vgg, vgg13
 from openset.networks.wide_resnet import wrn_16_2, wrn_16_4, wrn_28_10
 
@@ -98,13 +99,17 @@ AUTOENCODERS: dict[str, Callable[..., Any]] = {
 FLOWS: dict[str, Callable[..., Any]] = {"real-nvp": real_nvp}
 """Factories `(channels, …) -> network` of densities that draw images, by name."""
 
-NAMED = NETWORKS | DENSE | LIBRARIES | AUTOENCODERS | FLOWS
+GENERATORS: dict[str, Callable[..., Any]] = {"spade": spade}
+"""Factories `(classes, channels, …) -> network` from class maps to images, by name."""
+
+NAMED = NETWORKS | DENSE | LIBRARIES | AUTOENCODERS | FLOWS | GENERATORS
 """All factories that a user's string may name."""
 
 __all__ = [
     "AUTOENCODERS",
     "DENSE",
     "FLOWS",
+    "GENERATORS",
     "HEADS",
     "LIBRARIES",
     "NETWORKS",
@@ -140,6 +145,7 @@ __all__ = [
     "restore",
     "select",
     "shifted",
+    "spade",
     "spatial_autoencoder",
     "subspaces",
     "vgg",

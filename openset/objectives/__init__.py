@@ -26,6 +26,7 @@ from openset.objectives.reciprocal import RPL as RPL
 from openset.objectives.reconstruction import Reconstruction as Reconstruction
 from openset.objectives.rotation import RotPred as RotPred
 from openset.objectives.subspaces import SubSpaces as SubSpaces
+from openset.objectives.synthesis import Synthesis as Synthesis
 from openset.objectives.vmdls import VMDLS as VMDLS
 from openset.spec import parse
 
