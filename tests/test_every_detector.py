@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from attack.material import HEADS
+from attack.material import HEADS, companions
 
 from openset import detectors, networks
 from openset.activations import Activations, concatenate
@@ -17,6 +17,7 @@ from openset.scoring.views import layers_for
 
 CLASSES = 3
 SMALL = {
+    "csi": "csi:crops=2",
     "gemos": "gemos:components=1",
     "knn": "knn:k=5",
     "mlod": "mlod:k=5",
@@ -41,11 +42,7 @@ BY_VIEW = ("autoencoder", "crf", "synthcp")
 def make(name):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        beside = {
-            "autoencoder": networks.autoencoder(1, 8, width=4),
-            "generator": networks.spade(CLASSES, 1, width=4),
-        }
-        return build(SMALL.get(name, name), **beside)
+        return build(SMALL.get(name, name), **companions(CLASSES))
 
 
 def tap_for(detector, network):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from openset.extractors.base import Extractor
 from openset.extractors.crops import PREFIX, Crops
 from openset.extractors.tap import Tap
 from openset.networks.heads.shifted import SHIFTS
-from openset.spec import Count
+from openset.spec import Count, Range
 
 
 class CSI(Detector):
@@ -55,10 +55,13 @@ class CSI(Detector):
     directions: Tensor
     means: Tensor
 
-    def __init__(self, crops: int = 10, max_rows: Count = 5_000, seed: int = 0):
+    def __init__(
+        self,
+        crops: Annotated[int, Range(least=0)] = 10,
+        max_rows: Count = 5_000,
+        seed: int = 0,
+    ):
         super().__init__()
-        if crops < 0:
-            raise ValueError(f"crops must be at least 0; got {crops}")
         self.crops, self.max_rows, self.seed = crops, max_rows, seed
 
     @property

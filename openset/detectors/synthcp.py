@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from openset.detectors.logits import unsure
 from openset.extractors.reconstruct import need_network
 from openset.extractors.resynthesise import Resynthesise
 from openset.extractors.tap import Tap
+from openset.spec import Range
 
 
 class SynthCP(Detector):
@@ -45,11 +48,14 @@ class SynthCP(Detector):
     name = "synthcp"
     looks_again = True
 
-    def __init__(self, generator: nn.Module, t: float = 0.999, layer: str | None = None):
+    def __init__(
+        self,
+        generator: nn.Module,
+        t: Annotated[float, Range(least=0, most=1)] = 0.999,
+        layer: str | None = None,
+    ):
         super().__init__()
         need_network(generator, "generator")
-        if not 0 <= t <= 1:
-            raise ValueError(f"t is a class probability in 0…1; got {t}")
         self.generator, self.t, self.layer = generator, t, layer
 
     def view(self, tap: Tap) -> Resynthesise:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from openset.data.simclr import simclr
 from openset.networks.heads.shifted import SHIFTS, Shift, Shifted, shifted, shifted_image
 from openset.objectives.base import Objective
+from openset.spec import Count, Range
 
 
 class CSI(Objective):
@@ -58,17 +59,12 @@ class CSI(Objective):
         network: nn.Module,
         shift: Shift = "rotation",
         flip: bool = True,
-        area: float = 0.08,
-        temperature: float | None = None,
+        area: Annotated[float, Range(above=0, most=1)] = 0.08,
+        temperature: Annotated[float, Range(above=0)] | None = None,
         labels: bool = True,
-        dim: int = 128,
+        dim: Count = 128,
     ):
         super().__init__(shifted(network, shift, dim))
-        if not 0 < area <= 1 or not (temperature is None or temperature > 0):
-            raise ValueError(
-                "area must lie in 0…1 and temperature above 0; "
-                f"got area={area} and temperature={temperature}"
-            )
         self.shift: Shift = shift
         self.flip, self.area, self.temperature = flip, area, temperature
         self.labels, self.dim = labels, dim

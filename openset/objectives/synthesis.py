@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from openset.networks.spade import PatchDiscriminator, Spade, class_maps
 from openset.objectives.base import Objective
 from openset.objectives.synthetic_outliers import frozen
+from openset.spec import Amount, Count
 
 
 class Synthesis(Objective):
@@ -49,7 +50,9 @@ class Synthesis(Objective):
     classifies = False
     network: Spade  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, network: nn.Module, weight: float = 10.0, width: int = 16, lr: float = 1e-3):
+    def __init__(
+        self, network: nn.Module, weight: Amount = 10.0, width: Count = 16, lr: Amount = 1e-3
+    ):
         super().__init__(network)
         if not isinstance(network, Spade):
             raise ValueError(

@@ -129,7 +129,9 @@ def test_it_says_what_it_lacks():
         scored(image, spade(classes=5, width=4))
     with pytest.raises(ValueError, match="the generator gave"):
         scored(image, spade(classes=3, channels=1, width=4))
-    with pytest.raises(ValueError, match=r"t is a class probability in 0…1; got 2"):
+    with pytest.raises(
+        ValueError, match="t of detector synthcp is 2; expected a number at least 0"
+    ):
         SynthCP(Colours(), t=2)
     with pytest.raises(ValueError, match="generator must be a network; got 'run'"):
         SynthCP("run")

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from openset.networks.base import described
 from openset.networks.heads.widened import Widened
+from openset.spec import Count
 
 SHIFTS = 4
 """Ways in which an image is shifted, the first of which leaves it as it is."""
@@ -79,7 +80,7 @@ def shifted_image(image: Tensor, shift: Shift, k: int) -> Tensor:
 
 @described
 def shifted(
-    network: nn.Module, shift: Shift = "rotation", dim: int = 128, head: str | None = None
+    network: nn.Module, shift: Shift = "rotation", dim: Count = 128, head: str | None = None
 ) -> Shifted:
     """Makes a classifier look four times at an image, each time shifted in another way (CSI).
 
