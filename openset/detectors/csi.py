@@ -18,6 +18,9 @@ from openset.extractors.tap import Tap
 from openset.networks.heads.shifted import SHIFTS
 from openset.spec import Count, Range
 
+LAYERS = ("projection", "shift")
+"""What a network of `shifted` gives beside its logits, of all looks side by side."""
+
 
 class CSI(Detector):
     """Scores an image by its likeness to the nearest training image, over four shifts of it.
@@ -50,7 +53,7 @@ class CSI(Detector):
     """
 
     name = "csi"
-    layers = ("projection", "shift")
+    layers = LAYERS
     objectives = ("csi",)
     directions: Tensor
     means: Tensor
@@ -69,10 +72,10 @@ class CSI(Detector):
         return self.crops > 0
 
     def view(self, tap: Tap) -> Extractor:
-        return Crops(tap, self.layers, self.crops, self.seed) if self.looks_again else tap
+        return Crops(tap, LAYERS, self.crops, self.seed) if self.looks_again else tap
 
     def fit(self, batches: Iterable[Activations]) -> Self:
-        kept = sampled(Rows(batches, self.layers), self.max_rows, self.seed)
+        kept = sampled(Rows(batches, LAYERS), self.max_rows, self.seed)
         z, logits = split(kept[:, : -(SHIFTS**2)], kept[:, -(SHIFTS**2) :])
         # A shift that is told wrongly on average would turn its part of the score round.
         told = logits.mean(0).clamp_min(1e-3)
@@ -83,7 +86,7 @@ class CSI(Detector):
         return self
 
     def score(self, rows: Activations) -> Tensor:
-        names = (f"{PREFIX}{layer}" if self.looks_again else layer for layer in self.layers)
+        names = (f"{PREFIX}{layer}" if self.looks_again else layer for layer in LAYERS)
         z, logits = split(*(rows.values(name) for name in names))
         nearest = (z.transpose(0, 1) @ self.directions.to(z.dtype).mT).amax(2).T
         length, told = self.means.to(z.dtype)

@@ -50,7 +50,8 @@ class Shifted(Widened):
     def forward(self, image: Tensor) -> Tensor:
         looks = [self.network(shifted_image(image, self.kind, k)) for k in range(SHIFTS)]
         for features in looks:
-            self.projection(features), self.shift(features)  # Not used here: a tap reads them.
+            self.projection(features)  # Neither is used here: a tap reads them.
+            self.shift(features)
         return self.head(torch.cat(looks, dim=1) / SHIFTS)
 
     def joint(self, features: Tensor) -> Tensor:
