@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from random import Random
 
 import torch
 from torch import Tensor
@@ -45,8 +46,8 @@ class Crops(Extractor):
     def __init__(self, tap: Tap, layers: Sequence[str], count: int = 10, seed: int = 0):
         super().__init__()
         self.tap, self.layers, self.count, self.seed = tap, tuple(layers), count, seed
-        generator = torch.Generator().manual_seed(seed)
-        self.places: list[list[float]] = torch.rand(count, 2, generator=generator).tolist()
+        draw = Random(seed).random  # Not torch's: an export would take them for its inputs.
+        self.places = [(draw(), draw()) for _ in range(count)]
 
     @property
     def key(self) -> Hashable:
