@@ -132,8 +132,8 @@ def patches(inputs: int, width: int) -> nn.Sequential:
 def spade(classes: Count, channels: Count = 3, width: Count = 16) -> Spade:
     """A small generator of images from class maps `[N, K, H, W]` (SPADE), of any size.
 
-    It begins on an eighth of the image's grid and doubles three times; the published one has 64
-    times `width`, spectral norm and seven blocks.
+    It begins on an eighth of the image's grid and doubles three times; the published one has a
+    width of 64, spectral norm and seven blocks.
 
     Park et al. 2019, "Semantic Image Synthesis with Spatially-Adaptive Normalization",
     https://arxiv.org/abs/1903.07291

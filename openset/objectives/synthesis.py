@@ -24,7 +24,7 @@ class Synthesis(Objective):
         generator:      −mean D(m, G(m)) + w (mean |Dᵢ(m, x) − Dᵢ(m, G(m))| + mean |x − G(m)|)
         discriminator:  mean [1 − D(m, x)]₊ + mean [1 + D(m, G(m))]₊
 
-    Published are ten times as many maps, days of training and, in place of the last term, layers
+    Published are four times as many maps, days of training and, in place of the last term, layers
     of a VGG that was trained on other images. Of whole images the map is their class everywhere,
     of which only a typical image can be drawn. The detector `synthcp` compares what is drawn with
     what is seen.
