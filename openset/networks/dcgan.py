@@ -46,7 +46,7 @@ class Generator(nn.Module):
         return self.layers(noise)
 
     def draw(self, code: Tensor, size: Sequence[int]) -> Tensor:
-        """An image `[N, C, *size]` of each code `[N, noise]`: 32×32 pixels, brought to that size."""
+        """An image `[N, C, *size]` of each code `[N, noise]`: 32×32 pixels, brought to its size."""
         image = self(code[:, :, None, None])
         at_size = image.shape[2:] == tuple(size)
         return image if at_size else F.interpolate(image, tuple(size), mode="bilinear")
