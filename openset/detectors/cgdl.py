@@ -31,10 +31,10 @@ class CGDL(Detector):
     reconstruction is as bad. The label is the classifier's.
 
     The paper calls an image unknown if P_k < ½ for all classes k, or if its error is too large. P_k
-    is 1 − ∏_j P(a known z_j lies nearer m_j): one coordinate near its mean is enough for a high one,
-    so that in 32 dimensions all points drawn three times as wide as a class are accepted, and the
-    error decides nearly alone. `rule="published"` scores by it all the same: above 0 where the rule
-    says unknown. Not copied is the code's box, whose size is multiplied by σ twice.
+    is 1 − ∏_j P(a known z_j lies nearer m_j): one coordinate near its mean makes it high, so that
+    in 32 dimensions all points drawn three times as wide as a class are accepted, and the error
+    decides nearly alone. `rule="published"` scores by it all the same: above 0 where the rule says
+    unknown. Not copied is the code's box, whose size is multiplied by σ twice.
 
     Paper: Sun et al., *Conditional Gaussian Distribution Learning for Open Set Recognition*, 2020,
     https://arxiv.org/abs/2003.08823.
