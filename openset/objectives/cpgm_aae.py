@@ -70,9 +70,8 @@ class CPGMAAE(Objective):
         classes = self.network.classes
         self.discriminator = nn.Sequential(*dense(dim + classes, 512, 512, 1))
         self.keep(centres=means(classes, dim))
-        with (
-            torch.no_grad()
-        ):  # Or the classifier would lead the codes elsewhere than the adversary.
+        with torch.no_grad():
+            # Otherwise the classifier would lead the codes elsewhere than the adversary.
             self.network.head.weight.copy_(self.centres / FAR)
 
     def learners(self) -> dict[str, nn.Module]:
