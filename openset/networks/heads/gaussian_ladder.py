@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +102,7 @@ class GaussianLadder(DrawnCode):
         self.rho = nn.Linear(self.features, dim)
         above = (*[side] * len(below), dim)[1:]
         rungs = [Rung(channels, side, size) for channels, size in zip(below, above, strict=True)]
-        self.rungs = nn.ModuleList(rungs)
+        self.rungs: Any = nn.ModuleList(rungs)
         self.centres = nn.Parameter(torch.randn(self.classes, dim))
 
     def climb(self, image: Tensor) -> tuple[Gaussian, list[Gaussian]]:
