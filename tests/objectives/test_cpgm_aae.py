@@ -1,14 +1,12 @@
-"""CPGM-AAE: its loss, its means, and codes that become draws of their classes' Gaussians."""
+"""CPGM-AAE: its loss against the equation, and its means."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from openset.data import batches, load
 from openset.networks import cnn, drawn_code
 from openset.objectives import CPGMAAE
 from openset.objectives.cpgm_aae import means
-from openset.training.loop import train
 
 IMAGE, LABEL = torch.linspace(0, 1, 1536).sin().view(6, 1, 16, 16), torch.arange(6) % 3
 
@@ -68,25 +66,3 @@ def test_any_network_gets_a_code():
     wrapped = drawn_code(inner, dim=2, width=4).eval()
     assert wrapped(IMAGE).shape == (6, 3)
     assert wrapped.missed(IMAGE, IMAGE).equal(torch.zeros(6, 1))
-
-
-@pytest.mark.slow
-def test_codes_become_draws_of_their_classes():
-    """On a latent of two dimensions, as can be looked at."""
-    data = load("digits", known_classes="0-1")
-    torch.manual_seed(0)
-    objective = CPGMAAE(
-        cnn(classes=2, channels=1, widths=(16, 32)), weight=1e3, adversarial=1.0, dim=2, width=8
-    )
-    train(objective, data.train, epochs=60, batch_size=32, optimizer="adam", lr=1e-3)
-    [(image, label)] = batches(data.test, 1000)
-    with torch.no_grad():
-        z = objective.network.encode(image)
-        draws = objective.centres[label] + torch.randn(z.shape)
-        told = (objective.real(draws, label) > 0).float().mean()
-        told = (told + (objective.real(z, label) <= 0).float().mean()) / 2
-    for c in range(2):
-        own = z[label == c]
-        assert (own.mean(0) - objective.centres[c]).norm() < 0.5
-        assert ((own.std(0) > 0.7) & (own.std(0) < 1.3)).all()
-    assert told == pytest.approx(0.5, abs=0.15)
