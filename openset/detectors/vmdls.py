@@ -59,7 +59,11 @@ class VMDLSb(Detector):
             latent = ("mean",) if "mean" in first.features else ()
             layers = (*(layer for layer in layers if layer != "logits"), *latent)
         self.found_layers = rows.layers = distinct(first, layers)
-        moments = Moments.of(rows, rows.classes)
+        self.learn(Moments.of(rows, rows.classes))
+        return self
+
+    def learn(self, moments: Moments) -> None:
+        """Keeps the shrunk Gaussian of each class, from its moments."""
         few = (moments.count < 2).nonzero().flatten().tolist()
         if few:
             raise ValueError(f"classes {few} have fewer than 2 training rows; leave them out")
@@ -79,7 +83,6 @@ class VMDLSb(Detector):
             log_scale=log_scale.float(),
             count=moments.count,
         )
-        return self
 
     def class_scores(self, rows: Activations) -> Tensor:
         """log p_c(t) of every class, `[M, C]`."""
