@@ -135,6 +135,10 @@ class Detector(Fitted):
         """Scores whose argmax is the label, `[M, K]`; the logits unless the method has its own."""
         return rows.logits
 
+    def judge(self, rows: Activations) -> tuple[Tensor, Tensor]:
+        """`class_scores` and `score`; overridden where the one follows from the other."""
+        return self.class_scores(rows), self.score(rows)
+
     @property
     def layers_read(self) -> Sequence[str] | None:
         """The layers that `score` reads: those that `fit` chose, or else those of the setting."""
@@ -157,9 +161,8 @@ class Detector(Fitted):
 
     def answer(self, activations: Activations) -> tuple[Tensor, Tensor]:
         """The known class that fits best and the score of each row, `[M]` both."""
-        parts = pieces(activations.beside(self))
-        answers = [(best(self.class_scores(rows)), self.score(rows)) for rows in parts]
-        labels, scores = zip(*answers, strict=True)
+        judged = map(self.judge, pieces(activations.beside(self)))
+        labels, scores = zip(*((best(known), score) for known, score in judged), strict=True)
         return torch.cat(labels), finite(torch.cat(scores), f"the scores of {self.name}")
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:

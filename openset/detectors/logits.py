@@ -156,7 +156,7 @@ def against_best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     below = logits - logits.amax(1, keepdim=True)
     weight, sign = below.exp(), below.sign()  # The sign is 0 on top: a mask costs more than exp.
-    ties = (1 + sign).sum(1) - 1
+    ties = sign.sum(1) + (logits.shape[1] - 1)
     return below, weight, ties - (weight * sign).sum(1)
 
 
