@@ -8,25 +8,14 @@ name that `openset train --network` takes.
 """
 
 import sys
-import time
 
 import torch
+from turns import seconds
 
 from openset import networks
 from openset.scoring.held_out import HeldOut
 
 CLASSES, HELD_OUT, REPEATS = 10, 5000, 25
-
-
-def seconds(*runs) -> list[float]:
-    """The smallest processor time of each, in turns."""
-    times = [[] for _ in runs]
-    for _ in range(REPEATS):
-        for run, found in zip(runs, times, strict=True):
-            started = time.process_time()
-            run()
-            found.append(time.process_time() - started)
-    return [min(found) for found in times]
 
 
 @torch.no_grad()
@@ -45,7 +34,7 @@ def main(name: str = "resnet18", size: str = "32") -> None:
                 label = torch.where(score <= applying, nearest, -1)
                 return label, held_out.p_values(score, nearest)
 
-            passing, deciding = seconds(lambda image=image: network(image), decide)
+            passing, deciding = seconds(lambda image=image: network(image), decide, repeats=REPEATS)
             print(
                 f"{name}, {size} px, {count} images, {groups} tables: forward "
                 f"{1e3 * passing:.1f} ms, p-value and decision {1e3 * deciding:.2f} ms: "

@@ -50,7 +50,7 @@ class MaxLogit(Detector):
     """
 
     def score(self, rows: Activations) -> Tensor:
-        return -rows.logits.max(1).values
+        return -rows.logits.amax(1)
 
 
 class Entropy(Detector):
