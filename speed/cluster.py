@@ -86,7 +86,9 @@ class Call:
 
     def __init__(self, *arguments: object):
         command = [sys.executable, "-m", "openset", "predict", *map(str, arguments)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        # Ray's workers stand back behind everyone else; beside others at work they would not end.
+        equal = os.environ | {"RAY_worker_niceness": "0"}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=equal)
         self.seen: dict[int, float] = {}
         self.watch = threading.Thread(target=self._watch)
         self.watch.start()

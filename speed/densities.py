@@ -58,7 +58,7 @@ def compare(name: str, x, held_out, other) -> None:
         print(f"{name:22} {what} rows: relative difference {error:.0e}")
     rows = torch.cat([held_out, other])
     double = rows.double().numpy()
-    mine, theirs = seconds(lambda: ours(rows), lambda: reference.score_samples(double), repeats=3)
+    mine, theirs = seconds(lambda: ours(rows), lambda: reference.score_samples(double), repeats=10)
     print(
         f"{name:22} score {1e6 * mine / len(rows):.1f} µs a row, scikit-learn "
         f"{1e6 * theirs / len(rows):.1f}: {theirs / mine:.1f} times faster",
