@@ -1,13 +1,13 @@
-"""`openset predict --cluster` beside one process, with a worker and the driver killed in between.
+"""`openset predict --cluster` beside one process, and with a worker and the driver killed.
 
     OPENSET_DATA=… python speed/cluster.py [--images 100000]     # needs the extra `cluster`
 
 Copies of MNIST's test images, as files or as Parquet, go through the command on one process and on
-Ray's workers, one for each core. Each side answers a quarter of the images and then all, and the
-rate is that of the other three quarters, without the start. Compared is processor time of all
-processes of a call (Linux), so that others may be at work beside it. Then a worker is killed after
-the first part and the driver after the next, and the same command goes on: every image must be
-answered once and as by the local path.
+a cluster of this machine with one worker for each core. For the rate each side answers a quarter of
+the images and then all; the other three quarters count, without the start. Compared is processor
+time of all processes (Linux), so that others may be at work beside it. Then a worker is killed
+after the first part and the driver after the next, and the same command goes on: every image must
+be answered once and as by the local path.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from openset.detectors import build
 from openset.model.fit import fit
 from openset.model.records import read
 from openset.objectives import CrossEntropy
+from openset.scale.cluster import connected
 from openset.training.loop import train
 
 GROUP = 1024
@@ -61,14 +62,14 @@ def write_images(images, count: int, folder: Path) -> None:
 
 
 def stat_of(pid: int) -> tuple[str, int, float] | None:
-    """Name, parent and processor seconds of a process, those of its ended children included."""
+    """Name, parent and processor seconds of a process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:  # It has ended.
         return None
     name, rest = text.partition("(")[2].rsplit(")", 1)
     told = rest.split()
-    return name, int(told[1]), sum(map(int, told[11:15])) / TICK
+    return name, int(told[1]), sum(map(int, told[11:13])) / TICK
 
 
 def family(root: int) -> dict[int, tuple[str, float]]:
@@ -82,21 +83,27 @@ def family(root: int) -> dict[int, tuple[str, float]]:
 
 
 class Call:
-    """A command that runs beside this process, with the processor time of all its processes."""
+    """A command that runs beside this process, with the processor time of all its processes.
+
+    On the cluster these are all that descend from this process, which has started it.
+    """
 
     def __init__(self, *arguments: object):
         command = [sys.executable, "-m", "openset", "predict", *map(str, arguments)]
-        # Ray's workers stand back behind everyone else; beside others at work they would not end.
-        equal = os.environ | {"RAY_worker_niceness": "0"}
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=equal)
-        self.seen: dict[int, float] = {}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.root = os.getpid() if "--cluster" in arguments else self.process.pid
+        self.before, self.seen = self._times(), {}
         self.watch = threading.Thread(target=self._watch)
         self.watch.start()
 
+    def _times(self) -> dict[int, float]:
+        found = family(self.root)
+        return {pid: seconds for pid, (_, seconds) in found.items() if pid != os.getpid()}
+
     def _watch(self) -> None:
         while self.process.poll() is None:
-            self.seen |= {pid: seconds for pid, (_, seconds) in family(self.process.pid).items()}
-            time.sleep(0.1)
+            self.seen |= self._times()
+            time.sleep(0.5)
 
     def seconds(self) -> float:
         """Processor seconds, after its end, which must be a good one."""
@@ -104,12 +111,7 @@ class Call:
         self.watch.join()
         if self.process.returncode:
             raise RuntimeError(said)
-        return sum(self.seen.values())
-
-    def kill_worker(self) -> None:
-        """Kills one process of Ray that scores."""
-        workers = [p for p, (name, _) in family(self.process.pid).items() if "Scorer" in name]
-        os.kill(workers[0], signal.SIGKILL)
+        return sum(took - self.before.get(pid, 0.0) for pid, took in self.seen.items())
 
     def kill(self) -> None:
         self.process.kill()
@@ -121,6 +123,12 @@ class Call:
             if self.process.poll() is not None:
                 raise RuntimeError(f"it ended before its part {count}; give more images")
             time.sleep(0.01)
+
+
+def kill_worker() -> None:
+    """Kills one process of Ray that scores."""
+    workers = [pid for pid, (name, _) in family(os.getpid()).items() if "Scorer" in name]
+    os.kill(workers[0], signal.SIGKILL)
 
 
 def same(out: Path, local: list[dict]) -> bool:
@@ -135,51 +143,62 @@ def same(out: Path, local: list[dict]) -> bool:
     )
 
 
-def survive(command: tuple[object, ...], out: Path) -> int:
+def survive(home: Path, count: int, kind: str) -> None:
     """Kills a worker after the first part and the driver after the next, and goes on to the end."""
+    out = home / "killed"
+    command = home / "model", home / f"{count}" / kind, "--cluster", "--out", out
     call = Call(*command)
     call.wait_for_parts(out, 1)
-    call.kill_worker()
+    kill_worker()
     call.wait_for_parts(out, 2)
     call.kill()
     left = len([*out.glob("part-*.parquet")])
     Call(*command).seconds()
-    return left
+    parts = len([*out.glob("part-*.parquet")])
+    equal = same(out, read(home / f"{count}.parquet"))
+    print(
+        f"a worker and the driver killed, {left} of {parts} parts there: {count:,} rows, "
+        f"each once and as locally: {equal}",
+        flush=True,
+    )
 
 
-def main(count: int, kind: str) -> None:
+def rate(home: Path, count: int, kind: str, took: dict[int, float]) -> None:
+    """The rate of the cluster beside that of one process, whose times are given."""
+    shared = {}
+    for size in took:
+        out = home / f"answers-{size}"
+        call = Call(home / "model", home / f"{size}" / kind, "--cluster", "--out", out)
+        shared[size] = call.seconds()
+        print(f"cluster, {size:,} images as {kind}: {shared[size]:.1f} s", flush=True)
+    alone, together = (times[max(took)] - times[min(took)] for times in (took, shared))
+    equal = same(home / f"answers-{count}", read(home / f"{count}.parquet"))
+    print(f"rate of the cluster beside one process: {alone / together:.2f}; rows equal: {equal}")
+
+
+def main(count: int, kind: str, killed: bool) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        home = Path(temporary)
-        images, took = make_model(home / "model"), {}
-        for size in (count // 4, count):
+        home, took = Path(temporary), {}
+        images = make_model(home / "model")
+        for size in {count} if killed else {count // 4, count}:
             write_images(images, size, home / f"{size}")
-            local = home / f"{size}.parquet"
-            sides = {
-                "local": (home / f"{size}" / "files", "--out", local),
-                "cluster": (
-                    home / f"{size}" / kind,
-                    "--cluster",
-                    "--out",
-                    home / f"answers-{size}",
-                ),
-            }
-            for side, command in sides.items():
-                took[side, size] = Call(home / "model", *command).seconds()
-                told = "files" if side == "local" else kind
-                print(f"{side}, {size:,} images as {told}: {took[side, size]:.1f} s", flush=True)
-        alone, shared = (took[s, count] - took[s, count // 4] for s in ("local", "cluster"))
-        print(f"rate of the cluster beside one process: {alone / shared:.2f}", flush=True)
-        out = home / "killed"
-        left = survive((home / "model", home / f"{count}" / kind, "--cluster", "--out", out), out)
-        rows = read(home / f"{count}.parquet")
-        for folder in (home / f"answers-{count}", out):
-            print(f"{folder.name}: {count:,} rows, each once and as locally: {same(folder, rows)}")
-        print(f"a worker and the driver were killed; {left} parts were there then")
+            out = home / f"{size}.parquet"
+            call = Call(home / "model", home / f"{size}" / "files", "--out", out)
+            took[size] = call.seconds()
+            print(f"one process, {size:,} images as files: {took[size]:.1f} s", flush=True)
+        # Ray's workers stand back behind everyone else; beside others at work they would not end.
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+        with connected() as ray:
+            os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+            survive(home, count, kind)
+            if not killed:
+                rate(home, count, kind, took)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--kind", choices=("files", "parquet"), default="files")
+    parser.add_argument("--killed", action="store_true", help="only kill, and measure no rate")
     given = parser.parse_args()
-    main(given.images, given.kind)
+    main(given.images, given.kind, given.killed)
