@@ -20,7 +20,7 @@ from openset.scoring.answers import Answer
 from openset.scoring.scored import Scored
 
 NETWORKS = ("ladder-small", "ladder-densenet-121")
-DETECTORS = ("msp:temperature=10", "entropy:temperature=2", "energy")
+DETECTORS = ("msp:temperature=10", "entropy:temperature=2", "energy", "max-logit")
 SIZE = (512, 1024)
 CLASSES = 19
 
