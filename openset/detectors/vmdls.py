@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from openset.activations import Activations
+from openset.densities.mixtures import blocks
 from openset.detectors.base import Detector
 from openset.detectors.rows import Rows, choose_layers, distinct, known, peek
 from openset.extractors.reconstruct import Reconstruct, need_network
@@ -89,11 +90,15 @@ class VMDLSb(Detector):
         t = rows.stacked(self.layers_read)
         mean, whitening = self.mean.to(t.dtype), self.whitening.to(t.dtype)
         # Class by class, as [M, C, D] at once would not fit for many classes.
-        squared = [((t - m) @ w.T).square().sum(1) for m, w in zip(mean, whitening, strict=True)]
+        squared = [_whitened(t - m, w) for m, w in zip(mean, whitening, strict=True)]
         return -torch.stack(squared, dim=1) / 2 - self.log_scale
 
     def score(self, rows: Activations) -> Tensor:
-        return self._unlike(rows, self.class_scores(rows).amax(1))
+        return self.judge(rows)[1]
+
+    def judge(self, rows: Activations) -> tuple[Tensor, Tensor]:
+        scores = self.class_scores(rows)
+        return scores, self._unlike(rows, scores.amax(1))
 
     def training_score(self, rows: Activations) -> Tensor:
         """Each row's score under the Gaussians of all the others, without fitting them again.
@@ -192,6 +197,12 @@ class VMDLS(VMDLSb):
     def view(self, tap: Tap) -> Reconstruct:
         """The tap, with a second look through the autoencoder."""
         return Reconstruct(tap, self.autoencoder, self.layer)
+
+
+def _whitened(x: Tensor, whitening: Tensor) -> Tensor:
+    """Squared lengths `[M]` of rows `[M, D]` under a lower triangular whitening `[D, D]`."""
+    parts = [x[:, :high] @ whitening[low:high, :high].T for low, high in blocks(x.shape[1])]
+    return torch.cat(parts, dim=1).square().sum(1)
 
 
 def shrunk(covariance: Tensor, share: float) -> Tensor:
