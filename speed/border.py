@@ -64,7 +64,7 @@ def opinions(run, flow, sets, device):
             share = side / min(image.shape[2:])
             place = Patches.draw(image, side, label, (share, share))
             shown = place.paste(image, outliers[: len(image)])
-            where = place.mark(label) != label
+            where = place.mark(torch.zeros_like(label)) == UNKNOWN
         elif outliers is not None:
             shown = outliers
             where = torch.ones(len(shown), dtype=torch.bool, device=device)
