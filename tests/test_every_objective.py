@@ -29,7 +29,7 @@ def images(n=72, seed=0):
 
 
 SMALL = {
-    "flow-outliers": "flow-outliers:blocks=1,width=8,couplings=1",
+    "flow-outliers": "flow-outliers:blocks=1,width=8,couplings=1,border=0.1",
     "gan-outliers": "gan-outliers:width=8",
     "arpl-cs": "arpl-cs:width=8",
     "deep-ensemble": "deep-ensemble:members=2",
