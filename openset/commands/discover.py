@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -42,8 +43,9 @@ def discover(
     loaded = load_model(model, detector, trust or (), network)
     loaded.tap.to(choose_device(device))
     found = find(loaded, images, least)
-    which = f" --detector {detector}" if detector else ""
-    command = f"openset add-class {model}{which} --group {out}:{{group}} --name {{name}} --out NEW"
+    which = ["--detector", detector] if detector else []
+    command = shlex.join(["openset", "add-class", str(model), *which, "--group", f"{out}:"])
+    command += "{group} --name {name} --out NEW"
     write_groups(found, out, loaded, images, command)
     for i, group in enumerate(found.groups, 1):
         say(f"group {i}: {len(group)} images, nearest known class {group.usual}")

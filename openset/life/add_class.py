@@ -13,7 +13,7 @@ from torch import Tensor
 from openset.activations import Activations, concatenate
 from openset.detectors.more_classes import MoreClasses, kind_of
 from openset.extractors.extract import stream
-from openset.model.open_set import OpenSet
+from openset.model.open_set import OpenSet, are_activations, plain
 from openset.model.predict import opened, refuse_skipped
 from openset.scoring.answers import ask
 from openset.scoring.scored import Scored, joined
@@ -82,8 +82,9 @@ def add_class(model: OpenSet, name: str, images: Any, held_out: Any = None) -> A
         model: A calibrated model with a `Mahalanobis`, `KNN`, `VMDLSb` or `GeMOS` detector.
         name: The class's name.
         images: Pictures in any form that `OpenSet.predict` takes, `LEAST` or more; 20 are better.
-        held_out: Held-out known images with labels, as those that set the threshold; None takes
-            the scores that the model keeps, which are no lower than what they would be now.
+        held_out: Held-out known images with labels, as those that set the threshold, or, for a
+            detector that looks only once, activations of them; None takes the scores that the
+            model keeps, which are no lower than what they would be now.
 
     Raises:
         ValueError: For a name that is taken, too few images, or a detector that cannot.
@@ -177,7 +178,9 @@ def _check(model: OpenSet, name: str) -> tuple[list[str], MoreClasses]:
         raise ValueError("this model keeps no held-out scores; calibrate it, or fit it again")
     if model.classes is None:
         raise ValueError("this model does not name its classes; set model.classes first")
-    if name in (*model.classes, "unknown", ""):
+    if not (name.strip() and name.isprintable()):
+        raise ValueError(f"the name is {name!r}; give the new class one that can be read")
+    if name in (*model.classes, "unknown"):
         raise ValueError(f"the name {name!r} is taken; give the new class another")
     detector = model.detector
     return list(model.classes), (
@@ -187,7 +190,9 @@ def _check(model: OpenSet, name: str) -> tuple[list[str], MoreClasses]:
 
 def _asked(model: OpenSet, changed: MoreClasses, held_out: Any) -> Scored:
     """Held-out known images, as the changed detector scores them."""
-    return joined([ask(changed, batch) for batch in stream(model.extractor, held_out)])
+    given = are_activations(held_out)
+    seen = plain(model, held_out) if given else stream(model.extractor, held_out)
+    return joined([ask(changed, batch) for batch in seen])
 
 
 def _as_class(detector: MoreClasses, seen: Activations, left_out: Tensor, place: int) -> Scored:

@@ -241,8 +241,11 @@ def group_files(place: str) -> list[str]:
     table = Path(folder) / "groups.csv"
     if not folder or not table.exists():
         raise ValueError(f"{place} names no group; give FOLDER:NUMBER of openset discover --out")
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = [(row["group"], plain_cell(row["path"])) for row in csv.DictReader(file)]
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = [(row["group"], plain_cell(row["path"])) for row in csv.DictReader(file)]
+    except (KeyError, AttributeError, ValueError, csv.Error) as error:
+        raise ValueError(f"{table} is damaged ({error}); group the images again") from error
     files = [path for group, path in rows if group == number]
     if not all(files) or not files:
         have = len({group for group, _ in rows})

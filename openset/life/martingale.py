@@ -44,7 +44,7 @@ class Urn:
     def __init__(
         self, held_out: HeldOut, group: int = 0, seed: int = 0, arrivals: Floats | None = None
     ):
-        knots, at_least, above = (x.numpy() for x in held_out.groups()[group])
+        knots, at_least, above = (x.numpy() for x in held_out.group(group))
         n = int(at_least[0])
         percents = -(-(n + 1) * np.arange(1, PERCENTS) // PERCENTS)
         ranks = np.unique(np.concatenate([percents, np.arange(n - TOP, n) + 1]).clip(1, n))

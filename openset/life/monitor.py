@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +22,9 @@ from openset.spec import call
 
 BLOCK, BLOCKS = 25, 100
 """Images of a block of the course at first, and blocks kept; of more, two are made one."""
+
+MOST_PAID = 400
+"""The logarithm of what a bet pays for one image is smaller, as the smallest p is no smaller."""
 
 
 @dataclass
@@ -95,6 +98,8 @@ class Monitor:
             raise ValueError("this model holds no held-out scores to compare with; fit it again")
         if not 0 < alarm < 1:
             raise ValueError(f"alarm must lie between 0 and 1; got {alarm}; give such as 0.01")
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed is {seed}; give a whole number of 0 or more, below 2^63")
         self.model = model
         self.state = State(1, _digest(model.held_out), alarm, seed)
         self._restore()
@@ -119,7 +124,7 @@ class Monitor:
         Raises:
             ValueError: If they are no answers of this model.
         """
-        scores, nearest = self._checked(records)
+        scores, nearest, names = self._checked(records)
         p_values = np.empty(len(scores))
         draw = np.random.Generator(np.random.PCG64(self.state.seed).advance(2 * self.state.count))
         chance = draw.random((len(scores), 2))
@@ -132,44 +137,52 @@ class Monitor:
         if self.state.first is None and len(above):
             self.state.first = self.state.count + int(above[0]) + 1
         self.state.highest = float(max(self.state.highest, *course, -np.inf))
-        self._add_to_course(records, course)
+        self._add_to_course(names, course)
         self.state.count += len(scores)
         self.state.arrivals = [urn.arrivals.tolist() for urn in self.urns]
         self.state.active = self.winnings.active.tolist()
 
-    def _checked(self, records: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-        """Scores `[n]` and nearest classes `[n]` of answers, if they are of this model."""
-        places = {name: c for c, name in enumerate(self._names(records))}
+    def _checked(
+        self, records: Sequence[Mapping[str, Any]]
+    ) -> tuple[np.ndarray, np.ndarray, list[tuple[str, bool]]]:
+        """Scores `[n]` and nearest classes `[n]` of answers, if they are of this model.
+
+        And the nearest class of each by name, with whether it is called unknown.
+        """
         try:
+            names = [(record["nearest"], record["label"] == "unknown") for record in records]
+            places = self._places({name for name, _ in names})
             scores = np.array([float(record["score"]) for record in records])
-            nearest = np.array([places[record["nearest"]] for record in records], dtype=int)
+            nearest = np.array([places[name] for name, _ in names], dtype=int)
             told = np.array([float(record["p_value"]) for record in records])
-        except (KeyError, TypeError, ValueError) as error:
+            near = torch.from_numpy(nearest)
+            own = self.model.held_out.p_values(torch.from_numpy(scores), near).numpy()
+            if not np.isfinite(scores).all():
+                raise ValueError("a score is not finite")
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(
                 f"these are no answers of this model, as openset predict writes them: {error}"
             ) from error
-        own = self.model.held_out.p_values(torch.from_numpy(scores), torch.from_numpy(nearest))
-        if not np.allclose(own.numpy(), told, atol=1e-6):
+        if not np.allclose(own, told, atol=1e-6):
             raise ValueError(
                 "the p-values are not those of this model; name the model that gave these answers"
             )
-        return scores, nearest
+        return scores, nearest, names
 
-    def _names(self, records: Sequence[Mapping[str, Any]]) -> list[str]:
-        """The classes, in the order of the labels; of a model without names those that occur."""
-        if self.model.classes is not None:
-            return list(self.model.classes)
-        highest = max((int(record["nearest"]) for record in records), default=0)
-        return self.model.names(range(highest + 1))
+    def _places(self, names: Collection[str]) -> dict[str, int]:
+        """The class of each name; a model without names gives numbers instead."""
+        if self.model.classes is None:
+            return {name: int(name) for name in names}
+        return {name: c for c, name in enumerate(self.model.classes)}
 
-    def _add_to_course(self, records: Sequence[Mapping[str, Any]], course: np.ndarray) -> None:
-        for i, record in enumerate(records):
+    def _add_to_course(self, names: Sequence[tuple[str, bool]], course: np.ndarray) -> None:
+        for i, (nearest, unknown) in enumerate(names):
             if (self.state.count + i) % self.state.block == 0:
                 self.state.course.append({"classes": {}, "winnings": 0.0})
             last = self.state.course[-1]
-            counts = last["classes"].setdefault(record["nearest"], [0, 0])
+            counts = last["classes"].setdefault(nearest, [0, 0])
             counts[0] += 1
-            counts[1] += record["label"] == "unknown"
+            counts[1] += unknown
             last["winnings"] = float(course[i])
             if len(self.state.course) > BLOCKS:
                 self._halve(self.state.count + i + 1)
@@ -185,8 +198,13 @@ class Monitor:
         self.state.course.append(last)
         self.state.block *= 2
 
-    def read(self, files: Sequence[Path]) -> None:
+    def read(self, files: Sequence[Path], *, shuffle: bool = False) -> None:
         """Takes in files of answers, in their order; each once.
+
+        Args:
+            files: As `openset predict --out` writes them.
+            shuffle: Whether to draw the order of each file's images, which else must be that of
+                time: where they lie sorted, class after class, the order alone is an alarm.
 
         Raises:
             ValueError: For a file that was taken in before, or that holds no answers of this model.
@@ -195,7 +213,11 @@ class Monitor:
             digest = digest_of(file)
             if digest in self.state.files:
                 raise ValueError(f"{file} was taken in before, as {self.state.files[digest]}")
-            self.add(read(file))
+            records = read(file)
+            if shuffle:
+                draw = np.random.default_rng([self.state.seed, self.state.count])
+                records = [records[i] for i in draw.permutation(len(records))]
+            self.add(records)
             self.state.files[digest] = str(file)
 
     def shares(self) -> dict[str, tuple[int, int]]:
@@ -221,17 +243,19 @@ class Monitor:
             monitor = cls(model, state.alarm, state.seed)
             if state.model != monitor.state.model:
                 raise ValueError("it is about another model, or one that was fitted since")
+            if not sound(state, monitor.model.classes):
+                raise ValueError("its counts do not fit each other")
             monitor.state = state
             monitor._restore()
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} cannot be gone on with: {error}") from error
         return monitor
 
     def said(self) -> list[str]:
         """What the stream shows and what is promised, in lines."""
         state, threshold = self.state, self.model.threshold
-        money = f"a stake of 1 has become {np.exp(self._last()):.3g}, at the most "
-        money += f"{np.exp(state.highest):.3g}; the alarm is at {1 / state.alarm:.3g}"
+        money = f"a stake of 1 has become {money_of(self._last())}, at the most "
+        money += f"{money_of(state.highest)}; the alarm is at {1 / state.alarm:.3g}"
         verdict = (
             f"no alarm in {state.count} images"
             if state.first is None
@@ -260,6 +284,39 @@ def totals(blocks: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
             counts = found.setdefault(name, [0, 0])
             counts[0], counts[1] = counts[0] + images, counts[1] + unknown
     return found
+
+
+def sound(state: State, names: Sequence[str] | None) -> bool:
+    """Whether what is kept of a stream can be: its counts fit each other, and its numbers them."""
+    shares = [counts for block in state.course for counts in block["classes"].values()]
+    images = [sum(n for n, _ in block["classes"].values()) for block in state.course]
+    found = {name for block in state.course for name in block["classes"]}
+    logs = [*state.active, state.highest, *(block["winnings"] for block in state.course)]
+    return (
+        state.block > 0
+        and len(images) <= BLOCKS
+        and images[:-1] == [state.block] * len(images[:-1])
+        and max(images, default=0) <= state.block
+        and state.count == sum(images) == sum(map(sum, state.arrivals))
+        and min(map(min, state.arrivals), default=0) >= 0
+        and (state.first is None or 0 < state.first <= state.count)
+        and all(0 <= unknown <= n for n, unknown in shares)
+        and (names is None or found <= {*names})
+        and max(map(abs, logs)) <= MOST_PAID * (1 + state.count)
+    )
+
+
+def money_of(winnings: float) -> str:
+    """Winnings as text, from their logarithm; those of a long drift are beyond any float.
+
+    Example:
+        >>> money_of(0.0), money_of(5000.0)
+        ('1', '2.97e+2171')
+    """
+    power = int(winnings // np.log(10))
+    if abs(power) < 300:
+        return f"{np.exp(winnings):.3g}"
+    return f"{np.exp(winnings - power * np.log(10)):.3g}e{power:+}"
 
 
 def interval(unknown: int, images: int) -> tuple[float, float]:

@@ -226,7 +226,7 @@ class OpenSet(nn.Module):
         check_accept(accept)  # Before the images pass the network.
         given = are_activations(images)
         pixels = not given and per_pixel(images)
-        seen = self._given(images) if given else self._look(images, pixels)
+        seen = plain(self, images) if given else self._look(images, pixels)
         with tempfile.TemporaryDirectory() as folder:
             if adjust and self.detector.held_out and isinstance(seen, Iterator):
                 seen = Store(Path(folder, "held-out")).write(seen)
@@ -264,14 +264,6 @@ class OpenSet(nn.Module):
         self.set_threshold(Threshold.of(scored, accept, classes))
         self.held_out.fit(known_groups(scored, classes))
         return self.doubt(ALIKE if pixels else None)
-
-    def _given(self, activations: Iterable[Activations]) -> Iterable[Activations]:
-        if self.extractor.looks_again:
-            raise ValueError(
-                f"{type(self.detector).__name__} looks at the image again, so plain "
-                "activations do not serve; pass the images: calibrate(data.valid)"
-            )
-        return activations
 
     def _look(self, images: Any, pixels: bool) -> Iterable[Activations]:
         if pixels:
@@ -396,3 +388,13 @@ def are_activations(images: Any) -> bool:
     if isinstance(images, torch.utils.data.Dataset) or not isinstance(images, Iterable):
         return False
     return isinstance(next(iter(images), None), Activations)
+
+
+def plain(model: OpenSet, activations: Iterable[Activations]) -> Iterable[Activations]:
+    """Plain activations, as they are; raises where the detector looks at the image again."""
+    if model.extractor.looks_again:
+        raise ValueError(
+            f"{type(model.detector).__name__} looks at the image again, so plain activations do "
+            "not serve; pass the images, such as data.valid"
+        )
+    return activations

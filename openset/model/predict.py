@@ -125,7 +125,7 @@ def predict(
             share that the model's held-out scores cannot give.
     """
     found = opened(model, images, batch_size, workers)
-    model, values = with_threshold(model, accept, threshold, fdr)
+    model, values = with_threshold(model, accept, threshold, fdr, storey=storey)
     given = list(answers(model, found, values, probabilities=probabilities))
     if fdr is not None:
         given = together(model, given, fdr, storey=storey)
@@ -180,12 +180,19 @@ class Inputs:
 
 
 def with_threshold(
-    model: Kind, accept: float | None, threshold: float | None, fdr: float | None = None
+    model: Kind,
+    accept: float | None,
+    threshold: float | None,
+    fdr: float | None = None,
+    *,
+    storey: bool = False,
 ) -> tuple[Kind, Tensor | None]:
     """The model at another share to accept, and another threshold, where either is given."""
     given = {"accept": accept, "threshold": threshold, "fdr": fdr}
     if len(named := [name for name, value in given.items() if value is not None]) > 1:
         raise ValueError(f"{' and '.join(named)} each set the threshold; give one of them")
+    if storey and fdr is None:
+        raise ValueError("storey estimates how many images are known for fdr; give fdr too")
     if fdr is not None and not model.held_out.fitted:
         raise ValueError("this model holds no held-out scores, so no p-values; fit it again")
     if threshold is not None:

@@ -46,7 +46,7 @@ def predict_files(
     Raises:
         ValueError: If files cannot be read, unless `skip_bad`; the others are answered before.
     """
-    model, values = with_threshold(model, accept, threshold, fdr)
+    model, values = with_threshold(model, accept, threshold, fdr, storey=storey)
     found = open_files(model, places, workers)
     pixels = labels_pixels(model)
     if pixels and fdr is not None:

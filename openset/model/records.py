@@ -51,13 +51,26 @@ def read(path: Path) -> list[dict[str, Any]]:
             return parquet.read_table(path).to_pylist()
         with path.open(newline="", encoding="utf-8") as file:
             if path.suffix == ".jsonl":
-                return [json.loads(line) for line in file]
-            return [_numbered(record) for record in csv.DictReader(file)]
-    except (ValueError, TypeError) as error:
+                return [_object(line) for line in file]
+            rows = csv.DictReader(file)
+            if not rows.fieldnames:
+                raise ValueError("it is empty, without even the names of the columns")
+            return [_numbered(record) for record in rows]
+    except (ValueError, TypeError, RecursionError, csv.Error) as error:
         raise ValueError(f"{path} holds no answers of openset predict: {error}") from error
 
 
+def _object(line: str) -> dict[str, Any]:
+    value = json.loads(line)
+    if not isinstance(value, dict):
+        raise ValueError(f"a line holds a {type(value).__name__}, not an object")
+    return value
+
+
 def _numbered(record: dict[str, str]) -> dict[str, Any]:
+    if None in record or None in record.values():
+        raise ValueError("a line has more or fewer cells than the first")
+
     def value(key: str, cell: str) -> Any:
         if not cell:
             return None

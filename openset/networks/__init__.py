@@ -14,7 +14,7 @@ from openset.networks.autoencoder import autoencoder, spatial_autoencoder
 from openset.networks.base import Backbone, Normalize, described, normalised
 from openset.networks.checkpoint import load_weights
 from openset.networks.cnn import cnn, plain_cnn
-from openset.networks.densenet import densenet_121, densenet_bc_100
+from openset.networks.densenet import densenet_121, densenet_bc_40, densenet_bc_100
 from openset.networks.external import described_transformer, smp, timm, torchvision, transformers
 from openset.networks.heads.binary import binary_heads
 from openset.networks.heads.bottleneck import bottleneck
@@ -48,6 +48,7 @@ NETWORKS: dict[str, Callable[..., Any]] = {
     "wrn-16-4": wrn_16_4,
     "wrn-28-10": wrn_28_10,
     "densenet-121": densenet_121,
+    "densenet-bc-40": densenet_bc_40,
     "densenet-bc-100": densenet_bc_100,
 }
 """Factories `(classes, channels=3, …) -> network` of whole images, by name."""
@@ -118,6 +119,7 @@ __all__ = [
     "confident",
     "decomposed",
     "densenet_121",
+    "densenet_bc_40",
     "densenet_bc_100",
     "described",
     "ensemble",

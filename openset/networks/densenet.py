@@ -50,6 +50,24 @@ def densenet_bc_100(classes: Count, channels: Count = 3) -> Backbone:
     return densenet((16, 16, 16), 12, classes, channels, "small")
 
 
+@described
+def densenet_bc_40(classes: Count, channels: Count = 3) -> Backbone:
+    """DenseNet-BC of depth 40 and growth 12, that a CPU can train, for images of up to 64 px.
+
+    Huang et al. 2017, "Densely Connected Convolutional Networks",
+    https://arxiv.org/abs/1608.06993; not one of the sizes that they publish.
+
+    Args:
+        classes: The number of known classes.
+        channels: Channels of the image.
+
+    Example:
+        >>> densenet_bc_40(classes=6).head
+        Linear(in_features=132, out_features=6, bias=True)
+    """
+    return densenet((6, 6, 6), 12, classes, channels, "small")
+
+
 def densenet(
     blocks: Sequence[int], growth: int, classes: int, channels: int, stem: Stem
 ) -> Backbone:

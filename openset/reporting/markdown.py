@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,17 +54,28 @@ def _section(folder: Path, home: Path) -> Iterator[str]:
         if fact in notes:
             yield f"- {fact}: {notes[fact]}"
     yield ""
-    yield from markdown_tables(rows, results.shown or ["auroc"])
+    yield from markdown_tables(rows, results.shown or ["auroc"], notes.get("Unknown", ""))
 
 
-def markdown_tables(rows: list[Row], metrics: list[str]) -> Iterator[str]:
-    """A table for each metric: detectors down, unknown sets across, the best in bold."""
+def markdown_tables(rows: list[Row], metrics: list[str], unknown: str = "") -> Iterator[str]:
+    """A table for each metric: detectors down, unknown sets across, the best in bold.
+
+    Args:
+        rows: The rows of a table.
+        metrics: The metrics to show.
+        unknown: The note of the unknown sets, "name (1,000), …"; F1 depends on how many images a
+            set has, so that the count stands in its columns.
+    """
+    counts = dict(re.findall(r"(\S+) \(([\d,]+)\)", unknown))
     measured = {row.metric for row in rows}
     for metric in metrics:
         if metric not in measured:
             continue
         summary = Summary([row for row in rows if row.metric == metric], [metric])
         heads = [summary.group(column) for column in summary.columns]
+        if "f1" in metric:
+            found = [counts.get(column.unknown) for column in summary.columns]
+            heads = [f"{h} ({n} images)" if n else h for h, n in zip(heads, found, strict=True)]
         yield f"### {METRICS[metric].head}\n"
         yield f"| detector | {' | '.join(heads)} |"
         yield f"|---|{'---:|' * len(heads)}"

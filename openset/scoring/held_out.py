@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,6 +47,7 @@ class HeldOut(Fitted):
     at_least: Tensor
     above: Tensor
     sizes: Tensor
+    _steps: list[tuple[Tensor, Tensor]] | None = None
 
     def fit(self, groups: Sequence[Tensor]) -> Self:
         """Keeps known scores `[n]` of each group."""
@@ -77,21 +77,30 @@ class HeldOut(Fitted):
             scores: `[M]`.
             classes: The predicted class `[M]` of each, which chooses the group if there are many.
         """
-        scores = scores.detach().double().cpu()
-        if len(self.sizes) == 1 or len(scores) == 1:
-            return self._look_up(scores, 0 if len(self.sizes) == 1 else int(classes))
+        scores = scores.detach().double().cpu().contiguous()
+        steps = self.steps()
+        if len(steps) == 1 or len(scores) == 1:
+            return _look_up(steps[0 if len(steps) == 1 else int(classes)], scores)
         classes, found = classes.cpu(), torch.empty_like(scores)
         for c in classes.unique().tolist():
             mine = classes == c
-            found[mine] = self._look_up(scores[mine], c)
+            found[mine] = _look_up(steps[c], scores[mine])
         return found
 
-    def _look_up(self, scores: Tensor, c: int) -> Tensor:
-        # By numpy, whose calls cost a tenth of torch's where there is one image.
-        knots, at_least, above = (x.numpy() for x in self._group(c))
-        place = np.searchsorted(knots, scores.numpy())
-        below = np.where(place > 0, above[place - 1], at_least[0])
-        return torch.from_numpy((1 + below) / (1 + at_least[0]))
+    def steps(self) -> list[tuple[Tensor, Tensor]]:
+        """p as a function of the score: its knots `[k]` of each group, and its values `[k + 1]`.
+
+        They are made once. After a forward pass nothing of this is in the processor's caches, so
+        what an image costs is how many things are touched, not how much is computed.
+        """
+        if self._steps is None:
+            counted = [(k, torch.cat([least[:1], above])) for k, least, above in self.groups()]
+            self._steps = [(k, (1 + below).double() / (1 + below[0])) for k, below in counted]
+        return self._steps
+
+    def keep(self, **learned: Tensor) -> None:
+        super().keep(**learned)
+        self._steps = None
 
     def values_at(self, p_value: float) -> Tensor:
         """The scores `[groups]` above which, and only above which, p is at most this.
@@ -146,16 +155,15 @@ class HeldOut(Fitted):
         scores = torch.cat(self.scores(upper=True))
         return float((scores <= threshold).double().mean())
 
-    def _group(self, c: int) -> tuple[Tensor, Tensor, Tensor]:
-        if len(self.sizes) == 1:  # Spares a part of the time that one image takes.
-            return self.knots, self.at_least, self.above
+    def group(self, c: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The knots of a group, how many scores are at least as high, and how many higher."""
         stop = int(self.sizes[: c + 1].sum())
         part = slice(stop - int(self.sizes[c]), stop)
         return self.knots[part], self.at_least[part], self.above[part]
 
     def groups(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """The knots of each group, how many scores are at least as high, and how many higher."""
-        return [self._group(c) for c in range(len(self.sizes))]
+        """Those of each group."""
+        return [self.group(c) for c in range(len(self.sizes))]
 
     def scores(self, *, upper: bool = True) -> list[Tensor]:
         """All scores of each group, ascending; one that was not kept is that of a neighbour.
@@ -212,17 +220,14 @@ class PValues(nn.Module):
 
     def __init__(self, held_out: HeldOut):
         super().__init__()
-        groups = held_out.groups()
-        self.halvings = max(len(knots) for knots, _, _ in groups).bit_length()
+        steps = held_out.steps()
+        self.halvings = max(len(knots) for knots, _ in steps).bit_length()
         self.width = 2**self.halvings
-        knots, p = [], []
-        for own, at_least, above in groups:
-            below = torch.cat([at_least[:1], above])  # Scores above the last knot that is lower.
-            knots.append(F.pad(own, (0, self.width - len(own)), value=torch.inf))
-            p.append(F.pad((1 + below).double() / (1 + below[0]), (0, self.width - len(below))))
+        knots = [F.pad(own, (0, self.width - len(own)), value=torch.inf) for own, _ in steps]
+        p = [F.pad(own, (0, self.width - len(own))) for _, own in steps]
         self.register_buffer("knots", torch.cat(knots))
         self.register_buffer("p", torch.cat(p))
-        self.groups = len(groups)
+        self.groups = len(steps)
 
     def forward(self, scores: Tensor, classes: Tensor) -> Tensor:
         """p-values `[M]` of scores `[M]`, in single precision."""
@@ -232,6 +237,11 @@ class PValues(nn.Module):
             further = self.knots[place + 2**i - 1] < scores.double()
             place = torch.where(further, place + 2**i, place)
         return self.p[place].float()
+
+
+def _look_up(steps: tuple[Tensor, Tensor], scores: Tensor) -> Tensor:
+    knots, values = steps
+    return values[torch.searchsorted(knots, scores)]
 
 
 def _table(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,6 +13,8 @@ def test_ambiguous_and_missing_models_are_named(run, tmp_path, capsys):
     assert "say which of its models" in said
     said = fails(capsys, "predict", run, "x.png", "--detector", "enrgy")
     assert "energy" in said
+    said = fails(capsys, "predict", run, "x.png", "--detector", "energy", "--storey")
+    assert "give fdr too" in said
     assert "holds no" in fails(capsys, "predict", tmp_path, "x.png")
 
 

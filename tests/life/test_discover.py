@@ -94,9 +94,14 @@ def test_the_commands_find_show_name_and_add(run, strange, capsys):
     labels = [answer.label for answer in model.predict(own)]
     assert labels.count(name) > 0.7 * len(own)
     capsys.readouterr()
-    assert "has no group 99 of files" in fails(
-        capsys, "add-class", "new", "--group", "groups:99", "--name", "x", "--out", "y"
-    )
+    adding = ("add-class", "new", "--name", "x", "--out", "y", "--group")
+    assert "has no group 99 of files" in fails(capsys, *adding, "groups:99")
+    for text in ("a,b\n1,2\n", "group,rank,path\n1\n", "group,path\n1," + "x" * 200_000):
+        Path("groups/groups.csv").write_text(text)
+        assert "is damaged" in fails(capsys, *adding, "groups:1")
+    call("discover", run, strange, "--out", "my groups", *detector)
+    page = Path("my groups/groups.html").read_text()
+    assert f"--group &#39;my groups:&#39;{count} --name {{name}}" in page
 
 
 def test_too_few_to_group_are_refused(run, strange):

@@ -22,6 +22,7 @@ STAGES_AND_PENULTIMATE = {
     "wrn-16-4": ((64, 128, 256), 256),
     "wrn-28-10": ((160, 320, 640), 640),
     "densenet-121": ((128, 256, 512, 1024), 1024),
+    "densenet-bc-40": ((48, 60, 132), 132),
     "densenet-bc-100": ((108, 150, 342), 342),
 }
 """The widths that the papers concatenate, research/peers.md 1.1–1.2."""

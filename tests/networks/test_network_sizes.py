@@ -75,6 +75,7 @@ COUNTS = [
     ("wrn-16-2", 10, wide_resnet(16, 2, 10), 0.69e6),
     ("wrn-16-4", 10, wide_resnet(16, 4, 10), 2.75e6),
     ("wrn-28-10", 10, wide_resnet(28, 10, 10), 36.5e6),
+    ("densenet-bc-40", 10, densenet((6, 6, 6), 12, 10, "small"), None),
     ("densenet-bc-100", 10, densenet((16, 16, 16), 12, 10, "small"), 0.77e6),
     ("densenet-121", 10, densenet((6, 12, 24, 16), 32, 10, "small"), 6.96e6),
     ("densenet-121:stem=large", 1000, densenet((6, 12, 24, 16), 32, 1000, "large"), 7_978_856),

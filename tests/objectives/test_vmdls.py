@@ -98,6 +98,13 @@ def test_published_variant_averages_the_triplets_that_have_a_loss_on_the_sphere(
     assert (losses == 0).any()
     torch.testing.assert_close(objective.metric(z, label), losses[losses > 0].mean())
     assert (objective.variance, objective.kl_weight) == (0.01, pytest.approx(0.1 / 3))
+    assert objective.margin_ramp == 0.9
+
+
+def test_the_papers_loss_is_the_equations():
+    objective = VMDLS(network(), size=3)
+    assert (objective.variance, objective.kl_weight, objective.margin_ramp) == (0.1, 1.0, 0.0)
+    assert objective.margin() == 3.0  # M_d = d from the first step on
 
 
 def test_published_gradient_is_finite_where_two_images_fall_together():
