@@ -14,6 +14,9 @@ from openset.scale.slices import Slice
 MANIFEST = "_manifest.json"
 """It starts with `_`, which readers of partitioned Parquet pass over."""
 
+MAPS = "_maps"
+"""The folder of maps beside the parts, which such readers pass over too."""
+
 SKIPPED = b"openset.skipped"
 """The key of a part's metadata that holds what was wrong with images without an answer."""
 
@@ -42,7 +45,7 @@ class Parts:
         """
         manifest, told = self.folder / MANIFEST, {**asked, "parts": [*self.slices]}
         known = manifest.exists()
-        refuse_foreign(self.folder, (MANIFEST, "part-*.parquet") if known else ())
+        refuse_foreign(self.folder, (MANIFEST, MAPS, "part-*.parquet") if known else ())
         self.folder.mkdir(parents=True, exist_ok=True)
         busy = f"another process is writing {self.folder}; wait for its end"
         with locked(self.folder / ".parts.lock", busy):
@@ -61,8 +64,14 @@ class Parts:
         """The parts that are not there yet."""
         return [(name, s) for name, s in self.slices.items() if not (self.folder / name).exists()]
 
+    def write_maps(self, maps: Mapping[str, bytes]) -> None:
+        """Writes files beside the parts, each complete or absent; older ones are replaced."""
+        for name, content in maps.items():
+            with complete_file(self.folder / MAPS / name) as partial:
+                partial.write_bytes(content)
+
     def write(self, name: str, table: Any) -> None:
-        """Writes one part."""
+        """Writes one part, after the maps that it tells of."""
         from pyarrow import parquet
 
         with complete_file(self.folder / name) as partial:
