@@ -1,4 +1,4 @@
-"""What is drawn at random from a seed: a sample of each class's rows, masks of dropout."""
+"""What is drawn at random: numbers, a sample of each class's rows, masks of dropout."""
 
 from __future__ import annotations
 
@@ -87,3 +87,9 @@ def dropout_masks(samples: int, features: int, rate: float, seed: int = 0) -> Te
     generator = torch.Generator().manual_seed(seed)
     kept = torch.rand(samples, features, generator=generator) >= rate
     return kept.float() / (1 - rate)
+
+
+def uniform(rows: int, n: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Random numbers in 0…1, `[rows, n]`, on a tensor's device wherever the generator is."""
+    numbers = torch.rand(rows, n, generator=generator, device=generator.device)
+    return numbers.to(like.device, non_blocking=True)

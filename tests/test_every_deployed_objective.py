@@ -92,6 +92,7 @@ def test_mixed_precision_trains(name):
 OWN = {
     "c2ae": "c2ae",
     "crosr": "crosr",
+    "csi": "csi:crops=2",
     "cross-entropy": "mc-dropout:samples=3",
     "deep-ensemble": "deep-ensemble",
     "generalized-odin": "generalized-odin",

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from attack.material import HEADS
+from attack.material import HEADS, companions
 
 from openset import detectors, networks
 from openset.activations import Activations, concatenate
@@ -17,6 +17,7 @@ from openset.scoring.views import layers_for
 
 CLASSES = 3
 SMALL = {
+    "csi": "csi:crops=2",
     "gemos": "gemos:components=1",
     "knn": "knn:k=5",
     "mlod": "mlod:k=5",
@@ -29,19 +30,19 @@ BY_LOGITS = ("ash", "dice", "nac", "nci", "nnguide", "react", "scale", "she", "v
 NOT_FAR = (
     *BY_LOGITS,
     *("fdbd", "mahalanobis-plus-plus", "pnml", "subspaces"),
-    *("binc", "ova", "ovnni", "generalized-odin", "learned-confidence"),
+    *("binc", "ova", "ovnni", "csi", "generalized-odin", "learned-confidence"),
     *("mc-dropout", "deep-ensemble"),
 )
 """Some read far features as sure logits or clip them, some see directions alone, some read logits,
 where high is known, and some read how far opinions differ."""
-BY_VIEW = ("autoencoder", "crf")
+BY_VIEW = ("autoencoder", "crf", "synthcp")
 """Some read what their view adds, and no logits."""
 
 
 def make(name):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return build(SMALL.get(name, name), autoencoder=networks.autoencoder(1, 8, width=4))
+        return build(SMALL.get(name, name), **companions(CLASSES))
 
 
 def tap_for(detector, network):

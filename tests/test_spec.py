@@ -91,7 +91,7 @@ def test_no_setting_that_counts_or_measures_is_below_nothing(table):
         for key, hint in hints_of(factory).items():
             if key != "seed" and allows(hint, 1) and not allows(hint, [[]]):
                 with pytest.raises(ValueError, match=r"-1"):
-                    call(name, factory, {key: -1}, given={"autoencoder": None})
+                    call(name, factory, {key: -1}, given={"autoencoder": None, "generator": None})
                 tried += 1
     assert tried > 15
 

@@ -39,6 +39,7 @@ FACTORIES = (
     | networks.HEADS
     | networks.AUTOENCODERS
     | networks.FLOWS
+    | networks.GENERATORS
 )
 """Every function that makes a network, by the name that a network's spec has for it."""
 

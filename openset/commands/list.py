@@ -15,7 +15,7 @@ from openset.densities import DENSITIES
 from openset.detectors import DETECTORS
 from openset.errors import unknown_name
 from openset.evaluation.metrics import METRICS
-from openset.networks import AUTOENCODERS, DENSE, FLOWS, NETWORKS
+from openset.networks import AUTOENCODERS, DENSE, FLOWS, GENERATORS, NETWORKS
 from openset.objectives import OBJECTIVES
 from openset.spec import parameters_of
 
@@ -39,7 +39,7 @@ def listing(what: str) -> Table:
         "detectors": DETECTORS,
         "densities": DENSITIES,
         "objectives": OBJECTIVES,
-        "networks": NETWORKS | DENSE | AUTOENCODERS | FLOWS,
+        "networks": NETWORKS | DENSE | AUTOENCODERS | FLOWS | GENERATORS,
         "metrics": {name: metric.measure for name, metric in METRICS.items()},
     }
     if what == "data":

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from openset.activations import VOID
 from openset.data.pixmix import mixed
+from openset.data.simclr import simclr
 from openset.errors import unknown_name
+from openset.sampling import uniform
 
 PADDING = 4
 
@@ -51,7 +53,7 @@ def crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
 def rotate_crop(images: Tensor, generator: torch.Generator) -> Tensor:
     """Turns by up to 10° and enlarges a random 95–100 % of the area: VMDLS's for MNIST."""
     n, _, height, width = images.shape
-    angle, area, x, y = _uniform(4, n, images, generator)
+    angle, area, x, y = uniform(4, n, images, generator)
     radians = (2 * angle - 1) * math.radians(ANGLE)
     side = (AREA + (1 - AREA) * area).sqrt()
     cos, sin = radians.cos() * side, radians.sin() * side
@@ -78,6 +80,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "crop-flip": crop_flip,
     "rotate-crop": rotate_crop,
     "pixmix": pixmix,
+    "simclr": simclr,
 }
 """Functions of images `[N, C, H, W]` and a generator, by their names on the command line."""
 
@@ -86,7 +89,7 @@ def flip_labelled(
     images: Tensor, labels: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Mirrors half of the images left to right, each with its label map."""
-    (mirror,) = _uniform(1, len(images), images, generator)
+    (mirror,) = uniform(1, len(images), images, generator)
     turned = mirror < 0.5
     images = torch.where(turned[:, None, None, None], images.flip(-1), images)
     return images, torch.where(turned[:, None, None], labels.flip(-1), labels)
@@ -107,7 +110,7 @@ def scale_crop_flip(
     """
     n, channels, height, width = images.shape
     side = min(height, width)
-    scale, x, y, mirror = _uniform(4, n, images, generator)
+    scale, x, y, mirror = uniform(4, n, images, generator)
     zoom = LARGEST_ZOOM ** (2 * scale - 1)
     # Half the extent of the square, in affine_grid's units: the image reaches from −1 to 1.
     half_x, half_y = side / width / zoom, side / height / zoom
@@ -140,7 +143,7 @@ def square_flip(
     """
     n, _, height, width = images.shape
     side = min(height, width)
-    down, right, mirror = _uniform(3, n, images, generator)
+    down, right, mirror = uniform(3, n, images, generator)
     steps = torch.arange(side, device=images.device)
     rows = (down * (height - side + 1)).long()[:, None] + steps
     columns = (right * (width - side + 1)).long()[:, None] + steps
@@ -185,7 +188,7 @@ def augmentation(name: str) -> LabelledAugmentation:
 
 def _crop(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
     n, channels, height, width = images.shape
-    down, right, mirror = _uniform(3, n, images, generator)
+    down, right, mirror = uniform(3, n, images, generator)
     places = 2 * PADDING + 1
     rows = (down * places).long()[:, None] + torch.arange(height, device=images.device)
     columns = (right * places).long()[:, None] + torch.arange(width, device=images.device)
@@ -195,9 +198,3 @@ def _crop(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
     image = torch.arange(n, device=images.device)[:, None, None, None]
     channel = torch.arange(channels, device=images.device)[None, :, None, None]
     return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
-
-
-def _uniform(rows: int, n: int, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random numbers in 0…1, `[rows, n]`, on the images' device wherever the generator is."""
-    numbers = torch.rand(rows, n, generator=generator, device=generator.device)
-    return numbers.to(images.device, non_blocking=True)

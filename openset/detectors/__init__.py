@@ -22,6 +22,7 @@ from openset.detectors.committee import DeepEnsemble as DeepEnsemble
 from openset.detectors.committee import MCDropout as MCDropout
 from openset.detectors.crf import CRF as CRF
 from openset.detectors.crosr import CROSR as CROSR
+from openset.detectors.csi import CSI as CSI
 from openset.detectors.dice import DICE as DICE
 from openset.detectors.fdbd import FDBD as FDBD
 from openset.detectors.fusion import Fusion as Fusion
@@ -52,6 +53,7 @@ from openset.detectors.relative_mahalanobis import RelativeMahalanobis as Relati
 from openset.detectors.scale import SCALE as SCALE
 from openset.detectors.she import SHE as SHE
 from openset.detectors.subspaces import SubSpaces as SubSpaces
+from openset.detectors.synthcp import SynthCP as SynthCP
 from openset.detectors.vim import ViM as ViM
 from openset.detectors.vmdls import VMDLS as VMDLS
 from openset.detectors.vmdls import VMDLSb as VMDLSb
@@ -62,6 +64,9 @@ from openset.spec import Trust, as_names, call, look_up, parameters_of, parse
 
 MSP = MaxSoftmax
 """Every detector is importable by its name on the command line, in the paper's spelling."""
+
+NETWORKS = ("autoencoder", "generator")
+"""Settings that are networks, which a string names by their runs."""
 
 DETECTORS: dict[str, type[Detector]] = by_name(globals(), Detector)
 
@@ -99,7 +104,7 @@ def build(
     def made(key: str, value: Any) -> Any:
         if key == "detectors" and isinstance(value, str | tuple):
             return [build(str(each), load=load, trust=trust, **given) for each in as_names(value)]
-        return load(value) if key == "autoencoder" and load and isinstance(value, str) else value
+        return load(value) if key in NETWORKS and load and isinstance(value, str) else value
 
     placed = dict(zip(own, bare, strict=False))
     if twice := placed.keys() & keyed.keys():

@@ -63,11 +63,7 @@ class Reconstruct(Extractor):
         return replace(activations, extra={**activations.extra, "reconstruction": difference})
 
     def _pooled(self, image: Tensor, activations: Activations) -> Tensor:
-        network = self.tap.network
-        with evaluating(network):
-            x = output_of(network, self.path, image.to(dtype_of(network)))
-        x = widths(network, network.get_submodule(self.path)).channels_first(x)
-        return reduce(x, activations.logits)
+        return reduce(layer_of(self.tap.network, self.path, image), activations.logits)
 
 
 class Residual(Extractor):
@@ -105,24 +101,38 @@ class Residual(Extractor):
         return replace(seen, extra={**seen.extra, "residual": residual})
 
 
-def reconstructed(autoencoder: nn.Module, image: Tensor) -> Tensor:
-    """What an autoencoder makes of images, in evaluation mode and on their device."""
-    if device_of(autoencoder) != image.device:
-        autoencoder.to(image.device)
-    with evaluating(autoencoder):
-        again = autoencoder(image.to(dtype_of(autoencoder)))
+def layer_of(network: nn.Module, path: str, image: Tensor) -> Tensor:
+    """What a network's layer makes of images, `[N, D, *places]`, in evaluation mode."""
+    with evaluating(network):
+        x = output_of(network, path, image.to(dtype_of(network)))
+    return widths(network, network.get_submodule(path)).channels_first(x)
+
+
+def reconstructed(network: nn.Module, image: Tensor, code: Tensor | None = None) -> Tensor:
+    """What an autoencoder makes of images, in evaluation mode and on their device.
+
+    Args:
+        network: An autoencoder, or a generator.
+        image: `[N, C, H, W]`.
+        code: What a generator draws the images from; an autoencoder gets the images.
+    """
+    if device_of(network) != image.device:
+        network.to(image.device)
+    with evaluating(network):
+        again = network((image if code is None else code).to(dtype_of(network)))
     if again.shape != image.shape:
+        kind = "autoencoder" if code is None else "generator"
         raise ValueError(
-            f"the autoencoder gave {list(again.shape)} for images {list(image.shape)}; "
+            f"the {kind} gave {list(again.shape)} for images {list(image.shape)}; "
             "both must agree, so train it on images of this size and these channels"
         )
     return again
 
 
-def need_network(autoencoder: object) -> None:
-    """Raises for a setting that should be an autoencoder and is none."""
-    if not isinstance(autoencoder, nn.Module):
+def need_network(network: object, setting: str = "autoencoder") -> None:
+    """Raises for a setting that should be a network and is none."""
+    if not isinstance(network, nn.Module):
         raise ValueError(
-            f"autoencoder must be a network; got {autoencoder!r}; read that of a run by "
+            f"{setting} must be a network; got {network!r}; read that of a run by "
             "openset.runs.run.Run.load(folder).load_network()"
         )

@@ -26,6 +26,7 @@ from openset.networks.heads.ensemble import ensemble
 from openset.networks.heads.ladder_codes import ladder_codes
 from openset.networks.heads.one_vs_all import one_vs_all
 from openset.networks.heads.reciprocal import reciprocal
+from openset.networks.heads.shifted import shifted
 from openset.networks.heads.subspaces import subspaces
 from openset.networks.ladder import ladder_small
 from openset.networks.ladder_densenet import ladder_densenet_121
@@ -34,6 +35,7 @@ from openset.networks.outputs import logits_of
 from openset.networks.real_nvp import real_nvp
 from openset.networks.resnet import resnet18, resnet34
 from openset.networks.select import select
+from openset.networks.spade import spade
 from openset.networks.vgg import vgg, vgg13
 from openset.networks.wide_resnet import wrn_16_2, wrn_16_4, wrn_28_10
 
@@ -82,6 +84,7 @@ HEADS: dict[str, Callable[..., Any]] = {
     "ladder-codes": ladder_codes,
     "one-vs-all": one_vs_all,
     "reciprocal": reciprocal,
+    "shifted": shifted,
     "subspaces": subspaces,
     "select": select,
     "normalised": normalised,
@@ -97,13 +100,17 @@ AUTOENCODERS: dict[str, Callable[..., Any]] = {
 FLOWS: dict[str, Callable[..., Any]] = {"real-nvp": real_nvp}
 """Factories `(channels, …) -> network` of densities that draw images, by name."""
 
-NAMED = NETWORKS | DENSE | LIBRARIES | AUTOENCODERS | FLOWS
+GENERATORS: dict[str, Callable[..., Any]] = {"spade": spade}
+"""Factories `(classes, channels, …) -> network` from class maps to images, by name."""
+
+NAMED = NETWORKS | DENSE | LIBRARIES | AUTOENCODERS | FLOWS | GENERATORS
 """All factories that a user's string may name."""
 
 __all__ = [
     "AUTOENCODERS",
     "DENSE",
     "FLOWS",
+    "GENERATORS",
     "HEADS",
     "LIBRARIES",
     "NETWORKS",
@@ -139,6 +146,8 @@ __all__ = [
     "resnet34",
     "restore",
     "select",
+    "shifted",
+    "spade",
     "spatial_autoencoder",
     "subspaces",
     "vgg",

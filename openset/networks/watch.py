@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from threading import Lock
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 Listener = Callable[[Any, Any], Any]
@@ -140,20 +141,22 @@ def bare(network: nn.Module) -> nn.Module:
 
 
 class _Reached(Exception):
-    def __init__(self, output: Tensor):
-        super().__init__()
-        self.output = output
+    """What is run after a module need not be run."""
 
 
 def output_of(network: nn.Module, path: str, image: Tensor) -> Tensor:
     """The first output of the module at a path; what the network runs after it is left out."""
 
-    def stop(_: object, output: Tensor) -> None:
-        raise _Reached(output)
+    seen: list[Tensor] = []
 
-    try:
-        with listening([(network.get_submodule(path), stop)]):
-            run(network, image)
-    except _Reached as reached:
-        return reached.output
-    raise ValueError(f"the network did not run its module {path!r}")
+    def stop(_: object, output: Tensor) -> None:
+        exporting = torch.compiler.is_exporting()
+        seen.append(output.clone() if exporting else output)
+        if not exporting:  # An export loses its way where a module is left halfway.
+            raise _Reached
+
+    with suppress(_Reached), listening([(network.get_submodule(path), stop)]):
+        run(network, image)
+    if not seen:
+        raise ValueError(f"the network did not run its module {path!r}")
+    return seen[0]

@@ -9,6 +9,7 @@ from openset.objectives.c2ae import C2AE as C2AE
 from openset.objectives.capsules import CVAECapOSR as CVAECapOSR
 from openset.objectives.crosr import CROSR as CROSR
 from openset.objectives.cross_entropy import CrossEntropy as CrossEntropy
+from openset.objectives.csi import CSI as CSI
 from openset.objectives.deep_ensemble import DeepEnsemble as DeepEnsemble
 from openset.objectives.flow_outliers import FlowOutliers as FlowOutliers
 from openset.objectives.gan_outliers import GANOutliers as GANOutliers
@@ -25,6 +26,7 @@ from openset.objectives.reciprocal import RPL as RPL
 from openset.objectives.reconstruction import Reconstruction as Reconstruction
 from openset.objectives.rotation import RotPred as RotPred
 from openset.objectives.subspaces import SubSpaces as SubSpaces
+from openset.objectives.synthesis import Synthesis as Synthesis
 from openset.objectives.vmdls import VMDLS as VMDLS
 from openset.spec import parse
 

@@ -39,8 +39,13 @@ MODELS = {
 }
 """Models that are changed on disk, by the folder's name."""
 
-SMALL = {"gemos": "gemos:components=1", "knn": "knn:k=5", "pytorch-ood": "pytorch-ood:KNN,k=5"}
-"""Settings with which a detector works on little data."""
+SMALL = {
+    "csi": "csi:crops=2",
+    "gemos": "gemos:components=1",
+    "knn": "knn:k=5",
+    "pytorch-ood": "pytorch-ood:KNN,k=5",
+}
+"""Settings with which a detector works on little data, in little time."""
 
 HEADS: dict[str, Callable] = {
     "binc": openset.networks.binary_heads,
@@ -49,6 +54,7 @@ HEADS: dict[str, Callable] = {
     "viby-2": lambda network: openset.networks.bottleneck(network, priors=None),
     "c2ae": openset.networks.conditioned,
     "crosr": openset.networks.ladder_codes,
+    "csi": openset.networks.shifted,
     "deep-ensemble": openset.networks.ensemble,
     "generalized-odin": openset.networks.decomposed,
     "learned-confidence": openset.networks.confident,
@@ -173,8 +179,15 @@ def trained(network: torch.nn.Module) -> torch.nn.Module:
 
 def make_detector(name: str) -> openset.detectors.Detector:
     """A detector that works on little data."""
-    autoencoder = openset.networks.autoencoder(1, SIZE, width=4)
-    return build(SMALL.get(name, name), autoencoder=autoencoder)
+    return build(SMALL.get(name, name), **companions(CLASSES))
+
+
+def companions(classes: int) -> dict[str, torch.nn.Module]:
+    """Networks that a detector may need beside the classifier, by the settings that they are."""
+    return {
+        "autoencoder": openset.networks.autoencoder(1, SIZE, width=4),
+        "generator": openset.networks.spade(classes, 1, width=4),
+    }
 
 
 def headed(name: str, network: torch.nn.Module) -> torch.nn.Module:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from attack.material import HEADS
+from attack.material import HEADS, companions
 from attack.threads import throughput
 
 from openset import networks
@@ -19,7 +19,12 @@ from openset.scoring.views import layers_for
 THREADS, CALLS = 8, 25
 """Threads, and the calls of each."""
 
-SETTINGS = {"gemos": "gemos:components=1", "knn": "knn:k=5", "odin": "odin:epsilon=0.05"}
+SETTINGS = {
+    "csi": "csi:crops=1",
+    "gemos": "gemos:components=1",
+    "knn": "knn:k=5",
+    "odin": "odin:epsilon=0.05",
+}
 NAMES = [*sorted(set(DETECTORS) - {"pytorch-ood"}), "mahalanobis:epsilon=0.05"]
 
 
@@ -42,8 +47,7 @@ def fitted(name):
     plain = networks.cnn(3, 1, widths=(4, 8), hidden=8)
     plain.head.bias.data -= plain.eval()(images(60, 0)).mean(0).detach()
     network = HEADS.get(name, lambda network: network)(plain)
-    autoencoder = networks.autoencoder(1, 8, width=4)
-    detector = build(SETTINGS.get(name, name), autoencoder=autoencoder)
+    detector = build(SETTINGS.get(name, name), **companions(3))
     tap = Tap(network, layers_for(network, [detector]))
     seen = extract(tap, [(images(240, 1), torch.arange(240) % 3)])
     # Some detectors fit what was classified rightly; a network without training rarely is, and one

@@ -14,6 +14,7 @@ from openset import networks
 SMALL = {
     **{name: {"classes": 3, "channels": 1} for name in networks.NETWORKS | networks.DENSE},
     "autoencoder": {"channels": 1, "size": 8, "width": 4},
+    "spade": {"classes": 3, "channels": 1, "width": 4},
     "real-nvp": {"channels": 1, "blocks": 1, "width": 4},
 }
 
