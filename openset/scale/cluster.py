@@ -131,7 +131,7 @@ def score(
                 continue
             ended = part is None or given[1] is not None
             if not ended:
-                busy[worker.score.remote()] = (worker, part)
+                busy[worker.more.remote()] = (worker, part)
             elif waiting:
                 following = waiting.popleft()
                 busy[worker.score.remote(following[1])] = (worker, following)

@@ -28,7 +28,7 @@ BATCH = 256
 """Whole images per pass."""
 
 MAPPED = 8
-"""Images whose maps are in memory at once: of street scenes, a hundred MB."""
+"""Images whose maps are in memory at once, since those of large ones take many MB each."""
 
 Given = tuple[dict[str, bytes], Any | None]
 """Maps by their files' names, where there are any, or at a slice's end the table of its rows."""
@@ -73,10 +73,13 @@ class Scorer:
     def ready(self) -> None:
         """Returns once the model is there."""
 
-    def score(self, piece: Slice | None = None) -> Given:
-        """The next answers about a slice, or about the one before where none is given."""
-        if piece is not None:
-            self._going = self._given(piece)
+    def score(self, piece: Slice) -> Given:
+        """The first answers about a slice."""
+        self._going = self._given(piece)
+        return self.more()
+
+    def more(self) -> Given:
+        """The next answers about the same slice, where the last ones were not its table."""
         return next(self._going)
 
     def _given(self, piece: Slice) -> Iterator[Given]:
