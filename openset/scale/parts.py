@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from openset.files import complete_file, locked, read_json, refuse_foreign
+from openset.files import complete_file, locked, naming, read_json, refuse_foreign
 from openset.scale.slices import Slice
 
 MANIFEST = "_manifest.json"
@@ -67,13 +68,19 @@ class Parts:
     def write_maps(self, maps: Mapping[str, bytes]) -> None:
         """Writes files beside the parts, each complete or absent; older ones are replaced."""
         for name, content in maps.items():
-            with complete_file(self.folder / MAPS / name) as partial:
+            place = self.folder / MAPS / name
+            place.parent.mkdir(exist_ok=True)
+            partial = place.with_name(f".{name}.partial")
+            with naming(place):
                 partial.write_bytes(content)
+            os.replace(partial, place)
 
     def write(self, name: str, table: Any) -> None:
         """Writes one part, after the maps that it tells of."""
         from pyarrow import parquet
 
+        if (self.folder / MAPS).exists() and hasattr(os, "sync"):
+            os.sync()  # Not even a power cut leaves the part without its maps; all at once is fast.
         with complete_file(self.folder / name) as partial:
             parquet.write_table(table, partial)
 
