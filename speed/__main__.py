@@ -21,12 +21,16 @@ SCRIPTS = {
     "mixture.py": [],
     "mixture.py --many": [],
     "densities.py": [],
+    "imports.py": [],
+    "exported.py": ["onnxruntime"],
     "epoch.py": [],
     "pixels.py": [],
     "latency.py": [],
+    "on_top.py": [],
     "report.py": ["playwright"],
     "decision.py": [],
     "peers.py": ["data", "pytorch_ood"],
+    "cluster.py": ["data", "ray"],
 }
 """Each call with what it needs: the data sets under `$OPENSET_DATA`, or a library."""
 
@@ -44,7 +48,7 @@ def main() -> None:
         name, *options = call.split()
         print(f"## {call}\n", flush=True)
         if lacking := missing(needs):
-            hint = "set OPENSET_DATA" if "data" in lacking else "install the extra peers"
+            hint = "set OPENSET_DATA" if "data" in lacking else f"install {lacking[0]}"
             print(f"Not run: {hint}.\n", flush=True)
             continue
         done = subprocess.run(

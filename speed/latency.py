@@ -10,12 +10,12 @@ as `timm:tf_efficientnet_lite0`.
 
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from turns import seconds
 
 from openset import Tap, fit, networks
 from openset.data import Adapter
@@ -30,17 +30,6 @@ DETECTORS = (
 CLASSES = 10
 TRAIN, HELD_OUT = 900, 300
 REPEATS = 100
-
-
-def seconds(*runs) -> list[float]:
-    """The smallest processor time of each, in turns."""
-    times = [[] for _ in runs]
-    for turn in range(REPEATS):
-        for run, found in [*zip(runs, times, strict=True)][:: (-1) ** turn]:
-            started = time.process_time()
-            run()
-            found.append(time.process_time() - started)
-    return [min(found) for found in times]
 
 
 def images(count: int, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -84,7 +73,7 @@ def main(name: str = "resnet18", size: str = "32") -> None:
         models = fit(network, {spec: build(spec) for spec in DETECTORS}, train, held_out)
         for spec, model in models.items():
             model.adapter = adapter
-            without, answer = seconds(alone, lambda m=model: m.predict(file))
+            without, answer = seconds(alone, lambda m=model: m.predict(file), repeats=REPEATS)
             print(
                 f"{name}, {size} px, {spec}: network and decoding {1e3 * without:.1f} ms, answer "
                 f"{1e3 * answer:.1f} ms: {answer / without:.3f} times as much",

@@ -10,6 +10,7 @@ several times counts, in processor time, so that others may be at work beside it
 import time
 
 import torch
+from turns import seconds
 
 from openset import OpenSet, Tap, networks
 from openset.activations import UNKNOWN
@@ -19,20 +20,9 @@ from openset.scoring.answers import Answer
 from openset.scoring.scored import Scored
 
 NETWORKS = ("ladder-small", "ladder-densenet-121")
-DETECTORS = ("msp:temperature=10", "entropy:temperature=2", "energy")
+DETECTORS = ("msp:temperature=10", "entropy:temperature=2", "energy", "max-logit")
 SIZE = (512, 1024)
 CLASSES = 19
-
-
-def seconds(*runs, repeats: int = 7) -> list[float]:
-    """The smallest processor time of each, in turns."""
-    times = [[] for _ in runs]
-    for _ in range(repeats):
-        for run, found in zip(runs, times, strict=True):
-            started = time.process_time()
-            run()
-            found.append(time.process_time() - started)
-    return [min(found) for found in times]
 
 
 @torch.inference_mode()
@@ -41,7 +31,7 @@ def labelling(name: str, detector: str) -> None:
     network = networks.build(name, classes=CLASSES, channels=3).eval()
     model, image = OpenSet(Tap(network), build(detector)), torch.rand(1, 3, *SIZE)
     activations = model.extractor(image)
-    forward, decide = seconds(lambda: network(image), lambda: model.decide(activations))
+    forward, decide = seconds(lambda: network(image), lambda: model.decide(activations), repeats=7)
     print(
         f"{name}, {detector}: forward {1e3 * forward:.0f} ms, label and score "
         f"{1e3 * decide:.1f} ms: {1 + decide / forward:.3f} of the forward pass in all"

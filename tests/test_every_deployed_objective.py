@@ -91,6 +91,8 @@ def test_mixed_precision_trains(name):
 
 OWN = {
     "c2ae": "c2ae",
+    "cgdl": "cgdl",
+    "cpgm-aae": "cgdl:rule=published",
     "crosr": "crosr",
     "csi": "csi:crops=2",
     "cross-entropy": "mc-dropout:samples=3",

@@ -75,7 +75,7 @@ class Sums:
             variance = (1 - shrinkage) * own + spread[:, None, None]
             _refuse_singular(variance.amin((1, 2)), names[keep])
             return Mixtures((count / rows).log(), mean, variance.rsqrt())
-        covariance = self._scatter(count, mean, second).mul_(1 - shrinkage)
+        covariance = self._scatter(count, mean, second, 1 - shrinkage)
         covariance.diagonal(dim1=-2, dim2=-1).add_(spread[:, None, None])
         lower, failed = torch.linalg.cholesky_ex(covariance)
         pivot = lower.diagonal(dim1=-2, dim2=-1).square().amin(-1).masked_fill(failed > 0, 0.0)
@@ -84,13 +84,16 @@ class Sums:
         factor = torch.linalg.solve_triangular(lower, eye, upper=False).mT
         return Mixtures((count / rows).log(), mean, factor)
 
-    def _scatter(self, count: Tensor, mean: Tensor, second: Tensor) -> Tensor:
-        """Covariance around the component means, `[B, K or 1, D, D]`."""
+    def _scatter(self, count: Tensor, mean: Tensor, second: Tensor, share: float) -> Tensor:
+        """Covariance around the component means times a share, in place, `[B, K or 1, D, D]`."""
         if self.covariance == "full":
-            outer = mean[..., :, None] * mean[..., None, :]
-            return (second / count.clamp_min(NEGLIGIBLE)[..., None, None]).sub_(outer)
+            # Each walk through so many values takes as long as its part of the products.
+            second.mul_(share / count.clamp_min(NEGLIGIBLE)[..., None, None])
+            column = mean.flatten(0, 1)[..., None]
+            second.view(-1, *second.shape[2:]).baddbmm_(column, column.mT, alpha=-share)
+            return second
         between = (mean * count[..., None]).mT @ mean
-        return (second - between[:, None]) / count.sum(1)[:, None, None, None]
+        return (second - between[:, None]).mul_(share / count.sum(1)[:, None, None, None])
 
     def _class_variance(self, rows: Tensor, first: Tensor, second: Tensor) -> Tensor:
         """Variance of a class's whole set of rows, averaged over features, `[B]`."""

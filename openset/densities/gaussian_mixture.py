@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from openset.densities.base import Density, need_rows, width
+from openset.densities.base import Density, in_chunks, need_rows, width
 from openset.densities.expectation_maximisation import Covariance, fit_mixtures
 from openset.densities.k_means import k_means
 from openset.densities.mixtures import Mixtures, Piece
@@ -19,6 +19,10 @@ from openset.spec import Amount, Count
 
 CHUNK = 2**24
 """Largest number of values, in padded rows or in covariances, worked on at once."""
+
+
+CACHED = 2**17
+"""Values of rows that are scored at once under diagonal covariances."""
 
 
 SHARES = (0.1, 0.03, 0.02, 0.01, 0.003, 0.001, 0.0003)
@@ -248,16 +252,23 @@ class GaussianMixture(Density):
         return Mixtures(self.weight, self.mean, self.factor)[index]
 
     def _surprise(self, x: Tensor, index: slice) -> Tensor:
-        """Surprise `[C, M]` under the classes of a slice."""
-        joint = self._mixtures(index).log_joint(self.standardise(x)[None])
-        return self.standardise.volume - joint.logsumexp(-1)
+        """Surprise `[M, C]` under the classes of a slice."""
+        mixtures, volume = self._mixtures(index), self.standardise.volume
+
+        def score(x: Tensor) -> Tensor:
+            return (volume - mixtures.log_joint(self.standardise(x)[None]).logsumexp(-1)).T
+
+        # A full covariance is read once for all rows; a diagonal one costs little beside them, so
+        # few enough at a time that what lies between fits a processor's cache.
+        diag = self.covariance == "diag"
+        return in_chunks(score, x, max(1, CACHED // x.shape[1])) if diag else score(x)
 
     def surprise(self, x: Tensor, c: int) -> Tensor:
-        return self._surprise(x, slice(c, c + 1))[0]
+        return self._surprise(x, slice(c, c + 1)).squeeze(1)
 
     def table(self, x: Tensor) -> Tensor:
         if self.covariance == "diag":
-            return self._surprise(x, slice(None)).T
+            return self._surprise(x, slice(None))
         return super().table(x)
 
 

@@ -16,6 +16,10 @@ FAR = 1e30
 """Squared distance to padding; finite, because a share of 0 times infinity is no number."""
 
 
+PAIRS = 512
+"""Pairs of rows whose distance is taken at once; so few stay in a processor's cache."""
+
+
 class LocalOutlierFactor(Density):
     """Says how much sparser the training rows are around a row than around its neighbours.
 
@@ -95,21 +99,22 @@ class LocalOutlierFactor(Density):
             # Equal for all training rows, |x|² does not change which of them are nearest.
             nearest = torch.addmm(offset, x, rows.T, alpha=-2).topk(len(share), largest=False)
             squares, index = nearest.values + norm, nearest.indices
-            # Close to a row the product cancels, and the distances are taken again.
-            close = (squares < 0.1 * norm).any(1)
-            if torch.compiler.is_exporting() or bool(close.all()):
-                squares = _squares(x, rows, index)
-            elif bool(close.any()):
-                squares[close] = _squares(x[close], rows, index[close])
+            # Close to a row the product cancels, and the distance is taken again.
+            if torch.compiler.is_exporting():
+                squares = _squares(x[:, None], rows[index])
+            else:
+                close = squares < 0.1 * norm
+                pairs = zip(close.nonzero().split(PAIRS), index[close].split(PAIRS), strict=True)
+                squares[close] = torch.cat([_squares(x[i[:, 0]], rows[j]) for i, j in pairs])
             reach = (squares.clamp_min(0).sqrt().maximum(self.reach[c][index]) * share).sum(1)
             return (self.density[c][index] * share).sum(1) / _reachability(reach)
 
         return in_chunks(score, x, 1024)
 
 
-def _squares(x: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-    """Squared distances `[M, k]` of rows `[M, D]` to the rows at `index` `[M, k]`."""
-    return (rows[index] - x[:, None]).square().sum(2)
+def _squares(x: Tensor, rows: Tensor) -> Tensor:
+    """Squared distances `[…]` between rows `[…, D]`."""
+    return (rows - x).square().sum(-1)
 
 
 def _reachability(mean: Tensor) -> Tensor:

@@ -72,10 +72,11 @@ class Mixtures:
         return self.weight + deviations.log().sum(-1) - volume
 
     def _diagonal(self, x: Tensor) -> Tensor:
-        # Two products instead of all differences; float64, because they cancel.
+        # Two products instead of all differences; float64, because they cancel. Few components
+        # times many rows is twice as fast as many rows times few components.
         x, precision, mean = x.double(), self.factor.double().square(), self.mean.double()
-        squares = x.square() @ precision.mT - 2 * x @ (mean * precision).mT
-        return (squares + (mean.square() * precision).sum(-1)[:, None]).clamp_min(0)
+        squares = precision @ x.square().mT - 2 * (mean * precision) @ x.mT
+        return (squares.mT + (mean.square() * precision).sum(-1)[:, None]).clamp_min(0)
 
     def _full(self, x: Tensor) -> Tensor:
         squares = []

@@ -18,6 +18,7 @@ from openset.detectors.bottleneck import VIB as VIB
 from openset.detectors.bottleneck import VIBY1 as VIBY1
 from openset.detectors.bottleneck import VIBY2 as VIBY2
 from openset.detectors.c2ae import C2AE as C2AE
+from openset.detectors.cgdl import CGDL as CGDL
 from openset.detectors.committee import DeepEnsemble as DeepEnsemble
 from openset.detectors.committee import MCDropout as MCDropout
 from openset.detectors.crf import CRF as CRF

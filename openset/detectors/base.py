@@ -135,6 +135,10 @@ class Detector(Fitted):
         """Scores whose argmax is the label, `[M, K]`; the logits unless the method has its own."""
         return rows.logits
 
+    def judge(self, rows: Activations) -> tuple[Tensor, Tensor]:
+        """`class_scores` and `score`; overridden where the one follows from the other."""
+        return self.class_scores(rows), self.score(rows)
+
     @property
     def layers_read(self) -> Sequence[str] | None:
         """The layers that `score` reads: those that `fit` chose, or else those of the setting."""
@@ -157,9 +161,8 @@ class Detector(Fitted):
 
     def answer(self, activations: Activations) -> tuple[Tensor, Tensor]:
         """The known class that fits best and the score of each row, `[M]` both."""
-        parts = pieces(activations.beside(self))
-        answers = [(best(self.class_scores(rows)), self.score(rows)) for rows in parts]
-        labels, scores = zip(*answers, strict=True)
+        judged = map(self.judge, pieces(activations.beside(self)))
+        labels, scores = zip(*((best(known), score) for known, score in judged), strict=True)
         return torch.cat(labels), finite(torch.cat(scores), f"the scores of {self.name}")
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
@@ -181,7 +184,7 @@ class Detector(Fitted):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-PIECE = 2**14
+PIECE = 2**13
 """Pixels that are scored at once, so that what lies between fits a processor's cache."""
 
 
@@ -197,8 +200,9 @@ def best(class_scores: Tensor) -> Tensor:
     """The first largest of each row, `[M, K]` → `[M]`."""
     if class_scores.is_contiguous() or torch.compiler.is_exporting():
         return class_scores.argmax(1)
-    # Pixels of one map lie class by class, where argmax takes ten times as long as this.
+    # Pixels of one map lie class by class, where argmax takes ten times as long as this: the first
+    # of the largest has the highest place, and all others lie at 0 or below.
     classes = class_scores.shape[1]
-    place = torch.arange(classes, 0, -1, dtype=torch.int16, device=class_scores.device)
-    is_top = class_scores == class_scores.amax(1, keepdim=True)
-    return classes - (is_top * place).amax(1).long()
+    place = torch.arange(classes, 0, -1, device=class_scores.device).to(class_scores)
+    below = (class_scores - class_scores.amax(1, keepdim=True)).sign_()
+    return classes - below.mul_(classes).add_(place).amax(1).long()

@@ -36,7 +36,7 @@ class MaxSoftmax(Detector):
         self.temperature = positive(temperature, "temperature")
 
     def score(self, rows: Activations) -> Tensor:
-        return unsure(rows.logits / self.temperature)
+        return unsure(softened(rows.logits, self.temperature))
 
 
 class MaxLogit(Detector):
@@ -50,7 +50,7 @@ class MaxLogit(Detector):
     """
 
     def score(self, rows: Activations) -> Tensor:
-        return -rows.logits.max(1).values
+        return -rows.logits.amax(1)
 
 
 class Entropy(Detector):
@@ -71,7 +71,7 @@ class Entropy(Detector):
         self.temperature = positive(temperature, "temperature")
 
     def score(self, rows: Activations) -> Tensor:
-        below, weight, others = against_best(rows.logits / self.temperature)
+        below, weight, others = against_best(softened(rows.logits, self.temperature))
         return others.log1p() - (weight * below).sum(1) / (1 + others)
 
 
@@ -93,7 +93,7 @@ class Energy(Detector):
         self.temperature = positive(temperature, "temperature")
 
     def score(self, rows: Activations) -> Tensor:
-        return -self.temperature * (rows.logits / self.temperature).logsumexp(1)
+        return -self.temperature * softened(rows.logits, self.temperature).logsumexp(1)
 
 
 class Temperature(Detector):
@@ -136,6 +136,11 @@ class Temperature(Detector):
         return unsure(rows.logits / temperature)
 
 
+def softened(logits: Tensor, temperature: float) -> Tensor:
+    """The logits over a temperature; at 1 as they are, which spares a walk through all pixels."""
+    return logits if temperature == 1 else logits / temperature
+
+
 def unsure(logits: Tensor) -> Tensor:
     """1 − max softmax, `[M, K]` → `[M]`, without cancellation where the softmax saturates."""
     _, _, others = against_best(logits)
@@ -156,7 +161,7 @@ def against_best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     below = logits - logits.amax(1, keepdim=True)
     weight, sign = below.exp(), below.sign()  # The sign is 0 on top: a mask costs more than exp.
-    ties = (1 + sign).sum(1) - 1
+    ties = sign.sum(1) + (logits.shape[1] - 1)
     return below, weight, ties - (weight * sign).sum(1)
 
 

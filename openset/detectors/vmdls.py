@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from openset.activations import Activations
+from openset.densities.mixtures import blocks
 from openset.detectors.base import Detector
 from openset.detectors.rows import Rows, choose_layers, distinct, known, peek
 from openset.extractors.reconstruct import Reconstruct, need_network
@@ -59,7 +60,11 @@ class VMDLSb(Detector):
             latent = ("mean",) if "mean" in first.features else ()
             layers = (*(layer for layer in layers if layer != "logits"), *latent)
         self.found_layers = rows.layers = distinct(first, layers)
-        moments = Moments.of(rows, rows.classes)
+        self.learn(Moments.of(rows, rows.classes))
+        return self
+
+    def learn(self, moments: Moments) -> None:
+        """Keeps the shrunk Gaussian of each class, from its moments."""
         few = (moments.count < 2).nonzero().flatten().tolist()
         if few:
             raise ValueError(f"classes {few} have fewer than 2 training rows; leave them out")
@@ -79,18 +84,21 @@ class VMDLSb(Detector):
             log_scale=log_scale.float(),
             count=moments.count,
         )
-        return self
 
     def class_scores(self, rows: Activations) -> Tensor:
         """log p_c(t) of every class, `[M, C]`."""
         t = rows.stacked(self.layers_read)
         mean, whitening = self.mean.to(t.dtype), self.whitening.to(t.dtype)
         # Class by class, as [M, C, D] at once would not fit for many classes.
-        squared = [((t - m) @ w.T).square().sum(1) for m, w in zip(mean, whitening, strict=True)]
+        squared = [_whitened(t - m, w) for m, w in zip(mean, whitening, strict=True)]
         return -torch.stack(squared, dim=1) / 2 - self.log_scale
 
     def score(self, rows: Activations) -> Tensor:
-        return self._unlike(rows, self.class_scores(rows).amax(1))
+        return self.judge(rows)[1]
+
+    def judge(self, rows: Activations) -> tuple[Tensor, Tensor]:
+        scores = self.class_scores(rows)
+        return scores, self._unlike(rows, scores.amax(1))
 
     def training_score(self, rows: Activations) -> Tensor:
         """Each row's score under the Gaussians of all the others, without fitting them again.
@@ -189,6 +197,12 @@ class VMDLS(VMDLSb):
     def view(self, tap: Tap) -> Reconstruct:
         """The tap, with a second look through the autoencoder."""
         return Reconstruct(tap, self.autoencoder, self.layer)
+
+
+def _whitened(x: Tensor, whitening: Tensor) -> Tensor:
+    """Squared lengths `[M]` of rows `[M, D]` under a lower triangular whitening `[D, D]`."""
+    parts = [x[:, :high] @ whitening[low:high, :high].T for low, high in blocks(x.shape[1])]
+    return torch.cat(parts, dim=1).square().sum(1)
 
 
 def shrunk(covariance: Tensor, share: float) -> Tensor:

@@ -22,7 +22,9 @@ from openset.networks.heads.capsules import capsules
 from openset.networks.heads.conditioned import conditioned
 from openset.networks.heads.confident import confident
 from openset.networks.heads.decomposed import decomposed
+from openset.networks.heads.drawn_code import drawn_code
 from openset.networks.heads.ensemble import ensemble
+from openset.networks.heads.gaussian_ladder import gaussian_ladder
 from openset.networks.heads.ladder_codes import ladder_codes
 from openset.networks.heads.one_vs_all import one_vs_all
 from openset.networks.heads.reciprocal import reciprocal
@@ -80,7 +82,9 @@ HEADS: dict[str, Callable[..., Any]] = {
     "conditioned": conditioned,
     "confident": confident,
     "decomposed": decomposed,
+    "drawn-code": drawn_code,
     "ensemble": ensemble,
+    "gaussian-ladder": gaussian_ladder,
     "ladder-codes": ladder_codes,
     "one-vs-all": one_vs_all,
     "reciprocal": reciprocal,
@@ -129,8 +133,10 @@ __all__ = [
     "densenet_bc_40",
     "densenet_bc_100",
     "described",
+    "drawn_code",
     "ensemble",
     "from_spec",
+    "gaussian_ladder",
     "ladder_codes",
     "ladder_densenet_121",
     "ladder_small",

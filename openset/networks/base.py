@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from openset.networks.watch import evaluating
+
 
 class Normalize(nn.Module):
     """(image − mean) / std per channel. It sits in the network, so that images stay in 0…1.
@@ -102,6 +104,29 @@ class Backbone(nn.Module):
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
         return self.head(self.neck(x))
+
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """The map `[N, C, H, W]` that each stage gives of images."""
+        found = [self.stem(self.normalize(image))]
+        for stage in self.stages:
+            found.append(self.get_submodule(stage)(found[-1]))
+        return found[1:]
+
+    def widths(self) -> list[int]:
+        """Channels of the map that each stage gives."""
+        mean = self.normalize.get_buffer("mean")
+        with torch.no_grad(), evaluating(self):
+            return [x.shape[1] for x in self.maps(torch.zeros(1, len(mean), 32, 32).to(mean))]
+
+
+def need_stages(network: nn.Module, what: str) -> Backbone:
+    """The network, if it is one whose stages can be run one by one."""
+    if not isinstance(network, Backbone):
+        raise ValueError(
+            f"{what} need a network in stages; {type(network).__name__} is none: take one of "
+            "openset, such as cnn or vgg"
+        )
+    return network
 
 
 def described(factory: Callable[..., nn.Module], name: str | None = None) -> Callable[..., Any]:

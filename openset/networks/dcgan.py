@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,12 @@ class Generator(nn.Module):
     def forward(self, noise: Tensor) -> Tensor:
         """Images `[N, C, 8(h + 3), 8(w + 3)]` from noise `[N, noise, h, w]`."""
         return self.layers(noise)
+
+    def draw(self, code: Tensor, size: Sequence[int]) -> Tensor:
+        """An image `[N, C, *size]` of each code `[N, noise]`: 32×32 pixels, brought to its size."""
+        image = self(code[:, :, None, None])
+        at_size = image.shape[2:] == tuple(size)
+        return image if at_size else F.interpolate(image, tuple(size), mode="bilinear")
 
     def sample(
         self, n: int, size: tuple[int, int], generator: torch.Generator | None = None

@@ -7,6 +7,8 @@ from openset.objectives.bottleneck import VIB as VIB
 from openset.objectives.bottleneck import VIBY as VIBY
 from openset.objectives.c2ae import C2AE as C2AE
 from openset.objectives.capsules import CVAECapOSR as CVAECapOSR
+from openset.objectives.cgdl import CGDL as CGDL
+from openset.objectives.cpgm_aae import CPGMAAE as CPGMAAE
 from openset.objectives.crosr import CROSR as CROSR
 from openset.objectives.cross_entropy import CrossEntropy as CrossEntropy
 from openset.objectives.csi import CSI as CSI

@@ -25,6 +25,15 @@ from openset.objectives.synthetic_outliers import (
 DECEIVED = 0.05
 """Share of its samples that a generator must pass off as real before they are outliers."""
 
+ADAM = {
+    "optimizer": "adam",
+    "lr": 2e-4,
+    "momentum": 0.5,
+    "weight_decay": 0.0,
+    "encoder_lr_factor": 1.0,
+}
+"""How both sides of a GAN learn."""
+
 LEARNING = 2
 """Epochs in which the discriminator learns what the images are, before it is asked that."""
 
@@ -88,9 +97,7 @@ class GANOutliers(SyntheticOutliers):
         }
 
     def options(self) -> dict[str, dict[str, Any]]:
-        adam = {"optimizer": "adam", "lr": 2e-4, "momentum": 0.5, "weight_decay": 0.0}
-        adam |= {"encoder_lr_factor": 1.0}
-        return {"generator": adam, "discriminator": adam}
+        return {"generator": ADAM, "discriminator": ADAM}
 
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)

@@ -53,6 +53,7 @@ HEADS: dict[str, Callable] = {
     "viby-1": lambda network: openset.networks.bottleneck(network, priors=None),
     "viby-2": lambda network: openset.networks.bottleneck(network, priors=None),
     "c2ae": openset.networks.conditioned,
+    "cgdl": openset.networks.gaussian_ladder,
     "crosr": openset.networks.ladder_codes,
     "csi": openset.networks.shifted,
     "deep-ensemble": openset.networks.ensemble,

@@ -231,3 +231,12 @@ def test_auto_takes_the_share_under_which_held_out_rows_are_likeliest(rows):
 def test_a_share_that_is_no_share_is_refused():
     with pytest.raises(ValueError, match="a share in 0…1, or 'auto'; got 'some'"):
         GaussianMixture(shrinkage="some")
+
+
+def test_diagonal_scores_of_few_rows_at_a_time_are_those_of_all(monkeypatch):
+    x, labels = two_blobs()
+    density = GaussianMixture(2, "diag").fit_classes([(x, labels)], 3)
+    whole = density.table(x), density(x, labels)
+    monkeypatch.setattr(gaussian_mixture, "CACHED", 35)
+    for few, all_ in zip((density.table(x), density(x, labels)), whole, strict=True):
+        torch.testing.assert_close(few, all_)

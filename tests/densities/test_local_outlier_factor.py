@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.neighbors import LocalOutlierFactor as Reference
 
-from openset.densities import LocalOutlierFactor
+from openset.densities import LocalOutlierFactor, local_outlier_factor
 
 
 def reference(x, other, neighbours):
@@ -39,3 +39,12 @@ def test_classes_with_fewer_rows_than_neighbours():
     for c in range(2):
         expected = reference(x[labels == c], other, 20)
         torch.testing.assert_close(density.surprise(other, c).double(), expected, rtol=1e-5, atol=0)
+
+
+def test_rows_next_to_a_training_row_and_far_ones_together(monkeypatch):
+    """Of one row some neighbours are so close that their distances are taken again, some not."""
+    monkeypatch.setattr(local_outlier_factor, "PAIRS", 7)
+    x = torch.cat([torch.randn(40, 30), torch.randn(1, 30) + 0.01 * torch.randn(10, 30)])
+    other = torch.cat([x[-5:] + 1e-3, 4 * torch.randn(20, 30)])
+    density = LocalOutlierFactor(15).fit([x])
+    torch.testing.assert_close(density(other).double(), reference(x, other, 15), rtol=1e-5, atol=0)

@@ -74,3 +74,12 @@ def test_temperature_is_found_again_on_held_out_data():
 def test_an_unfitted_temperature_says_so():
     with pytest.raises(ValueError, match=r"Temperature is not fitted; call fit"):
         Temperature().score(Activations(torch.zeros(1, 2)))
+
+
+def test_of_equal_logits_the_first_is_the_label_of_a_pixel():
+    logits = torch.randint(-2, 3, (2, 6, 30, 20)).float()
+    for some in (logits, logits[:1]):
+        label, score = MaxLogit().answer(Activations(some))
+        rows = some.permute(0, 2, 3, 1).reshape(-1, 6).numpy()
+        np.testing.assert_array_equal(label, rows.argmax(1))
+        np.testing.assert_array_equal(score, -rows.max(1))

@@ -36,10 +36,12 @@ def reference(train, test, shrinkage):
     """log p_c of the shrunk maximum-likelihood Gaussians, by scipy."""
     x, t = (a.stacked().double().numpy() for a in (train, test))
     table = []
-    for c in range(3):
+    dim = x.shape[1]
+    for c in range(train.logits.shape[1]):
         own = x[train.labels.numpy() == c]
         covariance = np.cov(own.T, bias=True)
-        covariance = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / 5 * np.eye(5)
+        round_one = np.trace(covariance) / dim * np.eye(dim)
+        covariance = (1 - shrinkage) * covariance + shrinkage * round_one
         table.append(multivariate_normal(own.mean(0), covariance).logpdf(t))
     return np.stack(table, axis=1)
 
@@ -51,6 +53,18 @@ def test_class_scores_are_the_log_densities_of_shrunk_gaussians(shrinkage):
     expected = reference(train, test, shrinkage)
     np.testing.assert_allclose(detector.class_scores(test), expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(detector(test), -expected.max(1), rtol=1e-4, atol=1e-4)
+
+
+def test_many_features_are_whitened_in_blocks():
+    x, labels = torch.randn(600, 150, dtype=torch.float64), torch.arange(600) % 2
+    x = x @ torch.randn(150, 150, dtype=torch.float64) / 12
+    batch = Activations(torch.zeros(600, 2), {"stage1": x}, labels)
+    detector = VMDLSb(shrinkage=0.1).fit([batch])
+    table = reference(batch, batch, 0.1)
+    label, score = detector.answer(batch)
+    np.testing.assert_allclose(detector.class_scores(batch), table, rtol=1e-4)
+    np.testing.assert_allclose(score, -table.max(1), rtol=1e-4)
+    assert (label.numpy() == table.argmax(1)).all()
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 1e-3, 0.1])

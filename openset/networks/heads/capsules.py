@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openset.networks.base import Backbone, described
+from openset.networks.base import Backbone, described, need_stages
 from openset.networks.dcgan import Generator
 from openset.networks.heads.bottleneck import log_softplus
 
@@ -72,9 +72,7 @@ class Capsules(nn.Module):
         for unused in ("neck", "head"):
             self.network.set_submodule(unused, nn.Identity())
         self.stages = tuple(f"network.{stage}" for stage in network.stages)
-        image = torch.zeros(1, len(self.normalize.get_buffer("mean")), 32, 32)
-        with torch.no_grad():
-            channels = self._map(image).shape[1]
+        channels = self.network.widths()[-1]
         kinds = -(-channels // PART)
         self.parts = nn.Sequential(
             nn.Conv2d(channels, kinds * PART, 3, padding=1, bias=False),
@@ -85,16 +83,17 @@ class Capsules(nn.Module):
         self.mean = nn.Sequential(nn.Linear(WHOLE, 64), nn.ReLU(), nn.Linear(64, dim))
         self.rho = nn.Linear(WHOLE, dim)
         self.divergence = Targets(variance)
-        self.decoder = Generator(image.shape[1], width, noise=classes * dim + classes)
+        colours = len(self.normalize.get_buffer("mean"))
+        self.decoder = Generator(colours, width, noise=classes * dim + classes)
 
     @property
     def normalize(self) -> nn.Module:
         """The normalisation inside the backbone."""
-        return self.network.get_submodule("normalize")
+        return self.network.normalize
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Means and log standard deviations `[N, K, d]` of images."""
-        parts = self.parts(self._map(image)).unflatten(1, (-1, PART)).flatten(3)
+        parts = self.parts(self.network.maps(image)[-1]).unflatten(1, (-1, PART)).flatten(3)
         votes = torch.einsum("npeh,pkew->nphkw", squash(parts, 2), self.votes)
         whole, _ = route(votes.flatten(1, 2))
         mean, rho = self.mean(whole), self.rho(whole)
@@ -104,17 +103,10 @@ class Capsules(nn.Module):
     def reconstruct(self, z: Tensor, classes: Tensor, size: tuple[int, int]) -> Tensor:
         """Images `[N, C, *size]` in 0…1 of latents `[N, K, d]` and their classes `[N]`."""
         told = F.one_hot(classes, z.shape[1]).to(z)
-        image = self.decoder(torch.cat([z.flatten(1) / PLACE, told], dim=1)[:, :, None, None])
-        return F.interpolate(image, size, mode="bilinear")
+        return self.decoder.draw(torch.cat([z.flatten(1) / PLACE, told], dim=1), size)
 
     def forward(self, image: Tensor) -> Tensor:
         return -self.divergence(*self.encode(image)).clamp_min(1e-6).log()
-
-    def _map(self, image: Tensor) -> Tensor:
-        x = self.network.get_submodule("stem")(self.normalize(image))
-        for stage in self.stages:
-            x = self.get_submodule(stage)(x)
-        return x
 
 
 def squash(x: Tensor, dim: int) -> Tensor:
@@ -155,12 +147,8 @@ def capsules(network: nn.Module, dim: int = 32, variance: float = 1.0, width: in
         >>> network(torch.rand(2, 1, 8, 8)).shape
         torch.Size([2, 3])
     """
-    if not isinstance(network, Backbone):
-        raise ValueError(
-            f"capsules need a network in stages; {type(network).__name__} is none: take one of "
-            "openset, such as cnn or vgg"
-        )
+    staged = need_stages(network, "capsules")
     if not variance > 0:
         raise ValueError(f"variance is {variance}; it must be above 0")
-    head = [m for m in network.get_submodule("head").modules() if isinstance(m, nn.Linear)]
-    return Capsules(network, head[-1].out_features, dim, variance, width)
+    head = [m for m in staged.head.modules() if isinstance(m, nn.Linear)]
+    return Capsules(staged, head[-1].out_features, dim, variance, width)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from openset.networks.base import described
 from openset.networks.dcgan import Generator
@@ -40,9 +39,7 @@ class Redrawn(nn.Module):
     def draw(self, z: Tensor, classes: Tensor, size: Sequence[int]) -> Tensor:
         """Images `[N, C, *size]` in 0…1 of features `[N, D]`, each told its class `[N]`."""
         told = self.told[classes].to(z.dtype)
-        image = self.decoder((self.scale(told) * z + self.shift(told))[:, :, None, None])
-        at_size = image.shape[2:] == tuple(size)
-        return image if at_size else F.interpolate(image, tuple(size), mode="bilinear")
+        return self.decoder.draw(self.scale(told) * z + self.shift(told), size)
 
     def forward(self, z: Tensor, image: Tensor) -> Tensor:
         """Mean absolute errors `[N, K]` of the images by the class that the decoder was told."""

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openset.networks.base import Backbone, described
-from openset.networks.watch import evaluating
+from openset.networks.base import described, need_stages
 
 
 class Codes(nn.Module):
@@ -35,13 +34,8 @@ class LadderCodes(nn.Module):
 
     def __init__(self, network: nn.Module, code: int = 32):
         super().__init__()
-        if not isinstance(network, Backbone):
-            raise ValueError(
-                f"codes at every stage need a network in stages; {type(network).__name__} is none: "
-                "take one of openset, such as cnn or vgg"
-            )
-        channels, *widths = _widths(network)
-        self.network = network
+        self.network = need_stages(network, "codes at every stage")
+        channels, widths = len(self.normalize.get_buffer("mean")), self.network.widths()
         self.narrow = nn.ModuleList(nn.Conv2d(width, code, 3, padding=1) for width in widths)
         self.widen = nn.ModuleList(nn.Conv2d(code, width, 3, padding=1) for width in widths)
         below = (channels, *widths[:-1])
@@ -49,12 +43,12 @@ class LadderCodes(nn.Module):
             nn.Conv2d(width, out, 3, padding=1) for width, out in zip(widths, below, strict=True)
         )
         self.code = Codes()
-        self.stages = tuple(f"network.{stage}" for stage in network.stages)
+        self.stages = tuple(f"network.{stage}" for stage in self.network.stages)
 
     @property
     def normalize(self) -> nn.Module:
         """The normalisation inside the backbone."""
-        return self.network.get_submodule("normalize")
+        return self.network.normalize
 
     def forward(self, image: Tensor) -> Tensor:
         logits, maps = self.encode(image)
@@ -63,12 +57,9 @@ class LadderCodes(nn.Module):
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits `[N, K]` of images, and the code maps `[N, code, H, W]` of the stages."""
-        x = self.network.get_submodule("stem")(self.normalize(image))
-        maps = []
-        for stage, narrow in zip(self.stages, self.narrow, strict=True):
-            x = self.get_submodule(stage)(x)
-            maps.append(F.relu(narrow(x)))
-        return self.network.get_submodule("head")(self.network.get_submodule("neck")(x)), maps
+        wide = self.network.maps(image)
+        maps = [F.relu(narrow(x)) for x, narrow in zip(wide, self.narrow, strict=True)]
+        return self.network.head(self.network.neck(wide[-1])), maps
 
     def reconstruct(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """Images `[N, C, *size]` in 0…1 drawn from the code maps of all stages."""
@@ -80,19 +71,6 @@ class LadderCodes(nn.Module):
             x = down(F.interpolate(x, tuple(larger), mode="nearest"))
         assert x is not None
         return x.sigmoid()
-
-
-def _widths(network: nn.Module) -> list[int]:
-    """Channels of the image and of the map that each stage gives."""
-    mean = network.get_submodule("normalize").get_buffer("mean")
-    x = torch.zeros(1, len(mean), 32, 32).to(mean)
-    found = [len(mean)]
-    with torch.no_grad(), evaluating(network):
-        x = network.get_submodule("stem")(x)
-        for stage in network.stages:  # pyright: ignore[reportGeneralTypeIssues]
-            x = network.get_submodule(stage)(x)
-            found.append(x.shape[1])
-    return found
 
 
 @described
