@@ -1,7 +1,7 @@
 """Peak memory of one training step with and without checkpointing, at the largest outliers.
 
     python speed/checkpointing.py            # the flows, and the small ladder with outliers
-    python speed/checkpointing.py --large    # Ladder-DenseNet-121 on four crops of 512
+    python speed/checkpointing.py --large 4  # Ladder-DenseNet-121 on four crops of 512
 
 The paper (Grcić et al. 2021) has 5.55 of 9.61 GB for the dense network with the largest outliers,
 0.58, and 1.3 of 2.3 GB for CIFAR-10. On a GPU it is `torch.cuda.max_memory_allocated`; on a CPU the
@@ -82,10 +82,10 @@ def dense_step(network, crop, batch, device, checkpoint):
     return step
 
 
-def main(large: bool) -> None:
+def main(large: int) -> None:
     device = choose_device(None)
     if large:
-        cases = {"ladder-densenet-121, 512": ("ladder-densenet-121", 512, 4)}
+        cases = {f"ladder-densenet-121, {large} × 512": ("ladder-densenet-121", 512, large)}
     else:
         cases = {"ladder-small, 256": ("ladder-small", 256, 2)}
     steps = {f"flow, {size}": (flow_step, (size,)) for size in (16, 32)} if not large else {}
@@ -101,5 +101,5 @@ def main(large: bool) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--large", type=int, default=0, metavar="CROPS")
     main(parser.parse_args().large)

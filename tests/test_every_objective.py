@@ -30,7 +30,7 @@ def images(n=72, seed=0):
 
 
 SMALL = {
-    "flow-outliers": "flow-outliers:blocks=1,width=8,couplings=1",
+    "flow-outliers": "flow-outliers:blocks=1,width=8,couplings=1,border=0.1",
     "gan-outliers": "gan-outliers:width=8",
     "arpl-cs": "arpl-cs:width=8",
     "csi": "csi:shift=cutperm,flip=false,area=0.5",

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from openset.networks.autoencoder import dense
 from openset.networks.heads.drawn_code import DrawnCode, drawn_code
 from openset.objectives.base import Objective
-from openset.objectives.gan_outliers import ADAM, deceived
+from openset.objectives.gan_outliers import ADAM, doubt
 from openset.objectives.synthetic_outliers import frozen
 from openset.spec import Range
 
@@ -89,14 +89,14 @@ class CPGMAAE(Objective):
         z = self.network.encode(image)
         drawn = self.centres[label].to(z)
         drawn = drawn + torch.randn_like(drawn)
-        told = deceived(self.real(drawn, label), 1) + deceived(self.real(z.detach(), label), 0)
+        told = doubt(self.real(drawn, label), 1) + doubt(self.real(z.detach(), label), 0)
         yield "discriminator", told
 
         again = self.network.draw(z, image.shape[2:])
         missed = self.network.missed(image, again).mean() * image[0].numel()
         loss = F.cross_entropy(self.network.head(z).float(), label) + missed / self.weight
         with frozen(self.discriminator):
-            yield "network", loss + self.adversarial * deceived(self.real(z, label), 1)
+            yield "network", loss + self.adversarial * doubt(self.real(z, label), 1)
 
 
 def means(classes: int, dim: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,7 @@ from openset.objectives.synthetic_outliers import (
     pasted_losses,
     uniform_divergence,
 )
-
-DECEIVED = 0.05
-"""Share of its samples that a generator must pass off as real before they are outliers."""
+from openset.spec import Range
 
 ADAM = {
     "optimizer": "adam",
@@ -52,7 +50,8 @@ class GANOutliers(SyntheticOutliers):
     A generator whose samples the discriminator tells at once draws nothing near the images; on few
     images it never does. So the classifier trains by cross-entropy alone until, from the third
     epoch on, 5 % of an epoch's samples passed for real. The log has that share as `deceived`, and
-    `outliers`, whether the epoch was trained with them. (The paper shows them from the start.)
+    `outliers`, whether the epoch was trained with them. (The paper shows them from the start, as
+    `deceived=0` does.)
 
     Paper: Lee et al., "Training Confidence-calibrated Classifiers for Detecting
     Out-of-Distribution Samples", 2018, https://arxiv.org/abs/1711.09325
@@ -63,6 +62,8 @@ class GANOutliers(SyntheticOutliers):
         count: Outliers per batch of whole images; None draws one for each image.
         width: Maps of the discriminator's first layer.
         sides: Smallest and largest side of a pasted sample, as shares of the image's shorter side.
+        deceived: Share of an epoch's samples that must pass for real before they are outliers; 0
+            takes them from the start.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 3, 28), nn.Flatten())
@@ -82,9 +83,10 @@ class GANOutliers(SyntheticOutliers):
         count: int | None = None,
         width: int = 128,
         sides: Sequence[float] = SIDES,
+        deceived: Annotated[float, Range(least=0, most=1)] = 0.05,
     ):
         super().__init__(network, weight, count, sides)
-        self.width = width
+        self.width, self.deceived = width, deceived
         self.generator = Generator(image_channels(network), width)
         self.discriminator = Discriminator(image_channels(network), width)
         self.keep(drawing=torch.tensor(True), sums=torch.zeros(2))
@@ -101,8 +103,9 @@ class GANOutliers(SyntheticOutliers):
 
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
-        deceived = self.figures().get("deceived", 0)
-        self.drawing.fill_(epoch >= LEARNING and deceived >= DECEIVED)
+        passed = self.figures().get("deceived", 0)
+        learned = epoch >= LEARNING and passed >= self.deceived
+        self.drawing.fill_(learned or not self.deceived)
         self.sums.zero_()
 
     def figures(self) -> dict[str, float]:
@@ -122,13 +125,13 @@ class GANOutliers(SyntheticOutliers):
         told = self.discriminator(drawn.detach()).float()
         passed = (told.detach() > 0).float().mean()
         self.sums += torch.stack([passed, torch.ones_like(passed)])
-        yield "discriminator", deceived(self.discriminator(real), 1) + deceived(told, 0)
+        yield "discriminator", doubt(self.discriminator(real), 1) + doubt(told, 0)
 
         # The discriminator answers as it learned to, with the batch's own statistics; in evaluation
         # mode it would be far less sure that the samples are drawn.
         with frozen(self.network), frozen(self.discriminator, as_is=True):
             divergence = self._divergence(drawn, image, label, place)
-            wanted = deceived(self.discriminator(drawn), 1)
+            wanted = doubt(self.discriminator(drawn), 1)
             yield "generator", wanted + self.strength(place) * divergence
 
         if not self.drawing:
@@ -156,6 +159,6 @@ class GANOutliers(SyntheticOutliers):
         return pasted_losses(self.logits(place.paste(image, drawn)), place.mark(label))[1]
 
 
-def deceived(logit: Tensor, real: int) -> Tensor:
+def doubt(logit: Tensor, real: int) -> Tensor:
     """Cross-entropy of a discriminator's answers `[N]` with all real (1) or all drawn (0)."""
     return F.binary_cross_entropy_with_logits(logit.float(), torch.full_like(logit, real).float())

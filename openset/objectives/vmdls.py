@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,13 +35,16 @@ class VMDLS(Objective):
     times 0.1, s² = 0.01, and the pushing margin grows by about 1 an epoch. As such distances are at
     most 2, that margin is never reached.
 
+    The gradient is clipped at length 1: squared distances begin far below M_d, and SGD at a usual
+    rate would leave for infinity.
+
     Args:
         network: A classifier, trained or not, whose last linear map is replaced by a latent space
             in place; or a `Latent`.
         size: Dimensions d of the latent space.
         variant: "paper" or "published".
         kl_weight: Weight of the KL term. None takes 1, as the equations have it, or 0.1 / d for the
-            published variant. With SGD at a high rate, clip gradients: the first losses are large.
+            published variant.
         margin_triplet: Triplet margin M_t.
         margin_push: Pushing margin M_d; None takes d.
         margin_ramp: Epochs (or parts of one) over which M_d grows from 0.15; None takes none, or
@@ -106,6 +109,9 @@ class VMDLS(Objective):
         self.register_buffer("totals", torch.zeros(classes, self.size))
         self.register_buffer("counts", torch.zeros(classes))
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
+
+    def options(self) -> dict[str, dict[str, Any]]:
+        return {"network": {"clip_norm": 1.0}}
 
     def order(
         self, labels: Tensor, batch_size: int, generator: torch.Generator

@@ -180,7 +180,7 @@ def trained(network: torch.nn.Module) -> torch.nn.Module:
 
 def make_detector(name: str) -> openset.detectors.Detector:
     """A detector that works on little data."""
-    return build(SMALL.get(name, name), **companions(CLASSES))
+    return build(SMALL.get(name, name), **companions(3))
 
 
 def companions(classes: int) -> dict[str, torch.nn.Module]:

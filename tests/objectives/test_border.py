@@ -6,6 +6,7 @@ import pytest
 import torch
 from scripts import script
 
+from openset.activations import UNKNOWN
 from openset.objectives.synthetic_outliers import uniform_divergence
 
 border = script("border")
@@ -29,7 +30,9 @@ class Labelled:
         return len(PIXELS)
 
     def take(self, positions):
-        return PIXELS[positions], torch.zeros(len(positions), 24, 24, dtype=torch.long)
+        label = torch.zeros(len(positions), 24, 24, dtype=torch.long)
+        label[:, :2] = UNKNOWN
+        return PIXELS[positions], label
 
 
 def test_the_opinion_of_a_pasted_patch_is_that_of_what_is_pasted():
@@ -37,8 +40,14 @@ def test_the_opinion_of_a_pasted_patch_is_that_of_what_is_pasted():
     run = SimpleNamespace(
         load_network=ByBrightness, load_data=lambda: SimpleNamespace(test=Labelled())
     )
-    found = border.opinions(run, None, None, torch.device("cpu"))
-    known = uniform_divergence(ByBrightness()(PIXELS.float() / 255)).mean()
-    noise = border.kinds(None, (1, 4, 4), None, "cpu")["noise"][: len(PIXELS)]
-    assert found["known"] == pytest.approx(known.item())
+    found = border.opinions(run, None, [], torch.device("cpu"))
+    opinion = uniform_divergence(ByBrightness()(PIXELS.float() / 255))
+    noise = border.kinds(None, (1, 4, 4), [], "cpu")["noise"][: len(PIXELS)]
+    assert found["known"] == pytest.approx(opinion[:, 2:].mean().item())
+    assert found["left out"] == pytest.approx(opinion[:, :2].mean().item())
     assert found["noise"] == pytest.approx(uniform_divergence(ByBrightness()(noise)).mean().item())
+
+
+def test_the_table_has_means_over_the_seeds_and_leaves_out_what_was_not_measured():
+    lines = [*border.table({"plain": [{"a": 1.0}, {"a": 3.0, "b": 5.0}], "flow": [{"b": 7.0}]})]
+    assert lines[2:] == ["| plain | 2 | 5 |", "| flow |  | 7 |"]

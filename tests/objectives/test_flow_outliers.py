@@ -131,7 +131,7 @@ def epoch_of(objective, epoch, image, label, optimizers):
 
 
 def test_outliers_wait_until_the_flow_beats_the_histogram_code():
-    objective = small(FlowOutliers, weight=1.0, blocks=1, width=8)
+    objective = small(FlowOutliers, weight=1.0, border=0.1, blocks=1, width=8)
     image, label = batch(64)
     # Constant images whose level differs: neighbours tell a pixel, a histogram does not.
     image = (image[:, :, :1, :1] * 255).round().expand(-1, -1, 8, 8) / 255
@@ -192,7 +192,7 @@ def test_flow_takes_the_classifier_from_before_its_step():
     results = []
     for lr in (0.0, 1.0):
         torch.manual_seed(3)
-        objective = small(FlowOutliers, opinionated())
+        objective = small(FlowOutliers, opinionated(), border=0.5)
         image, label = batch()
         for who, loss in objective.step(image, label):
             objective.zero_grad()
@@ -208,7 +208,7 @@ def test_flow_takes_the_classifier_from_before_its_step():
 
 @pytest.mark.parametrize("mixed", [True, False])
 def test_bits_per_dimension_fall_and_nothing_breaks_in_either_precision(mixed):
-    objective = small(FlowOutliers)
+    objective = small(FlowOutliers, border=0.1)
     image, label = batch(16)
     image = (image * 0.1 + 0.5).mul(255).round() / 255
     optimizers = adams(objective, lr=1e-2)

@@ -245,3 +245,6 @@ def test_a_gan_that_deceives_nobody_draws_no_outliers():
         assert (losses["network"][0] == pytest.approx(plain, rel=1e-5)) != told[epoch]
         assert objective.figures() == {"deceived": float(bias > 0), "outliers": told[epoch]}
     assert told == {0: False, 1: False, 2: True, 3: True, 4: False}
+    as_published = small(GANOutliers, network, deceived=0.0)
+    as_published.start_epoch(0)
+    assert as_published.drawing

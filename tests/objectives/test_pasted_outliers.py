@@ -226,7 +226,7 @@ def trained(kind, **how):
     objective = (
         NoiseOutliers(network, 0.1)
         if kind is NoiseOutliers
-        else flow_outliers(network, weight=0.1, squeezes=2, checkpoint=True)
+        else flow_outliers(network, weight=0.1, border=0.1, squeezes=2, checkpoint=True)
     )
     settings = {"epochs": 4, "batch_size": 6, "optimizer": "adam", "lr": 0.01}
     settings |= {"augment": "scale-crop-flip", "precision": "bf16-mixed", "channels_last": True}
