@@ -1,5 +1,6 @@
 """Pictures as a cluster reads them, and the comparison of rows, for the tests."""
 
+import json
 import tarfile
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 from sklearn.datasets import load_digits
+
+from openset.model.records import read
 
 COUNT = 60
 """Pictures in a lake."""
@@ -35,6 +38,15 @@ def fill(root):
 def write_parquet(place, files, rows):
     cells = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
     parquet.write_table(arrow.table({"image": cells}), place, row_group_size=rows)
+
+
+def gathered(out):
+    """The rows of all parts in their order, and what the manifest says."""
+    told = json.loads((out / "_manifest.json").read_text())
+    assert told["complete"] is True
+    rows = [row for name in told["parts"] for row in read(out / name)]
+    assert told["rows"] == len(rows) == parquet.read_table(out).num_rows
+    return rows, told
 
 
 def same(rows, others, paths=True):

@@ -54,7 +54,8 @@ def predict(
         skip_bad: Leave out files that cannot be read, and count them. Otherwise the readable ones
             are answered too, and the command then ends with an error that names the others.
         cluster: Answer by the workers of a Ray cluster, that of `RAY_ADDRESS` or one on this
-            machine, into a folder of Parquet files; the same command goes on after a crash.
+            machine, into a folder of Parquet files, with maps beside them where pixels are
+            labelled; the same command goes on after a crash.
         probabilities: Add each known class's probability.
         batch_size: Images per pass.
         workers: Threads that decode images; by default one a core.

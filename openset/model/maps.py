@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from openset.activations import UNKNOWN
 from openset.data import ImageSet
 from openset.data.adapter import open_picture
+from openset.data.loose import Loose
 from openset.data.readable import Readable
 from openset.files import complete_folder
 from openset.model.open_set import OpenSet
@@ -23,12 +25,14 @@ from openset.networks.device import device_of
 from openset.pictures import enlarged, image_picture, label_picture, limits, palette, score_picture
 from openset.text import csv_line
 
-FILES = ("*.labels.png", "*.score.npy", "*.score.png", "*.overlay.png", "index.csv", "classes.json")
+CLASSES = "classes.json"
+"""The file that says which class each index of a label map is."""
+
+FILES = ("*.labels.png", "*.score.npy", "*.score.png", "*.overlay.png", "index.csv", CLASSES)
 """Patterns of the files in a folder of maps."""
 
-
 INDEX = ("path", "name", "unknown", "highest_score")
-"""The columns of `index.csv`."""
+"""The columns of the table of maps."""
 
 
 def labels_pixels(model: OpenSet) -> bool:
@@ -63,49 +67,88 @@ def write_maps(
     """
     if folder is None:
         raise ValueError("this model labels pixels; name a folder for its maps: --out FOLDER")
-    paths, described = images.images.paths, legend(model)
-    names, index = names_of(paths), [csv_line(INDEX)]
+    described, index = legend(model), [csv_line(INDEX)]
+    names = names_of(images.images.paths)
     with complete_folder(folder, owns=FILES) as partial:
-        for image, positions in images:
-            label, score = (x.cpu() for x in model(image.to(device_of(model)), threshold))
-            for i, position in enumerate(positions.tolist()):
-                original, place = original_of(images.images, position), partial / names[position]
-                if model.adapter is not None and not model.adapter.whole:
-                    original = model.adapter.show(original).convert("RGB")
-                write_image_maps(original, label[i], score[i], place, len(described))
-                record = (paths[position], names[position], *figures(label[i], score[i]))
-                index.append(csv_line(record))
+        for row, maps in maps_of(model, images, names, described, threshold):
+            for name, content in maps.items():
+                (partial / name).write_bytes(content)
+            index.append(csv_line(row.values()))
         (partial / "index.csv").write_text("".join(index), encoding="utf-8", newline="")
-        (partial / "classes.json").write_text(json.dumps(described, indent=2) + "\n")
+        (partial / CLASSES).write_text(legend_text(described))
     return len(index) - 1
 
 
-def write_image_maps(
-    picture: Image.Image, label: Tensor, score: Tensor, place: Path, colours: int
-) -> None:
-    """The maps of one image at its own size, under the name of `place`."""
-    classes, size = colours - 1, (picture.height, picture.width)
+Mapped = tuple[dict[str, Any], dict[str, bytes]]
+"""An image's row, by the columns of `INDEX`, and the files of its maps by their names."""
+
+
+def maps_of(
+    model: OpenSet,
+    images: Readable,
+    names: Sequence[str],
+    described: Sequence[Any],
+    threshold: Tensor | None = None,
+) -> Iterator[Mapped]:
+    """Row and maps of each image that can be read, one after another.
+
+    Args:
+        model: As for `write_maps`, as are images and threshold.
+        images: The images, of which `skipped` says afterwards what was wrong with the others.
+        names: The name of each image's maps.
+        described: The model's `legend`.
+        threshold: Another threshold `[1]` than the model's.
+    """
+    found = images.images
+    for image, positions in images:
+        label, score = (x.cpu() for x in model(image.to(device_of(model)), threshold))
+        for i, position in enumerate(positions.tolist()):
+            original, name = original_of(found, position), names[position]
+            if model.adapter is not None and not model.adapter.whole:
+                original = model.adapter.show(original).convert("RGB")
+            maps = image_maps(original, label[i], score[i], len(described) - 1)
+            path = found.pixels.path(int(found.indices[position]))
+            row = (path, name, *figures(label[i], score[i]))
+            files = {f"{name}.{ending}": content for ending, content in maps.items()}
+            yield dict(zip(INDEX, row, strict=True)), files
+
+
+def image_maps(
+    picture: Image.Image, label: Tensor, score: Tensor, classes: int
+) -> dict[str, bytes]:
+    """The maps of one image at its own size, as the content of files by their endings."""
+    size = (picture.height, picture.width)
     nearest = label_picture(label, classes).resize(picture.size, Image.Resampling.NEAREST)
-    nearest.save(place.with_name(f"{place.name}.labels.png"))
-    full = enlarged(score.float(), size)
-    buffer = io.BytesIO()  # Into a file, numpy would not say that the disk is full.
+    full, buffer = enlarged(score.float(), size), io.BytesIO()
     np.save(buffer, full.numpy())
-    place.with_name(f"{place.name}.score.npy").write_bytes(buffer.getbuffer())
-    score_picture(full, *limits(full)).save(place.with_name(f"{place.name}.score.png"))
-    shown = Image.blend(picture, nearest.convert("RGB"), 0.5)
-    shown.save(place.with_name(f"{place.name}.overlay.png"))
+    return {
+        "labels.png": _png(nearest),
+        "score.npy": buffer.getvalue(),
+        "score.png": _png(score_picture(full, *limits(full))),
+        "overlay.png": _png(Image.blend(picture, nearest.convert("RGB"), 0.5)),
+    }
 
 
-def figures(label: Tensor, score: Tensor) -> tuple[str, str]:
-    """The share of unknown pixels and the highest score of an image, as the index gives them."""
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def figures(label: Tensor, score: Tensor) -> tuple[float, float]:
+    """The share of unknown pixels and the highest score of an image, to six digits."""
     share = float((label == UNKNOWN).double().mean())
-    return f"{share:.6f}", f"{float(score.max()):.6g}"
+    return round(share, 6), float(f"{float(score.max()):.6g}")
 
 
 def original_of(images: ImageSet, index: int) -> Image.Image:
     """The image in colour, as its file holds it; from a table, as the model takes it."""
-    path = Path(images.paths[index])
-    return open_picture(path).convert("RGB") if path.is_file() else image_picture(images[index][0])
+    pixels, row = images.pixels, int(images.indices[index])
+    name = pixels.path(row)
+    file = pixels.items[row] if isinstance(pixels, Loose) else Path(name)
+    if isinstance(file, bytes) or (isinstance(file, Path) and file.is_file()):
+        return open_picture(file, name).convert("RGB")
+    return image_picture(images[index][0])
 
 
 def names_of(paths: list[str]) -> list[str]:
@@ -142,3 +185,8 @@ def legend(model: OpenSet) -> list[dict[str, Any]]:
         {"index": i, "name": name, "colour": colour}
         for i, (name, colour) in enumerate(zip(names, palette(count).tolist(), strict=False))
     ]
+
+
+def legend_text(described: Sequence[Any]) -> str:
+    """The content of `CLASSES`, from a `legend`."""
+    return json.dumps(described, indent=2) + "\n"

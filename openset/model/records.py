@@ -16,7 +16,7 @@ from openset.text import csv_line, encodable, plain_cell, printable
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 
-TEXTS = ("path", "label", "nearest")
+TEXTS = ("path", "name", "label", "nearest")
 """The columns that hold text; the others hold numbers."""
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from openset.errors import one_line
-from openset.scale.scorer import Question, Scorer
+from openset.scale.scorer import Given, Question, Scorer
 from openset.scale.slices import Slice
 
 TRIES = 3
@@ -90,8 +90,10 @@ def workers(ray: Any, device: str | None) -> Workers:
 
 def score(
     question: Question, parts: Sequence[Part], device: str | None = None, threads: int | None = None
-) -> Iterator[tuple[str, Any]]:
-    """The table of answers of each slice by its part's name, in the order they are finished.
+) -> Iterator[tuple[str, Given]]:
+    """The answers of slices by their parts' names, in the order they are finished.
+
+    The maps of a slice come before its table, and once more where its worker died before that.
 
     Args:
         question: What to ask; its model is on the CPU.
@@ -120,19 +122,22 @@ def score(
             (done,), _ = ray.wait([*busy])
             worker, part = busy.pop(done)
             try:
-                table = ray.get(done)
+                given = ray.get(done)
             except ray.exceptions.RayError as error:
                 refuse_hopeless(error, part, failures)
                 waiting.extendleft([part] if part else [])
                 ray.kill(worker)
                 start()
                 continue
-            if waiting:
-                given = waiting.popleft()
-                busy[worker.score.remote(given[1])] = (worker, given)
+            ended = part is None or given[1] is not None
+            if not ended:
+                busy[worker.more.remote()] = (worker, part)
+            elif waiting:
+                following = waiting.popleft()
+                busy[worker.score.remote(following[1])] = (worker, following)
             if part is not None:
-                left -= 1
-                yield part[0], table
+                left -= ended
+                yield part[0], given
 
 
 def refuse_hopeless(error: Exception, part: Part | None, failures: Counter[str]) -> None:

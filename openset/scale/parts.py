@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from openset.files import complete_file, locked, read_json, refuse_foreign
+from openset.files import complete_file, locked, naming, read_json, refuse_foreign
 from openset.scale.slices import Slice
 
 MANIFEST = "_manifest.json"
 """It starts with `_`, which readers of partitioned Parquet pass over."""
+
+MAPS = "_maps"
+"""The folder of maps beside the parts, which such readers pass over too."""
 
 SKIPPED = b"openset.skipped"
 """The key of a part's metadata that holds what was wrong with images without an answer."""
@@ -42,7 +46,7 @@ class Parts:
         """
         manifest, told = self.folder / MANIFEST, {**asked, "parts": [*self.slices]}
         known = manifest.exists()
-        refuse_foreign(self.folder, (MANIFEST, "part-*.parquet") if known else ())
+        refuse_foreign(self.folder, (MANIFEST, MAPS, "part-*.parquet") if known else ())
         self.folder.mkdir(parents=True, exist_ok=True)
         busy = f"another process is writing {self.folder}; wait for its end"
         with locked(self.folder / ".parts.lock", busy):
@@ -61,10 +65,22 @@ class Parts:
         """The parts that are not there yet."""
         return [(name, s) for name, s in self.slices.items() if not (self.folder / name).exists()]
 
+    def write_maps(self, maps: Mapping[str, bytes]) -> None:
+        """Writes files beside the parts, each complete or absent; older ones are replaced."""
+        for name, content in maps.items():
+            place = self.folder / MAPS / name
+            place.parent.mkdir(exist_ok=True)
+            partial = place.with_name(f".{name}.partial")
+            with naming(place):
+                partial.write_bytes(content)
+            os.replace(partial, place)
+
     def write(self, name: str, table: Any) -> None:
-        """Writes one part."""
+        """Writes one part, after the maps that it tells of."""
         from pyarrow import parquet
 
+        if (self.folder / MAPS).exists() and hasattr(os, "sync"):
+            os.sync()  # Not even a power cut leaves the part without its maps; all at once is fast.
         with complete_file(self.folder / name) as partial:
             parquet.write_table(table, partial)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,18 @@ from typing import Any
 import torch
 
 from openset.data.pixels import short_hash
-from openset.model.maps import labels_pixels
+from openset.model.maps import CLASSES, labels_pixels, legend, legend_text
 from openset.model.open_set import OpenSet
 from openset.model.predict import with_threshold
 from openset.model.predict_files import promised, unread
 from openset.scale.cluster import score
 from openset.scale.parts import Parts
 from openset.scale.scorer import Question
-from openset.scale.slices import find_slices
+from openset.scale.slices import find_slices, named
 from openset.training.progress import progress_bar
+
+LABELLED = 64
+"""Image files of a slice where their pixels are labelled, which takes longer."""
 
 
 def predict_cluster(
@@ -38,7 +42,7 @@ def predict_cluster(
     """Answers for all images of files, folders, globs and URLs, as `predict_files` gives them.
 
     Args:
-        model: A model of whole images, on the CPU.
+        model: A model on the CPU; of one that labels pixels, maps are written beside the parts.
         places: Image files, Parquet, tar shards, folders and globs of them, or URLs of fsspec.
         out: Folder for the parts; what an earlier call of the same has finished is kept.
         accept: As for `predict_files`.
@@ -58,19 +62,24 @@ def predict_cluster(
     """
     out = refuse_whole(model, out, whole)
     model, values = with_threshold(model, accept, threshold)
-    question = Question(model, values, probabilities, batch_size or 256)
-    parts = Parts(out, find_slices(places))
+    question = Question(model, values, probabilities, batch_size)
+    pixels = labels_pixels(model)
+    parts = Parts(out, named(find_slices(places, LABELLED)) if pixels else find_slices(places))
     asked = {
         "model": digest(model),
         "threshold": threshold,
         "probabilities": probabilities,
     }
     with parts.begun(asked), progress_bar(True, "{task.completed}/{task.total} parts") as progress:
+        if pixels:
+            parts.write_maps({CLASSES: legend_text(legend(model)).encode()})
         left = parts.left()
         task = progress.add_task("", total=len(left))
-        for name, table in score(question, left, device, workers) if left else ():
-            parts.write(name, table)
-            progress.update(task, advance=1)
+        for name, (maps, table) in score(question, left, device, workers) if left else ():
+            parts.write_maps(maps)
+            if table is not None:
+                parts.write(name, table)
+                progress.update(task, advance=1)
     count, skipped = parts.told()
     if skipped and not skip_bad:
         raise ValueError(unread(skipped, count, out))
@@ -83,6 +92,8 @@ def refuse_whole(model: OpenSet, out: Path | None, whole: dict[str, Any]) -> Pat
     """The folder to write to; raises for what a cluster does not do."""
     if out is None:
         raise ValueError("a cluster's answers are no text; name a folder for them: --out FOLDER")
+    if re.match(r"[\w+.-]{2,}:/", str(out)):
+        raise ValueError(f"{out} is a URL, and answers lie on this machine; name a folder")
     for name, value in whole.items():
         if value:
             raise ValueError(
@@ -91,10 +102,6 @@ def refuse_whole(model: OpenSet, out: Path | None, whole: dict[str, Any]) -> Pat
             )
     if model.adapter is None:
         raise ValueError("this model does not say how an image file becomes its input")
-    if labels_pixels(model):
-        raise ValueError(
-            "this model labels pixels, whose maps --cluster does not write; leave it out"
-        )
     return out
 
 

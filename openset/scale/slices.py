@@ -6,8 +6,8 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,13 @@ from openset.data.decode import shown
 from openset.data.folders import SUFFIXES, find_images, image_files
 from openset.data.pixels import short_hash
 from openset.data.shards import find_shards
+from openset.model.maps import names_of
 
 SLICE = 1024
 """Images of a slice: image files as many, row groups of Parquet until there are as many."""
 
 READERS = 16
-"""Files that a worker fetches at once, since a store far away takes its time for each."""
+"""Files or rows that a worker fetches at once, since a store far away takes its time for each."""
 
 STATES = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "updated", "created")
 """Facts of file systems that change with a file's content, the surest first."""
@@ -52,11 +53,15 @@ class Slice:
         files: The files, all of one kind and on one file system.
         groups: Row groups, of Parquet.
         start: The rows before these groups.
+        names: A name for the maps of each file, of image files.
+        number: What its maps are called by where they have no such names.
     """
 
     files: tuple[File, ...]
     groups: tuple[int, ...] = ()
     start: int = 0
+    names: tuple[str, ...] = ()
+    number: int = 0
 
     @property
     def digest(self) -> str:
@@ -68,6 +73,10 @@ class Slice:
         readers = {"images": _of_files, "parquet": self._of_parquet, "tar": _of_shard}
         return readers[self.files[0].kind](self.files)
 
+    def called(self, index: int) -> str:
+        """The name of the maps of its picture at an index, which no other picture has."""
+        return self.names[index] if self.names else f"{self.number:06}-{index:06}"
+
     def _of_parquet(self, files: Sequence[File]) -> Iterator[Picture]:
         from pyarrow import parquet
 
@@ -75,7 +84,7 @@ class Slice:
         with opened(file) as stream:
             table = parquet.ParquetFile(stream)
             column = image_column(table.schema_arrow, file.name)
-            for batch in table.iter_batches(SLICE, [*self.groups], [column]):
+            for batch in table.iter_batches(READERS, [*self.groups], [column]):
                 for cell in batch.column(0).to_pylist():
                     path = f" ({shown(os.fsdecode(cell['path']))})" if cell and cell["path"] else ""
                     name, content = f"{file.name}[{row}]{path}", cell and cell["bytes"]
@@ -83,10 +92,14 @@ class Slice:
                     row += 1
 
 
-def find_slices(places: Iterable[str]) -> list[Slice]:
+def find_slices(places: Iterable[str], most: int | None = None) -> list[Slice]:
     """The slices of files, folders, globs and URLs, in their order; nothing is decoded.
 
     A folder stands for its Parquet files, or else its shards, or else its image files.
+
+    Args:
+        places: Paths, globs and URLs.
+        most: Images of a slice, `SLICE` by default.
 
     Raises:
         ValueError: For a place without images, and for what fsspec cannot reach.
@@ -94,15 +107,26 @@ def find_slices(places: Iterable[str]) -> list[Slice]:
     files = [file for place in places for file in _files_of(str(place))]
     if not files:
         raise ValueError("no images given; give image files, Parquet, tar shards or folders")
-    slices: list[Slice] = []
+    most, slices = most or SLICE, []
     for (kind, _), group in groupby(files, lambda file: (file.kind, protocol(file))):
         some = tuple(group)
         if kind == "images":
-            slices += [Slice(some[i : i + SLICE]) for i in range(0, len(some), SLICE)]
+            slices += [Slice(some[i : i + most]) for i in range(0, len(some), most)]
         else:
-            cut = _row_groups if kind == "parquet" else _whole
-            slices += [piece for file in some for piece in cut(file)]
+            for file in some:
+                slices += _row_groups(file, most) if kind == "parquet" else [Slice((file,))]
     return slices
+
+
+def named(slices: Sequence[Slice]) -> list[Slice]:
+    """The same slices with names for their maps.
+
+    Those of image files alone are the names that `write_maps` gives them.
+    """
+    if any(piece.files[0].kind != "images" for piece in slices):
+        return [replace(piece, number=i) for i, piece in enumerate(slices)]
+    names = iter(names_of([file.name for piece in slices for file in piece.files]))
+    return [replace(piece, names=tuple(islice(names, len(piece.files)))) for piece in slices]
 
 
 def protocol(file: File) -> str:
@@ -183,11 +207,7 @@ def _told(info: dict[str, Any]) -> str:
     return f"{info.get('size')} {age}"
 
 
-def _whole(file: File) -> list[Slice]:
-    return [Slice((file,))]
-
-
-def _row_groups(file: File) -> list[Slice]:
+def _row_groups(file: File, most: int) -> list[Slice]:
     """A Parquet file by row groups, several of them where they are small."""
     from pyarrow import ArrowInvalid, parquet
 
@@ -201,7 +221,7 @@ def _row_groups(file: File) -> list[Slice]:
     slices, groups, start, count = [], (), 0, 0
     for i, number in enumerate(rows):
         groups, count = (*groups, i), count + number
-        if count >= SLICE or i + 1 == len(rows):
+        if count >= most or i + 1 == len(rows):
             slices.append(Slice((file,), groups, start))
             groups, start, count = (), start + count, 0
     return slices

@@ -19,3 +19,18 @@ def local(run, lake, tmp_path_factory):
     out = tmp_path_factory.mktemp("local") / "answers.parquet"
     call("predict", run / "models" / "energy", lake / "files", "--out", out)
     return read(out)
+
+
+@pytest.fixture(scope="module")
+def two_cores():
+    """A cluster of two cores on this machine."""
+    ray = pytest.importorskip("ray", reason="needs the extra `cluster`")
+    ray.init(
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=200 * 2**20,
+    )
+    yield
+    ray.shutdown()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from command_line import call, fails
-from lake import COUNT, same
+from lake import COUNT, gathered, same
 
 from openset.model.records import read
 from openset.scale import cluster
@@ -17,29 +17,6 @@ from openset.scale.scorer import Scorer
 
 ray = pytest.importorskip("ray", reason="needs the extra `cluster`")
 parquet = pytest.importorskip("pyarrow.parquet")
-
-
-@pytest.fixture(scope="module")
-def two_cores():
-    """A cluster of two cores on this machine."""
-    ray.init(
-        "local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=200 * 2**20,
-    )
-    yield
-    ray.shutdown()
-
-
-def gathered(out):
-    """The rows of all parts in their order, and what the manifest says."""
-    told = json.loads((out / "_manifest.json").read_text())
-    assert told["complete"] is True
-    rows = [row for name in told["parts"] for row in read(out / name)]
-    assert told["rows"] == len(rows) == parquet.read_table(out).num_rows
-    return rows, told
 
 
 def on_cluster(run, *more):
@@ -197,6 +174,7 @@ def test_another_question_is_refused(two_cores, run, lake, tmp_path, capsys):
     ("more", "said"),
     [
         ((), "--out FOLDER"),
+        (("--out", "s3://bucket/out"), "answers lie on this machine"),
         (("--out", "out", "--fdr", "0.1"), "--fdr"),
         (("--out", "out", "--report", "page.html"), "--report"),
         (("--out", "out", "--device", "cuda:1"), "device is cuda:1"),

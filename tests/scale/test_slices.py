@@ -22,7 +22,7 @@ def scorer(run):
 @pytest.mark.parametrize("url", [False, True])
 def test_every_picture_is_answered_as_by_the_local_path(scorer, lake, local, kind, url):
     place = f"file://{lake}/{kind}" if url else str(lake / kind)
-    rows = [row for piece in find_slices([place]) for row in scorer.score(piece).to_pylist()]
+    rows = [row for piece in find_slices([place]) for row in scorer.score(piece)[1].to_pylist()]
     same(rows, local, paths=kind == "files" and not url)
     assert len({row["path"] for row in rows}) == COUNT
 
@@ -36,7 +36,7 @@ def test_what_cannot_be_read_is_named_and_costs_no_other(scorer, lake, tmp_path)
     parts = Parts(tmp_path / "out", slices)
     with parts.begun({"model": "a"}):
         for name, piece in parts.left():
-            parts.write(name, scorer.score(piece))
+            parts.write(name, scorer.score(piece)[1])
         assert parts.left() == []
     count, skipped = parts.told()
     assert count == 1 + 1  # The shard is cut within its second image.
