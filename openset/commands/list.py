@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from openset.benchmark import protocol
 from openset.commands.screen import show
@@ -63,21 +64,24 @@ GIVEN = ("network", "classes", "channels", "self")
 
 def protocols() -> Table:
     """The protocols that come with openset: each with its known set and its trainings by tier."""
-    table = Table("name", "what it is", "known", *protocol.TIERS, title="protocols")
+    heads = (Column("name", no_wrap=True), "what it is", "known", "trainings by tier")
+    table = Table(*heads, title="protocols")
     for name in protocol.names():
         tiers = {tier: protocol.load(name, tier) for tier in protocol.tiers(name)}
         paper = tiers["paper"]
-        each = [_trainings(tiers.get(tier)) for tier in protocol.TIERS]
-        table.add_row(name, paper.title, paper.data, *each)
+        each = [f"{tier}: {_trainings(tiers[tier])}" for tier in protocol.TIERS if tier in tiers]
+        table.add_row(name, paper.title, paper.data, "\n".join(each))
     return table
 
 
-def _trainings(tier: protocol.Protocol | None) -> str:
-    if tier is None:
-        return ""
-    count = tier.seeds * len(tier.splits)
-    each = [f"{method.network}, {method.training.epochs} epochs" for method in tier.methods]
-    return "; ".join(each) + (f" × {count}" if count > 1 else "")
+def _trainings(tier: protocol.Protocol) -> str:
+    """Networks and epochs, each once with how often it is trained."""
+    repeats = tier.seeds * len(tier.splits)
+    each = Counter(f"{m.network}, {m.training.epochs} epochs" for m in tier.methods)
+    return "; ".join(
+        told + (f" × {count * repeats}" if count * repeats > 1 else "")
+        for told, count in each.items()
+    )
 
 
 def _plain(title: str, names: Any) -> Table:

@@ -210,6 +210,6 @@ def test_the_notes_say_how_long_each_network_and_companion_is_trained():
     data = load("digits")
     told = notes(protocol.load("vmdls-table3", "quick"), data, {}, {"training": 1, "evaluation": 1})
     settings = told["Training settings"]
-    assert settings.startswith("plain-cnn, vmdls (epochs 10, optimizer adam, ")
+    assert settings.startswith("plain-cnn, vmdls:kl_weight=0.003125,margin_ramp=2 (epochs 10, ")
     assert "; autoencoder, reconstruction (epochs 3, batch_size 256, " in settings
     assert settings.count("autoencoder, ") == 1

@@ -110,7 +110,7 @@ def test_all_results_in_the_documentation_load():
         assert found.rows
         assert set(found.shown) <= set(METRICS)
         named = json.loads((folder / "results.json").read_text(encoding="utf-8"))["figures"]
-        assert named.keys() == {path.name for path in folder.glob("*.png")}
+        assert named.keys() == {path.name for path in folder.glob("figure-*.png")}
     assert results_page(RESULTS) == RESULTS.with_suffix(".md").read_text(encoding="utf-8")
 
 

@@ -81,7 +81,9 @@ def test_calibrating_on_activations_equals_calibrating_on_images(network, known)
 
 
 def test_a_second_look_cannot_be_calibrated_on_plain_activations(network, known):
-    with pytest.raises(ValueError, match=r"ODIN looks at the image again.*calibrate\(data.valid\)"):
+    with pytest.raises(
+        ValueError, match=r"ODIN looks at the image again.*pass the images, such as data.valid"
+    ):
         OpenSet(Tap(network), ODIN()).calibrate(extract(Tap(network), known))
 
 
