@@ -10,3 +10,8 @@ def _seed():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+def pytest_collection_modifyitems(items):
+    """Forks of a young process measure memory well; of one that holds much, freeing hides growth."""
+    items.sort(key=lambda item: item.path.parts[-2:] != ("attack", "test_runner.py"))
