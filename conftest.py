@@ -13,5 +13,5 @@ def _seed():
 
 
 def pytest_collection_modifyitems(items):
-    """Forks of a young process measure memory well; in one that holds much, freeing hides growth."""
+    """Forks of a young process measure memory well; in one that holds much, freeing hides it."""
     items.sort(key=lambda item: item.path.parts[-2:] != ("attack", "test_runner.py"))
