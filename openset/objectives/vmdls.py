@@ -35,8 +35,8 @@ class VMDLS(Objective):
     times 0.1, s² = 0.01, and the pushing margin grows by about 1 an epoch. As such distances are at
     most 2, that margin is never reached.
 
-    The gradient is clipped at length 1, whatever `clip_norm` says: squared distances begin far below
-    M_d, and SGD at a usual rate would leave for infinity.
+    The gradient is clipped at length 1, whatever `clip_norm` says: squared distances begin far
+    below M_d, and SGD at a usual rate would leave for infinity.
 
     Args:
         network: A classifier, trained or not, whose last linear map is replaced by a latent space
