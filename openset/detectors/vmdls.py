@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Self
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from openset.extractors.reconstruct import Reconstruct, need_network
 from openset.extractors.tap import Tap
 from openset.moments import Moments
 from openset.spec import Amount
+
+Part = Literal["both", "reconstruction"]
 
 
 class VMDLSb(Detector):
@@ -139,6 +141,7 @@ class VMDLS(VMDLSb):
     The paper's w · l ranks wrongly where l > 0, hence the shift; its code takes the shift from the
     test data, this one does not. In many dimensions l varies by hundreds, so that below the largest
     the shift outweighs what tells known from unknown, and w decides; a lower `reference` helps.
+    `part="reconstruction"` is w alone, to see what each of the two knows; `VMDLSb` is the other.
 
     Args:
         autoencoder: From images to reconstructions, trained on the same training images; on the
@@ -149,6 +152,7 @@ class VMDLS(VMDLSb):
         layer: The early layer on which image and reconstruction are compared.
         reference: The share of the training images whose l lies below l_ref; images above it score
             0. 1 is the largest plus 1, as in the paper.
+        part: "both", or "reconstruction" for w alone; the label is the likeliest class's in both.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 2))
@@ -171,13 +175,17 @@ class VMDLS(VMDLSb):
         shrinkage: Amount = 1e-3,
         layer: str = "stage1",
         reference: float = 1.0,
+        part: Part = "both",
     ):
         super().__init__(layers, shrinkage)
+        if part not in get_args(Part):
+            raise ValueError(f"part must be one of {', '.join(get_args(Part))}; got {part!r}")
         if not 0 < reference <= 1:
             raise ValueError(f"reference must lie above 0 and at most at 1; got {reference}")
         need_network(autoencoder)
         self.autoencoder, self.layer = autoencoder, layer
         self.reference = reference
+        self.part: Part = part
 
     def fit(self, batches: Iterable[Activations]) -> Self:
         super().fit(batches)
@@ -192,7 +200,10 @@ class VMDLS(VMDLSb):
                 "VMDLS needs activations with extra['reconstruction']; extract them with "
                 "detector.view(tap) in place of the tap"
             )
-        return rows.extra["reconstruction"] * (self.l_ref - likelihood).clamp_min(0)
+        missed = rows.extra["reconstruction"]
+        if self.part == "reconstruction":
+            return missed
+        return missed * (self.l_ref - likelihood).clamp_min(0)
 
     def view(self, tap: Tap) -> Reconstruct:
         """The tap, with a second look through the autoencoder."""

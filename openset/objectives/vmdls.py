@@ -35,6 +35,10 @@ class VMDLS(Objective):
     times 0.1, s² = 0.01, and the pushing margin grows by about 1 an epoch. As such distances are at
     most 2, that margin is never reached.
 
+    `deterministic=True` takes μ in place of samples for the metric loss and the targets; the paper
+    says that this "in most cases led to unstable optimization and poor results", with no figure.
+    KL still draws μ to its class's target; `kl_weight=0` leaves a plain metric loss.
+
     The gradient is clipped at length 1, whatever `clip_norm` says: squared distances begin far
     below M_d, and SGD at a usual rate would leave for infinity.
 
@@ -53,6 +57,7 @@ class VMDLS(Objective):
         classes_per_batch: Classes B_C in each batch, at least 2.
         images_per_class: Images B_N of each class in a batch.
         freeze_epochs: Epochs in which only the two heads learn, for a network that is trained.
+        deterministic: Take z = μ, without noise.
 
     Example:
         >>> from openset.networks.base import Backbone, pooled_neck
@@ -85,6 +90,7 @@ class VMDLS(Objective):
         classes_per_batch: int = 10,
         images_per_class: int = 16,
         freeze_epochs: int = 0,
+        deterministic: bool = False,
     ):
         if variant not in ("paper", "published"):
             raise ValueError(f"variant must be 'paper' or 'published'; got {variant!r}")
@@ -101,7 +107,7 @@ class VMDLS(Objective):
         own_ramp = self.margin_push if published else 0.0
         self.margin_ramp = own_ramp if margin_ramp is None else margin_ramp
         self.classes_per_batch, self.images_per_class = classes_per_batch, images_per_class
-        self.freeze_epochs = freeze_epochs
+        self.freeze_epochs, self.deterministic = freeze_epochs, deterministic
         self._share = 0.0
         classes = len(self.network.centres)
         self.register_buffer("targets", torch.zeros(classes, self.size))
@@ -131,7 +137,9 @@ class VMDLS(Objective):
 
     def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
         mean, log_variance = self._encode(image)
-        z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+        z = mean
+        if not self.deterministic:
+            z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
         self._count(z.detach(), label)
         divergence = gaussian_kl(mean, log_variance, self.targets[label], self.variance)
         loss = self.metric(z, label) + self.kl_weight * (divergence * self.ready[label]).mean()

@@ -116,6 +116,21 @@ def test_the_reference_is_a_quantile_of_the_training_likelihoods():
         VMDLS(nn.Identity(), reference=0.0)
 
 
+def test_the_reconstruction_alone_is_how_far_the_layer_moves_with_the_likeliest_class():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3))
+    tap, image, blur = Tap(network, ["0"]), torch.rand(30, 1, 8, 8), nn.AvgPool2d(3, 1, padding=1)
+    detector = VMDLS(blur, layer="0", part="reconstruction")
+    train = replace(detector.view(tap)(image), labels=torch.arange(30) % 3)
+    label, score = detector.fit([train]).answer(train)
+    moved = network[0](image).mean((2, 3)) - network[0](blur(image)).mean((2, 3))
+    torch.testing.assert_close(score, moved.square().mean(1))
+    assert label.equal(VMDLSb(detector.layers_read).fit([train]).answer(train)[0])
+    assert detector.training_score(train).equal(score)
+    with pytest.raises(ValueError, match="part must be one of both, reconstruction; got 'w'"):
+        VMDLS(blur, part="w")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("detector", [VMDLSb(), VMDLS(nn.Identity())], ids=["vmdls-b", "vmdls"])
 def test_a_score_depends_on_no_other_image_and_leaves_no_trace(detector):
     train, test = data(), data(40, seed=1)

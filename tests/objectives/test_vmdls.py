@@ -38,14 +38,17 @@ def loop_loss(z, mean, sigma, label, target, s, margin_t, margin_d, weight):
     return total / len(z)
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("label", [[0, 0, 0, 1, 1, 1, 2, 2, 2], [2, 0, 1, 0, 0, 2, 1, 0, 0]])
-def test_loss_and_gradients_equal_a_loop_over_the_equations(label):
+def test_loss_and_gradients_equal_a_loop_over_the_equations(label, deterministic):
     label = torch.tensor(label)
     torch.set_default_dtype(torch.float64)
     try:
         objective = VMDLS(
-            network(), size=4, kl_weight=0.7, margin_triplet=0.1, margin_push=3.0, margin_ramp=0.0
+            network(), size=4, kl_weight=0.7, margin_push=3.0, deterministic=deterministic
         )
+        for head in (objective.network.mean, objective.network.log_variance):
+            nn.init.normal_(head.weight)  # Else every image has nearly the same μ, and σ² = s².
         objective.start_epoch(0)
         image = torch.rand(9, 1, 5, 5)
         list(objective.step(image, label))
@@ -54,7 +57,7 @@ def test_loss_and_gradients_equal_a_loop_over_the_equations(label):
         def expected():
             mean, log_variance = objective.network.encode(image)
             sigma = (log_variance / 2).exp()
-            z = mean + sigma * torch.randn_like(mean)
+            z = mean if deterministic else mean + sigma * torch.randn_like(mean)
             s = math.sqrt(0.1)
             return loop_loss(z, mean, sigma, label, objective.targets, s, 0.1, 3.0, 0.7)
 
@@ -140,6 +143,20 @@ def test_targets_are_the_class_means_of_z_in_the_previous_epoch(monkeypatch):
         torch.testing.assert_close(objective.targets[c], z[label == c].mean(0))
     assert objective.ready.tolist() == [True, True, False]
     assert objective.counts.sum() == 0
+
+
+def test_a_deterministic_latent_has_no_noise_and_targets_that_are_the_means_of_mu():
+    objective = VMDLS(network(), size=2, deterministic=True, kl_weight=0.0)
+    image, label = torch.rand(8, 1, 5, 5), torch.arange(8) % 2
+    objective.start_epoch(0)
+    first, again = (next(objective.step(image, label))[1] for _ in range(2))
+    assert first.equal(again)
+    first.backward()
+    assert (objective.network.log_variance.weight.grad == 0).all()
+    objective.start_epoch(1)
+    mean = objective.network.encode(image)[0]
+    for c in (0, 1):
+        torch.testing.assert_close(objective.targets[c], mean[label == c].mean(0))
 
 
 def test_there_is_no_kl_in_the_first_epoch_nor_for_a_class_that_was_not_seen():
