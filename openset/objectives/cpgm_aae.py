@@ -48,7 +48,8 @@ class CPGMAAE(Objective):
     Args:
         network: From images `[N, C, H, W]` in 0…1 to logits `[N, K]`, trained or not; a copy of it
             gets the code and the decoder.
-        weight: λ, by which the reconstruction is divided.
+        weight: λ, by which the reconstruction is divided; as that is a sum over the image, large
+            images in a short training may ask for more.
         adversarial: α, the weight of deceiving.
         penalty: γ, the weight of the adversary's slope.
         dim: Dimensions of the code.
