@@ -69,7 +69,8 @@ def test_one_program_keeps_its_own_precision_within_mixed_precision():
     whole = copy.deepcopy(members).batched(IMAGE)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = members.batched(IMAGE)
-    assert mixed.dtype == torch.float32 and mixed.equal(whole)
+    assert mixed.dtype == torch.float32
+    assert mixed.equal(whole)
 
 
 def test_dropout_differs_between_the_members():
