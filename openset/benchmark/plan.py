@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from rich.table import Table
 
 from openset import data as images
@@ -20,6 +21,7 @@ from openset.data import Data, ImageSet
 from openset.data.pixels import Encoded, Pixels
 from openset.errors import unknown_name
 from openset.evaluation.stamp import minutes
+from openset.networks.device import choose_device
 from openset.runs.run import build_detector
 
 
@@ -33,6 +35,7 @@ class Plan:
         only: Detectors to run, by name or with settings; all by default.
         networks: Networks to run, as the protocol names them; all by default.
         skip_missing: Whether to leave out unknown sets that are not on this machine.
+        device: Where networks will run, which decides how long that takes.
 
     Attributes:
         left_out: Why each unknown set that is left out cannot be read.
@@ -47,12 +50,13 @@ class Plan:
         only: Sequence[str] = (),
         networks: Sequence[str] = (),
         skip_missing: bool = False,
+        device: str | torch.device | None = None,
     ):
         if seeds is not None and not 1 <= seeds <= 1000:
             raise ValueError(f"seeds is {seeds}; give at least 1 and at most 1000")
         methods = chosen(on_networks(protocol, networks), only)
         self.protocol = replace(protocol, methods=methods)
-        self.work, self.skip_missing = work, skip_missing
+        self.work, self.skip_missing, self.device = work, skip_missing, choose_device(device)
         self.seeds = seeds or protocol.seeds
         self.left_out: dict[str, str] = {}
         self._sources: dict[tuple[str, str], tuple[Pixels, Encoded | None]] = {}
@@ -139,7 +143,9 @@ class Plan:
         data, epochs = step.data, step.recipe.settings.epochs
         key = (step.trial.method.network, len(data.classes), data.adapter.shape)
         if key not in self._speeds:
-            self._speeds[key] = forward_speed(step.objective.network, data.adapter.shape)
+            self._speeds[key] = forward_speed(
+                step.objective.network, data.adapter.shape, self.device
+            )
         share = 0 if step.trained or not epochs else 1 - step.epochs_done / epochs
         training = training_passes(data, epochs) * share / self._speeds[key]
         training += sum(self.estimate(other, ())[0] for other in step.companions.values())

@@ -23,7 +23,6 @@ from openset.evaluation.results import FILES, Results
 from openset.files import parse_json, refuse_foreign
 from openset.model.fit import fit
 from openset.model.tune import tune_model
-from openset.networks.device import choose_device
 from openset.runs.run import Run
 from openset.runs.train import train_run
 from openset.scoring.threshold import SEEN
@@ -90,8 +89,8 @@ def benchmark(
     work = Path(cache or out / "work")
     refuse_foreign(out, (*FILES, "work", PARTIAL + "*"))
     which = {"seeds": seeds, "only": only, "networks": networks}
-    plan = Plan(protocol, work, **which, skip_missing=skip_missing)
-    runner = Runner(plan, choose_device(device), say)
+    plan = Plan(protocol, work, **which, skip_missing=skip_missing, device=device)
+    runner = Runner(plan, say)
     results = Results()
     for results in runner.run(end):
         first = plan.steps[0]
@@ -108,16 +107,15 @@ class Runner:
     """Does what a plan says is missing, step by step, and gathers the results.
 
     Args:
-        plan: The steps.
-        device: Where networks are trained and run.
+        plan: The steps, and where networks are trained and run.
         say: Is told of each step.
 
     Attributes:
         seconds: The time that trainings and evaluations took, in this call or an earlier one.
     """
 
-    def __init__(self, plan: Plan, device: torch.device, say: Say = print):
-        self.plan, self.work, self.device, self.say = plan, plan.work, device, say
+    def __init__(self, plan: Plan, say: Say = print):
+        self.plan, self.work, self.device, self.say = plan, plan.work, plan.device, say
         self.seconds = {"training": 0.0, "evaluation": 0.0}
         self.failures: list[Exception] = []
 

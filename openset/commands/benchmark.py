@@ -55,7 +55,7 @@ def benchmark(
     if dry_run:
         work = cache or out / "work"
         which = {"seeds": seeds, "only": only, "networks": network}
-        show(Plan(known, work, **which, skip_missing=skip_missing).table())
+        show(Plan(known, work, **which, skip_missing=skip_missing, device=device).table())
         return
     results = run_benchmark(
         known,

@@ -1,13 +1,16 @@
 """The plan: what decides a key, what is missing, and what it costs."""
 
+import time
 from dataclasses import replace
 
 import pytest
 from command_line import call
+from torch import nn
 
 from openset.benchmark import keys, protocol
 from openset.benchmark.plan import Plan
 from openset.benchmark.protocol import Protocol
+from openset.benchmark.time_left import forward_speed
 
 
 def changed(known: Protocol, **training) -> Protocol:
@@ -55,6 +58,18 @@ def test_methods_that_differ_in_their_training_alone_each_have_their_guess(tiny,
     methods = [*known.methods, *changed(known, lr=0.06).methods]
     left = Plan(replace(known, methods=methods), tmp_path, seeds=1).time_left()
     assert len(left.guesses) == 4
+
+
+def test_the_first_pass_of_a_shape_counts_for_no_guess():
+    class Slow(nn.Module):
+        seen = 0
+
+        def forward(self, image):
+            Slow.seen += 1
+            time.sleep(0.2 if Slow.seen == 1 else 0.02)
+            return image
+
+    assert 16 / 0.1 < forward_speed(Slow(), (1, 4, 4)) <= 16 / 0.02
 
 
 def test_a_plan_writes_nothing(tiny, tmp_path):

@@ -64,6 +64,14 @@ def test_one_program_trains_on_a_gpu_as_one_network_after_another_does(objective
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
+def test_one_program_keeps_its_own_precision_within_mixed_precision():
+    members = Members([network(), network()]).train()
+    whole = copy.deepcopy(members).batched(IMAGE)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = members.batched(IMAGE)
+    assert mixed.dtype == torch.float32 and mixed.equal(whole)
+
+
 def test_dropout_differs_between_the_members():
     same = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Dropout(0.5))
     members = Members([same, copy.deepcopy(same)]).train()

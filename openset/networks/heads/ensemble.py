@@ -33,7 +33,8 @@ class Members(nn.ModuleList):
         """As `together`, from one batched program.
 
         Gradients and running statistics end in the members themselves. Grouped operations take the
-        place of one small operation after another, each of which would leave a GPU idle.
+        place of one small operation after another, each of which would leave a GPU idle. All in the
+        weights' own precision: on a GPU the gradient of a batched normalisation takes no other.
         """
         state = [dict(member.named_parameters()) for member in self]
         statistics = [dict(member.named_buffers()) for member in self]
@@ -45,7 +46,8 @@ class Members(nn.ModuleList):
         def one(parameters: dict[str, Tensor], its: dict[str, Tensor]) -> Tensor:
             return functional_call(self[0], (parameters, its), (image,))
 
-        logits = torch.vmap(one, randomness="different")(stacked, buffers)
+        with torch.autocast(image.device.type, enabled=False):
+            logits = torch.vmap(one, randomness="different")(stacked, buffers)
         with torch.no_grad():
             for name, values in buffers.items():
                 for own, value in zip(statistics, values, strict=True):
