@@ -151,8 +151,9 @@ def main(images: int, tested: int) -> None:
             compare(ours, theirs)
         print(
             f"{len(OURS) - len(without)} detectors, {len(known):,} images to fit, {len(test):,} "
-            f"known and {len(UNKNOWN)} unknown sets: openset {seconds[0]:.1f} s ({own}), pytorch-ood "
-            f"{seconds[1]:.1f} s ({passes.taken()}): {seconds[1] / seconds[0]:.1f} times faster"
+            f"known and {len(UNKNOWN)} unknown sets: openset {seconds[0]:.1f} s ({own}), "
+            f"pytorch-ood {seconds[1]:.1f} s ({passes.taken()}): {seconds[1] / seconds[0]:.1f} "
+            "times faster"
         )
 
 
