@@ -166,13 +166,26 @@ def _source(name: str) -> str:
 
 
 def bare(source: str) -> str:
-    """Python code without its comments, its docstrings and its layout.
+    """Python code without its comments, its docstrings and its layout, alike for every Python.
+
+    `ast.unparse` quotes otherwise from 3.12 on, and `ast.dump` names fields that were not there.
 
     Example:
-        >>> bare("def f(x):\\n    '''Adds one.'''\\n    return x + 1  # One.\\n")
-        'def f(x):\\n    return x + 1'
+        >>> bare("def f(x):\\n    '''Adds one.'''\\n    return -x  # One.\\n")
+        "Module(body=[FunctionDef(name='f', args=arguments(args=[arg(arg='x')]), \
+body=[Return(value=UnaryOp(op=USub(), operand=Name(id='x', ctx=Load())))])])"
     """
-    return ast.unparse(_WithoutTexts().visit(ast.parse(source)))
+    return _shape(_WithoutTexts().visit(ast.parse(source)))
+
+
+def _shape(part: Any) -> str:
+    """A syntax tree in words, without fields that are empty."""
+    if isinstance(part, list):
+        return f"[{', '.join(map(_shape, part))}]"
+    if not isinstance(part, ast.AST):
+        return repr(part)
+    given = [(name, value) for name, value in ast.iter_fields(part) if value not in (None, [])]
+    return f"{type(part).__name__}({', '.join(f'{name}={_shape(value)}' for name, value in given)})"
 
 
 class _WithoutTexts(ast.NodeTransformer):

@@ -21,6 +21,13 @@ def f(x):
 '''
 
 
+def test_another_python_has_the_same_key():
+    """What 3.12 and later quote otherwise, and a field that only they have."""
+    one, other = """x = f"{', '.join(y)}"\n""", """x = f'{", ".join(y)}'\n"""
+    assert keys.bare(one) == keys.bare(other)
+    assert "type_params" not in keys.bare(CODE)
+
+
 def test_comments_and_docstrings_do_not_count():
     assert keys.bare(TOLD) == keys.bare(CODE)
     assert keys.bare(CODE.replace("1", "2")) != keys.bare(CODE)
