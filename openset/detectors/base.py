@@ -17,6 +17,7 @@ from openset.detectors.arrays import (
     like,
     taking_arrays,
 )
+from openset.detectors.leading import Leading
 from openset.extractors.base import Extractor
 from openset.extractors.extract import finite
 from openset.extractors.tap import Tap
@@ -136,8 +137,8 @@ class Detector(Fitted):
         return rows.logits
 
     def judge(self, rows: Activations) -> tuple[Tensor, Tensor]:
-        """`class_scores` and `score`; overridden where the one follows from the other."""
-        return self.class_scores(rows), self.score(rows)
+        """The known class that fits best and `score`; overridden where they share work."""
+        return Leading(self.class_scores(rows)).label, self.score(rows)
 
     @property
     def layers_read(self) -> Sequence[str] | None:
@@ -162,7 +163,7 @@ class Detector(Fitted):
     def answer(self, activations: Activations) -> tuple[Tensor, Tensor]:
         """The known class that fits best and the score of each row, `[M]` both."""
         judged = map(self.judge, pieces(activations.beside(self)))
-        labels, scores = zip(*((best(known), score) for known, score in judged), strict=True)
+        labels, scores = zip(*judged, strict=True)
         return torch.cat(labels), finite(torch.cat(scores), f"the scores of {self.name}")
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
@@ -189,20 +190,9 @@ PIECE = 2**13
 
 
 def pieces(activations: Activations) -> list[Activations]:
-    """Rows for `Detector.score`: all images of a batch, or its pixels in pieces."""
-    rows = activations.rows()
+    """Rows for `Detector.score`: all images of a batch, or the pixels of each in pieces."""
     if not activations.grid or torch.compiler.is_exporting():
-        return [rows.single()]
-    return [rows[i : i + PIECE].single() for i in range(0, len(rows), PIECE)]
-
-
-def best(class_scores: Tensor) -> Tensor:
-    """The first largest of each row, `[M, K]` → `[M]`."""
-    if class_scores.is_contiguous() or torch.compiler.is_exporting():
-        return class_scores.argmax(1)
-    # Pixels of one map lie class by class, where argmax takes ten times as long as this: the first
-    # of the largest has the highest place, and all others lie at 0 or below.
-    classes = class_scores.shape[1]
-    place = torch.arange(classes, 0, -1, device=class_scores.device).to(class_scores)
-    below = (class_scores - class_scores.amax(1, keepdim=True)).sign_()
-    return classes - below.mul_(classes).add_(place).amax(1).long()
+        return [activations.rows().single()]
+    # Image by image, as the rows of several at once would be a copy, pixel by pixel.
+    maps = (activations[i : i + 1].rows() for i in range(len(activations)))
+    return [rows[i : i + PIECE].single() for rows in maps for i in range(0, len(rows), PIECE)]

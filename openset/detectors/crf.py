@@ -6,7 +6,8 @@ from torch import Tensor
 
 from openset.activations import Activations
 from openset.detectors.base import Detector
-from openset.detectors.logits import positive, unsure
+from openset.detectors.leading import Leading
+from openset.detectors.logits import positive
 from openset.extractors.smooth import Smooth
 from openset.extractors.tap import Tap
 
@@ -53,7 +54,7 @@ class CRF(Detector):
         return Smooth(tap, self.sigma, self.weight, self.iterations)
 
     def score(self, rows: Activations) -> Tensor:
-        return unsure(self.class_scores(rows))
+        return Leading(self.class_scores(rows)).unsure
 
     def class_scores(self, rows: Activations) -> Tensor:
         if "smoothed" not in rows.features:

@@ -11,10 +11,31 @@ from torch.nn import functional as F
 
 from openset.activations import Activations
 from openset.detectors.base import Detector
+from openset.detectors.leading import Leading
 from openset.detectors.rows import known
 
 
-class MaxSoftmax(Detector):
+class OfLogits(Detector):
+    """A score of how the logits of each row compare, from the walks that find its label."""
+
+    temperature: float | Tensor
+
+    def score(self, rows: Activations) -> Tensor:
+        return self.compared(self._leading(rows))
+
+    def judge(self, rows: Activations) -> tuple[Tensor, Tensor]:
+        leading = self._leading(rows)
+        return leading.label, self.compared(leading)
+
+    def compared(self, leading: Leading) -> Tensor:
+        """The score `[M]`."""
+        raise NotImplementedError
+
+    def _leading(self, rows: Activations) -> Leading:
+        return Leading(rows.logits, self.temperature)
+
+
+class MaxSoftmax(OfLogits):
     """Scores an image by one minus its largest class probability.
 
     Hendrycks & Gimpel, 2017, https://arxiv.org/abs/1610.02136. The difference to one is computed
@@ -35,11 +56,11 @@ class MaxSoftmax(Detector):
         super().__init__()
         self.temperature = positive(temperature, "temperature")
 
-    def score(self, rows: Activations) -> Tensor:
-        return unsure(softened(rows.logits, self.temperature))
+    def compared(self, leading: Leading) -> Tensor:
+        return leading.unsure
 
 
-class MaxLogit(Detector):
+class MaxLogit(OfLogits):
     """Scores an image by the negative of its largest logit, whose size a softmax divides away.
 
     Hendrycks et al., 2022, https://arxiv.org/abs/1911.11132.
@@ -49,11 +70,13 @@ class MaxLogit(Detector):
         [-3.0, -0.5]
     """
 
-    def score(self, rows: Activations) -> Tensor:
-        return -rows.logits.amax(1)
+    temperature = 1.0
+
+    def compared(self, leading: Leading) -> Tensor:
+        return -leading.top
 
 
-class Entropy(Detector):
+class Entropy(OfLogits):
     """Scores an image by the entropy of its class probabilities, in nats.
 
     Max-entropy scoring as in Chan et al., 2021, https://arxiv.org/abs/2012.06575.
@@ -70,12 +93,11 @@ class Entropy(Detector):
         super().__init__()
         self.temperature = positive(temperature, "temperature")
 
-    def score(self, rows: Activations) -> Tensor:
-        below, weight, others = against_best(softened(rows.logits, self.temperature))
-        return others.log1p() - (weight * below).sum(1) / (1 + others)
+    def compared(self, leading: Leading) -> Tensor:
+        return leading.entropy
 
 
-class Energy(Detector):
+class Energy(OfLogits):
     """Scores an image by its free energy −T·log Σ exp(logit / T), low where some class fits well.
 
     Liu et al., 2020, https://arxiv.org/abs/2010.03759.
@@ -92,11 +114,11 @@ class Energy(Detector):
         super().__init__()
         self.temperature = positive(temperature, "temperature")
 
-    def score(self, rows: Activations) -> Tensor:
-        return -self.temperature * softened(rows.logits, self.temperature).logsumexp(1)
+    def compared(self, leading: Leading) -> Tensor:
+        return -(leading.top + self.temperature * leading.log_sum)
 
 
-class Temperature(Detector):
+class Temperature(OfLogits):
     """Scores an image as `MaxSoftmax` does, at the temperature that calibrates the classifier.
 
     Guo et al., 2017, https://arxiv.org/abs/1706.04599: T minimises the negative log-likelihood of
@@ -109,7 +131,7 @@ class Temperature(Detector):
         True
     """
 
-    temperature: Tensor
+    temperature: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
     held_out = True
 
     def fit(self, batches: Iterable[Activations]) -> Self:
@@ -131,38 +153,8 @@ class Temperature(Detector):
     def adjust(self, held_out: Iterable[Activations]) -> Self:
         return self.fit(held_out)
 
-    def score(self, rows: Activations) -> Tensor:
-        temperature = self.temperature.to(rows.logits.dtype)
-        return unsure(rows.logits / temperature)
-
-
-def softened(logits: Tensor, temperature: float) -> Tensor:
-    """The logits over a temperature; at 1 as they are, which spares a walk through all pixels."""
-    return logits if temperature == 1 else logits / temperature
-
-
-def unsure(logits: Tensor) -> Tensor:
-    """1 − max softmax, `[M, K]` → `[M]`, without cancellation where the softmax saturates."""
-    _, _, others = against_best(logits)
-    return others / (1 + others)
-
-
-def against_best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Compares the logits of each row with the largest one.
-
-    By hand, because over pixels, which lie class by class, log_softmax takes four times as long.
-
-    Args:
-        logits: `[M, K]`.
-
-    Returns:
-        The logits less the largest `[M, K]`, their exponentials `[M, K]`, and the sum of those
-        `[M]` without the largest's own 1, which would swallow the others where they are small.
-    """
-    below = logits - logits.amax(1, keepdim=True)
-    weight, sign = below.exp(), below.sign()  # The sign is 0 on top: a mask costs more than exp.
-    ties = sign.sum(1) + (logits.shape[1] - 1)
-    return below, weight, ties - (weight * sign).sum(1)
+    def compared(self, leading: Leading) -> Tensor:
+        return leading.unsure
 
 
 def log_unsure(logits: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from openset.activations import Activations
 from openset.detectors.base import Detector
-from openset.detectors.logits import positive, unsure
+from openset.detectors.leading import Leading
+from openset.detectors.logits import positive
 from openset.extractors.base import Extractor
 from openset.extractors.perturb import Perturb, step
 from openset.extractors.tap import Tap
@@ -50,7 +51,7 @@ class ODIN(Detector):
         self.epsilon, self.std = step(epsilon), std
 
     def score(self, rows: Activations) -> Tensor:
-        return unsure(rows.logits / self.temperature)
+        return Leading(rows.logits, self.temperature).unsure
 
     @property
     def looks_again(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from openset.activations import Activations
 from openset.detectors.base import Detector
-from openset.detectors.logits import unsure
+from openset.detectors.leading import Leading
 from openset.extractors.reconstruct import need_network
 from openset.extractors.resynthesise import Resynthesise
 from openset.extractors.tap import Tap
@@ -68,5 +68,5 @@ class SynthCP(Detector):
                 "synthcp needs activations with extra['resemblance']; extract them with "
                 "detector.view(tap) in place of the tap"
             )
-        doubt = unsure(rows.logits)
+        doubt = Leading(rows.logits).unsure
         return torch.where(doubt < 1 - self.t, doubt, 1 - rows.extra["resemblance"].to(doubt))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from openset.activations import Activations
 from openset.densities.mixtures import blocks
 from openset.detectors.base import Detector
+from openset.detectors.leading import Leading
 from openset.detectors.rows import Rows, choose_layers, distinct, known, peek
 from openset.extractors.reconstruct import Reconstruct, need_network
 from openset.extractors.tap import Tap
@@ -99,8 +100,8 @@ class VMDLSb(Detector):
         return self.judge(rows)[1]
 
     def judge(self, rows: Activations) -> tuple[Tensor, Tensor]:
-        scores = self.class_scores(rows)
-        return scores, self._unlike(rows, scores.amax(1))
+        leading = Leading(self.class_scores(rows))
+        return leading.label, self._unlike(rows, leading.top)
 
     def training_score(self, rows: Activations) -> Tensor:
         """Each row's score under the Gaussians of all the others, without fitting them again.
