@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +17,9 @@ class LogitNorm(Objective):
     With cross-entropy the logits of all images grow as long as training goes on, those of unknown
     ones too. Here the loss sees logit / (τ |logit|) alone; the network that is kept puts out plain
     logits, which every detector reads as usual. An image's loss is weighted by τ |logit|, held
-    constant, without which the published loss needs a learning rate of its own.
+    constant, without which the published loss needs a learning rate of its own. The gradient is
+    clipped at length 1, whatever `clip_norm` says: each step leads at right angles to the logits
+    and makes them longer, and on CIFAR-10 they would leave for infinity within two epochs.
 
     Paper: Wei et al., *Mitigating Neural Network Overconfidence with Logit Normalization*, 2022,
     https://arxiv.org/abs/2205.09310.
@@ -37,6 +40,9 @@ class LogitNorm(Objective):
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}; it must be above 0")
         self.temperature = temperature
+
+    def options(self) -> dict[str, dict[str, Any]]:
+        return {"network": {"clip_norm": 1.0}}
 
     def step(self, image: Tensor, label: Tensor) -> Iterator[tuple[str, Tensor]]:
         logits = self.logits(image).float()
