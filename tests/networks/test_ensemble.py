@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from openset.networks import cnn, ensemble, from_spec, ladder_small
-from openset.networks.heads.ensemble import Members, restarted
+from openset.networks.heads.ensemble import Members, plain_batch_norm, restarted
 from openset.objectives import DeepEnsemble, OneVsAll
 
 IMAGE = torch.linspace(0, 1, 320).sin().view(5, 1, 8, 8)
@@ -43,13 +43,32 @@ def test_one_program_gives_what_each_network_gives_alone(make, image):
     torch.testing.assert_close(side, torch.cat([m(image) for m in members], dim=1))
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(4, 3, 5, 5), (4, 3)])
+def test_batches_are_normalised_as_torch_does(training, affine, shape):
+    x = torch.randn(shape).requires_grad_()
+    weight, bias = (torch.rand(3), torch.rand(3)) if affine else (None, None)
+    results = []
+    for norm in (F.batch_norm, plain_batch_norm):
+        kept = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.0, 2.0, 3.0])
+        y = norm(x, *kept, weight, bias, training, 0.3, 1e-3)
+        (gradient,) = torch.autograd.grad(y.square().sum(), x)
+        results.append((y, gradient, *kept))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(theirs, ours)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("objective", [DeepEnsemble, partial(OneVsAll, trunk="separate")])
-def test_one_program_trains_on_a_gpu_as_one_network_after_another_does(objective, monkeypatch):
-    label, image = torch.arange(5).cuda() % 3, IMAGE.cuda()
+def test_one_program_trains_on_a_gpu_as_one_network_after_another_does(
+    objective, layout, monkeypatch
+):
+    label, image = torch.arange(5).cuda() % 3, IMAGE.cuda().to(memory_format=layout)
     losses = []
     for batched in (True, False):
-        made = objective(network()).cuda()
+        made = objective(network()).cuda().to(memory_format=layout)
         if not batched:
             one_by_one = lambda self, x: torch.stack([member(x) for member in self])  # noqa: E731
             monkeypatch.setattr(Members, "batched", one_by_one)

@@ -10,8 +10,53 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from openset.networks.layers import find_stages
+
+
+class PlainNorms(TorchFunctionMode):
+    """Normalises batches by `plain_batch_norm`.
+
+    On a GPU torch's own asks how its input lies in memory, which a batched one can't answer.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is functional.batch_norm:
+            return plain_batch_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def plain_batch_norm(
+    x: Tensor,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`torch.nn.functional.batch_norm` by arithmetic that any batched program knows."""
+    if training:
+        places = [i for i in range(x.dim()) if i != 1]
+        among, centre = torch.var_mean(x, places, correction=0)
+        if mean is not None and variance is not None:
+            count = x.numel() // x.shape[1]
+            with torch.no_grad():
+                mean.mul_(1 - momentum).add_(momentum * centre)
+                variance.mul_(1 - momentum).add_(momentum * count / max(count - 1, 1) * among)
+    else:
+        assert mean is not None
+        assert variance is not None
+        among, centre = variance, mean
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    scale = (among + eps).rsqrt() if weight is None else weight * (among + eps).rsqrt()
+    scaled = (x - centre.view(shape)) * scale.view(shape)
+    return scaled if bias is None else scaled + bias.view(shape)
 
 
 class Members(nn.ModuleList):
@@ -46,7 +91,7 @@ class Members(nn.ModuleList):
         def one(parameters: dict[str, Tensor], its: dict[str, Tensor]) -> Tensor:
             return functional_call(self[0], (parameters, its), (image,))
 
-        with torch.autocast(image.device.type, enabled=False):
+        with torch.autocast(image.device.type, enabled=False), PlainNorms():
             logits = torch.vmap(one, randomness="different")(stacked, buffers)
         with torch.no_grad():
             for name, values in buffers.items():
