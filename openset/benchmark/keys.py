@@ -12,7 +12,6 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -32,6 +31,12 @@ from openset.spec import look_up
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 """Folders of code that is not ours; the versions of the libraries stand for it."""
 
+TRAINING = ("openset.data.noise", "openset.runs.recipe", "openset.training.loop")
+"""The modules that train, whatever the objective; noise has but its settings for a fingerprint."""
+
+EVALUATION = ("openset.data.noise", "openset.evaluation.evaluate", "openset.model.fit")
+"""The modules that fit and measure, whatever the detector."""
+
 FACTORIES = (
     networks.NETWORKS
     | networks.DENSE
@@ -44,15 +49,20 @@ FACTORIES = (
 """Every function that makes a network, by the name that a network's spec has for it."""
 
 BYSTANDERS = (
+    "openset.data.builders.build",
+    "openset.data.sources",
     "openset.data.splits",
+    "openset.data.tables",
     "openset.errors",
+    "openset.evaluation.examples",
     "openset.files",
+    "openset.objectives",
     "openset.spec",
     "openset.training.checkpoints",
     "openset.training.progress",
 )
-"""Modules whose code does not count: those of messages and files, and those whose outcome, such as
-settings and images, has fingerprints of its own."""
+"""Modules whose code does not count: those of messages, files and pictures, the table of all
+objectives, and those whose outcome, such as settings and images, has fingerprints of its own."""
 
 
 def facts(
@@ -74,7 +84,7 @@ def facts(
             "adapter": adapter.settings(),
             "valid": recipe.valid,
             "objective": objective,
-            "training": asdict(recipe.settings),
+            "training": recipe.settings.decisive(),
         }
     )
 
@@ -82,7 +92,7 @@ def facts(
 def training_code(objective: Objective, recipe: Recipe) -> str:
     """A fingerprint of the code that a training runs: the loop, the objective and its network."""
     augment = ["openset.data.augment"] if recipe.settings.augment else []
-    return code_of(["openset.runs.recipe", "openset.training.loop", *augment], [objective])
+    return code_of([*TRAINING, *augment], [objective])
 
 
 def evaluation_code(detector: Detector, network: nn.Module, tuned: bool) -> str:
@@ -94,8 +104,7 @@ def evaluation_code(detector: Detector, network: nn.Module, tuned: bool) -> str:
         tuned: Whether its settings are searched for.
     """
     tuning = ["openset.model.tune"] if tuned else []
-    modules = ["openset.evaluation.evaluate", "openset.model.fit", *tuning]
-    return code_of(modules, [detector, network])
+    return code_of([*EVALUATION, *tuning], [detector, network])
 
 
 def code_of(modules: Iterable[str], parts: Iterable[nn.Module]) -> str:

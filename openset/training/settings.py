@@ -13,6 +13,9 @@ from torch import nn
 from openset.errors import unknown_name
 from openset.spec import Range, check_kinds
 
+OF_STEPS = ("milestones", "step_every", "step_factor")
+"""Settings that the step schedule alone reads."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -62,6 +65,18 @@ class Settings:
             raise ValueError("the step schedule needs milestones, or step_every")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the weights, by name: those that the schedule reads, no others.
+
+        Example:
+            >>> Settings(schedule="cosine", step_every=9).decisive() == Settings().decisive()
+            True
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.schedule != "step":
+            values = {name: x for name, x in values.items() if name not in OF_STEPS}
+        return values
 
     def changed(self, changes: dict[str, Any]) -> Settings:
         """These settings with some of them changed, by name."""

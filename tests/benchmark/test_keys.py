@@ -7,6 +7,7 @@ from torch import nn
 
 from openset import networks
 from openset.benchmark import keys
+from openset.detectors import Energy
 from openset.objectives import CrossEntropy
 from openset.runs.recipe import Recipe
 
@@ -37,10 +38,38 @@ def test_comments_and_docstrings_do_not_count():
 def test_training_code_is_the_loop_the_objective_and_the_networks_factory():
     recipe = Recipe("digits", "0-5", objective="vmdls")
     objective = recipe.build_objective(recipe.load_data(), ready=False)
-    found = keys.sources(["openset.training.loop"], [objective])
-    expected = {"training.loop", "objectives.vmdls", "networks.cnn", "networks.latent", "moments"}
+    found = keys.sources(keys.TRAINING, [objective])
+    expected = {
+        "training.loop",
+        "data.noise",
+        "objectives.vmdls",
+        "networks.cnn",
+        "networks.latent",
+        "moments",
+    }
     assert {f"openset.{name}" for name in expected} <= found
-    assert not {"openset.objectives.bottleneck", "openset.networks.vgg", "openset.errors"} & found
+    others = {"objectives.bottleneck", "networks.vgg", "networks.heads.ensemble", "errors"}
+    assert not {f"openset.{name}" for name in others} & found
+
+
+def test_evaluation_code_is_that_of_the_figures_and_the_detector():
+    found = keys.sources(keys.EVALUATION, [Energy(), networks.cnn(classes=2, channels=1)])
+    assert {"openset.detectors.logits", "openset.evaluation.metrics"} <= found
+    others = {"detectors.fusion", "detectors.gemos", "densities.gaussian_mixture", "data.tables"}
+    assert not {f"openset.{name}" for name in others} & found
+
+
+def test_settings_of_another_schedule_do_not_count():
+    recipe = Recipe("digits")
+    adapter = recipe.load_data().adapter
+    other = Recipe("digits", settings=recipe.settings.changed({"step_every": 9}))
+    steps = [
+        Recipe("digits", settings=recipe.settings.changed({"schedule": "step", "step_every": n}))
+        for n in (3, 9)
+    ]
+    facts = [keys.facts(each, ["0"], adapter, None) for each in (recipe, other, *steps)]
+    assert facts[0] == facts[1]
+    assert facts[2] != facts[3]
 
 
 def test_an_augmentation_counts_where_it_is_used():
