@@ -8,9 +8,13 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from openset.activations import Activations
+from openset.activations import Activations, concatenate
 from openset.extractors.base import Extractor
 from openset.extractors.extract import finite
+
+AT_ONCE = 2**20
+"""Pixels whose way through the network is kept for a gradient at once: an EfficientNet-Lite0 keeps
+50 MB for each image of 224×224."""
 
 
 class Perturb(Extractor):
@@ -61,6 +65,10 @@ class Perturb(Extractor):
                 "this network or detector was made in torch.inference_mode, so no gradient can "
                 "be taken to step along; make it outside torch.inference_mode, or take epsilon=0"
             )
+        plain, steps = zip(*map(self._piece, image.split(pieces(image))), strict=True)
+        return concatenate(plain), torch.cat(steps)
+
+    def _piece(self, image: Tensor) -> tuple[Activations, Tensor]:
         # A caller may be in inference mode, where nothing is kept for a gradient.
         with torch.inference_mode(False), torch.enable_grad():
             image = image.detach().clone().requires_grad_()
@@ -71,6 +79,11 @@ class Perturb(Extractor):
         sign = torch.where(gradient >= 0, 1.0, -1.0).to(image.dtype)
         step = sign if self.std is None else sign / self.std.to(sign).view(-1, 1, 1)
         return plain.map(Tensor.detach), step
+
+
+def pieces(image: Tensor) -> int:
+    """Images in a piece of a batch, at most `AT_ONCE` pixels of which keep all for a gradient."""
+    return max(1, AT_ONCE // max(1, image[0, 0].numel())) if len(image) else 1
 
 
 def _gradient(score: Tensor, image: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import nn
 from openset import networks
 from openset.activations import Activations
 from openset.detectors import Energy
+from openset.extractors import perturb
 from openset.extractors.perturb import Perturb
 from openset.extractors.tap import Tap
 from openset.networks.layers import find_head, find_stages
@@ -121,6 +122,17 @@ def test_perturb_steps_up_where_the_gradient_is_zero_and_divides_by_the_spread()
     network = nn.Flatten()
     seen = Perturb(Tap(network), score, 0.1, std=torch.tensor([0.5]))(torch.ones(1, 1, 1, 2))
     torch.testing.assert_close(seen.logits, torch.full((1, 2), 0.8))
+
+
+def test_a_large_batch_keeps_what_a_gradient_needs_piece_by_piece(network, monkeypatch):
+    view, image = Perturb(Tap(network), Energy(), 0.01), torch.rand(5, 1, 12, 12)
+    sizes, whole = [], view.both(image)
+    network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    monkeypatch.setattr(perturb, "AT_ONCE", 2 * 12 * 12)
+    for ours, theirs in zip(view.both(image), whole, strict=True):
+        torch.testing.assert_close(ours.logits, theirs.logits)
+        assert ours.features.keys() == theirs.features.keys()
+    assert sizes == [2, 2, 1, 5]
 
 
 def test_perturb_leaves_network_gradients_alone(network):
